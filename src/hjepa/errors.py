@@ -1,0 +1,8 @@
+"""The one exception a user may see."""
+
+
+class UserError(ValueError):
+    """Something the user can mend, said in one line: what, which value, and what to do.
+
+    The command line prints the message and exits with code 2; in Python it is a ``ValueError``.
+    """

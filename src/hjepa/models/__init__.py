@@ -1,0 +1,1 @@
+"""The networks: context encoder, predictor, target encoder, and what wires them."""

@@ -1,0 +1,55 @@
+"""Parameter groups and the optimizer that cannot see the target encoder."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from hjepa.models.hjepa import HJEPA
+
+
+def parameter_groups(model: HJEPA) -> list[dict[str, object]]:
+    """Split trained parameters into a group with weight decay and one without.
+
+    Biases and 1-D parameters have none; the 3-D mask token has (the released I-JEPA's rule). Frozen
+    position tables are in neither.
+    """
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for part in (model.context_encoder, model.predictor):
+        for name, parameter in part.named_parameters():
+            if parameter.requires_grad:
+                (plain if parameter.ndim == 1 or "bias" in name else decay).append(parameter)
+    return [{"params": decay, "decays": True}, {"params": plain, "decays": False, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: HJEPA, *, betas: tuple[float, float], eps: float = 1e-8) -> Optimizer:
+    """Return AdamW over the trained parameters; its learning rate is set anew in every step."""
+    device = next(model.parameters()).device
+    # The fused kernel is one pass over memory; MPS has it only for some versions, so not there.
+    optimizer = AdamW(parameter_groups(model), lr=0.0, betas=betas, eps=eps, fused=device.type != "mps")
+    refuse_target_parameters(optimizer, model.target_encoder)
+    return optimizer
+
+
+def refuse_target_parameters(optimizer: Optimizer, target_encoder: nn.Module) -> None:
+    """Raise ValueError if the optimizer holds a parameter of the target encoder."""
+    names = {id(parameter): name for name, parameter in target_encoder.named_parameters()}
+    held = [names[id(p)] for p in trained_parameters(optimizer) if id(p) in names]
+    if held:
+        raise ValueError(
+            f"the optimizer holds {len(held)} parameters of the target encoder (first: {held[0]}); "
+            "the target encoder is only ever averaged, pass the context encoder and predictor alone"
+        )
+
+
+def set_rates(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
+    """Set learning rate, and weight decay where a group has any."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
+def trained_parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Return every parameter the optimizer holds."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,86 @@
+"""Learning rate, weight decay and momentum: pure functions of the optimizer step.
+
+``step`` counts optimizer steps that were really taken, from 0. The learning rate and weight decay
+used IN step s stand at position s + 1 of their curve, the momentum of step s at position s: that is
+the released I-JEPA's order of "advance, then use" (tests/reference holds its recorded curves).
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear from ``start`` to ``peak`` over the warm-up, then half a cosine to ``final``."""
+
+    start: float
+    peak: float
+    final: float
+    warmup_steps: int
+    total_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the value used in optimizer step ``step``."""
+        position = step + 1
+        if position < self.warmup_steps:
+            return self.start + (self.peak - self.start) * position / self.warmup_steps
+        share = (position - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return _half_cosine(self.peak, self.final, share)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from ``base`` to ``final`` over the whole run."""
+
+    base: float
+    final: float
+    total_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Return the value used in optimizer step ``step``."""
+        return _half_cosine(self.base, self.final, (step + 1) / self.total_steps)
+
+
+@dataclass(frozen=True)
+class EMAScheduler:
+    """Momentum, the teacher's share of the average: ``base_value`` held for the warm-up, then to ``final_value``.
+
+    ``kind`` is ``linear`` (I-JEPA: 0.996 at step 0, 1.0 at the end), ``cosine`` (DINO) or ``constant``
+    (V-JEPA 2: ``base_value`` throughout). After the last step the final value stays.
+    """
+
+    base_value: float
+    final_value: float
+    epochs: float
+    steps_per_epoch: float
+    warmup_epochs: float = 0.0
+    kind: str = "linear"
+
+    def __post_init__(self) -> None:
+        for value in (self.base_value, self.final_value):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"momentum is the teacher's share and lies in [0, 1], got {value}")
+        if self.kind not in ("linear", "cosine", "constant"):
+            raise ValueError(f"momentum kind is linear, cosine or constant, got {self.kind!r}")
+
+    def __call__(self, step: int) -> float:
+        """Return the momentum applied after optimizer step ``step`` (0-based)."""
+        if self.kind == "constant":
+            return self.base_value
+        hold = self.warmup_epochs * self.steps_per_epoch
+        span = self.epochs * self.steps_per_epoch - hold
+        share = min(1.0, max(0.0, (step - hold) / span)) if span > 0 else 1.0
+        if self.kind == "cosine":
+            return _half_cosine(self.base_value, self.final_value, share)
+        return self.base_value + (self.final_value - self.base_value) * share
+
+
+def half_life_images(momentum: float, batch_size: int) -> float:
+    """Return after how many images half of the teacher has been replaced; infinite at momentum 1."""
+    if momentum >= 1.0:
+        return math.inf
+    return batch_size * math.log(0.5) / math.log(momentum) if momentum > 0.0 else 0.0
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))

@@ -1,0 +1,154 @@
+"""THE training step, and the loop around it."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from hjepa.models.hjepa import HJEPA, Forward
+from hjepa.training.objective import LossName, prediction_loss
+from hjepa.training.parameters import refuse_target_parameters, set_rates, trained_parameters
+
+
+class MicroBatch(NamedTuple):
+    """A part of a batch that fits into memory at once, on the device of the model."""
+
+    images: Tensor  # [B, C, H, W], normalised
+    context_index: Tensor  # [B, V]
+    target_index: Tensor  # [B, K, T]
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Functions of the step; the momentum is the target encoder's own."""
+
+    lr: Callable[[int], float]
+    weight_decay: Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one call of the step did."""
+
+    step: int  # optimizer steps taken so far, this one included if it was taken
+    loss: float  # mean over micro-batches, of this process
+    gradient_norm: float  # before clipping
+    stepped: bool  # False: gradients were not finite, nothing moved
+    lr: float
+    weight_decay: float
+    momentum: float | None  # applied to the target encoder; None if the step was skipped
+    forward: Forward  # of the last micro-batch
+    batch: MicroBatch  # the last micro-batch
+
+
+class Trainer:
+    """Owns a model, its optimizer and the step counter.
+
+    ``step`` counts successful optimizer steps; learning rate, weight decay and momentum are functions
+    of it. ``precision`` is the format of matrix products; weights stay in the format of the model.
+    """
+
+    def __init__(
+        self,
+        model: HJEPA,
+        optimizer: Optimizer,
+        schedules: Schedules,
+        *,
+        accelerator: Accelerator | None = None,
+        loss: LossName = "smooth-l1",
+        clip_gradient: float | None = None,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        refuse_target_parameters(optimizer, model.target_encoder)
+        self.accelerator = accelerator or Accelerator()
+        self.model = model
+        # Only the forward pass goes through the wrapper (DDP); parts are always reached directly.
+        self.wrapped = self.accelerator.prepare_model(model)
+        self.optimizer = optimizer
+        self.schedules = schedules
+        self.loss: LossName = loss
+        self.clip_gradient = clip_gradient
+        self.autocast = autocast
+        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
+        self.step = 0
+        self.skipped_steps = 0
+
+    def train_step(self, micro_batches: Sequence[MicroBatch]) -> StepResult:
+        """Take one optimizer step over the micro-batches, then move the target encoder once."""
+        model, optimizer, scaler = self.model, self.optimizer, self.scaler
+        lr, weight_decay = self.schedules.lr(self.step), self.schedules.weight_decay(self.step)
+        set_rates(optimizer, lr=lr, weight_decay=weight_decay)
+        model.train()
+
+        losses = []
+        for number, batch in enumerate(micro_batches, start=1):
+            with self._reduces_gradients(number == len(micro_batches)):
+                with self._autocast(batch.images.device):
+                    forward = self.wrapped(*batch)  # targets (no gradient), then predictions
+                loss = prediction_loss(forward.predictions, forward.targets, self.loss)
+                scaler.scale(loss / len(micro_batches)).backward()
+            losses.append(loss.detach())
+
+        scaler.unscale_(optimizer)
+        norm = get_total_norm([p.grad for p in trained_parameters(optimizer) if p.grad is not None])
+        if self.clip_gradient is not None:
+            clip_grads_with_norm_(trained_parameters(optimizer), self.clip_gradient, norm)
+        stepped = math.isfinite(float(norm))
+        momentum = None
+        if stepped:
+            scaler.step(optimizer)
+            momentum = model.target_encoder.update_from_context_encoder(model.context_encoder, self.step)
+            self.step += 1
+        else:
+            self.skipped_steps += 1
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+        return StepResult(
+            step=self.step,
+            loss=float(torch.stack(losses).mean()),
+            gradient_norm=float(norm),
+            stepped=stepped,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            forward=forward._replace(predictions=forward.predictions.detach()),
+            batch=batch,
+        )
+
+    def _reduces_gradients(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Average gradients over processes in the backward pass of the last micro-batch only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)  # type: ignore[no-any-return]
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, self.autocast)
+
+
+def fit(
+    trainer: Trainer,
+    batches: Iterator[list[MicroBatch]],
+    *,
+    total_steps: int,
+    after_step: Callable[[StepResult, float], bool],
+) -> None:
+    """Step until ``total_steps`` are taken or ``after_step`` returns True.
+
+    ``after_step(result, waited)`` is told how many seconds the step waited for its data.
+    """
+    while trainer.step < total_steps:
+        asked = time.perf_counter()
+        micro_batches = next(batches)
+        waited = time.perf_counter() - asked
+        if after_step(trainer.train_step(micro_batches), waited):
+            return
