@@ -169,7 +169,9 @@ def test_module_prefixes_load_too(replay):
         for part in ("encoder", "predictor")
     }
     matched = load_released(replay.model, prefixed)
-    assert [str(m) for m in matched] == [f"{m.part}: {m.tensors} of {m.tensors} tensors matched" for m in replay.matched]
+    assert [str(m) for m in matched] == [
+        f"{m.part}: {m.tensors} of {m.tensors} tensors matched" for m in replay.matched
+    ]
     ours = replay.model.target_encoder.encoder.vit.state_dict()
     assert all(torch.equal(ours[n], t) for n, t in section(replay.vectors, "init.encoder.").items())
 

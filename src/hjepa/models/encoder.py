@@ -1,5 +1,6 @@
 """ContextEncoder: a timm ViT that drops hidden patches before its first block."""
 
+from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class ContextEncoder(nn.Module):
         tokens = self.embed(images, visible)
         for block in self.vit.blocks:
             tokens = block(tokens)
-        return self.vit.norm(tokens)  # type: ignore[no-any-return]
+        return self.vit.norm(tokens)
 
     def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
         """Return the tokens [B, N, D] after each of the last ``last`` blocks, final norm applied."""
@@ -93,5 +94,5 @@ def set_attention(module: nn.Module, kind: str) -> None:
     Same mathematics, different kernels: plain is about twice as fast in bfloat16 on some CPUs.
     """
     for part in module.modules():
-        if hasattr(part, "fused_attn"):
+        if isinstance(part, Attention):
             part.fused_attn = kind == "fused"

@@ -28,9 +28,7 @@ class HJEPA(nn.Module):
     replaced in an experiment.
     """
 
-    def __init__(
-        self, context_encoder: ContextEncoder, predictor: Predictor, target_encoder: TargetEncoder
-    ) -> None:
+    def __init__(self, context_encoder: ContextEncoder, predictor: Predictor, target_encoder: TargetEncoder) -> None:
         super().__init__()
         self.context_encoder = context_encoder
         self.predictor = predictor

@@ -49,4 +49,4 @@ class Predictor(nn.Module):
         for block in self.predictor_blocks:
             tokens = block(tokens)
         predicted = self.predictor_proj(self.predictor_norm(tokens[:, -size:]))  # [B*K, T, D]
-        return predicted.unflatten(0, (images, blocks))  # type: ignore[no-any-return]
+        return predicted.unflatten(0, (images, blocks))

@@ -30,7 +30,7 @@ class TargetEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Encode whole images [B, C, H, W] to tokens [B, N, D], without a gradient graph."""
-        return self.encoder(images)  # type: ignore[no-any-return]
+        return self.encoder(images)
 
     @torch.no_grad()
     def update(self, context_encoder: ContextEncoder, momentum: float) -> None:
@@ -70,7 +70,8 @@ class TargetEncoder(nn.Module):
         if own.keys() != other.keys():
             odd = sorted(own.keys() ^ other.keys())
             raise ValueError(f"target and context encoder differ in {len(odd)} tensors, first: {odd[0]}")
-        averaged, copied = [], []
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
         for name, target in own.items():
             source = other[name]
             if target.shape != source.shape or target.dtype != source.dtype:

@@ -127,7 +127,7 @@ class Trainer:
 
     def _reduces_gradients(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Average gradients over processes in the backward pass of the last micro-batch only."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)  # type: ignore[no-any-return]
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self.autocast is None:

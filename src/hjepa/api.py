@@ -1,0 +1,416 @@
+"""Everything the commands do, as one Python call each."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from hjepa import __version__
+from hjepa import config as configuration
+from hjepa.config import Layer, Resolved
+from hjepa.data.augment import Fit
+from hjepa.data.loader import FittedImages, Share
+from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source
+from hjepa.errors import UserError
+from hjepa.evaluation import protocol
+from hjepa.masking import Coverage, coverage, svg
+from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
+from hjepa.report import write_report
+from hjepa.training import checkpoint as checkpoints
+from hjepa.training.health import LOSS_NOTE, Verdict
+from hjepa.training.machine import (
+    available_memory_gb,
+    choose_device,
+    choose_precision,
+    hardware,
+    matmul_speed,
+)
+from hjepa.training.plan import Plan, measure_plan, refuse_too_large
+from hjepa.training.run_folder import RunFolder, write_json
+from hjepa.training.session import (
+    FREE_TO_CHANGE,
+    Batches,
+    Session,
+    agree,
+    build_model,
+    build_trainer,
+    complete,
+    mask_sampler,
+    momentum_of,
+    new_record,
+    schedules_of,
+    write_config,
+)
+from hjepa.training.starting_weights import init_from as load_starting_weights
+
+DEFAULT_RECIPE = "hjepa-small"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return run.json: status, versions, hardware, data, speed, verdict."""
+        return RunFolder(self.path).read_record()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Return the last verdict, or None before the first logged line."""
+        verdict = self.record["verdict"]
+        return Verdict(**verdict) if verdict else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl."""
+        return RunFolder(self.path).read_metrics()
+
+    @property
+    def report(self) -> Path:
+        """Return the path of the report page."""
+        return RunFolder(self.path).report
+
+    def summary(self) -> dict[str, Any]:
+        """Return the stable last line of ``hjepa pretrain --json``."""
+        record = self.record
+        return {
+            "verdict": record["verdict"]["verdict"] if record["verdict"] else None,
+            "steps": record["steps"],
+            "images_per_second": record["images_per_second"],
+            "run": str(self.path),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results beside their controls, and what they say in words."""
+
+    results: list[protocol.Result]
+    conclusion: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable form of ``hjepa evaluate --json``."""
+        return {"results": [result.to_json() for result in self.results], "conclusion": self.conclusion}
+
+
+class Silent:
+    """A listener that says nothing; the base of those that do."""
+
+    def on_start(self, resolved: Resolved, record: Mapping[str, Any], first_step: int) -> None:
+        """Everything is checked and training begins."""
+
+    def on_line(self, line: dict[str, Any], total_steps: int) -> None:
+        """A line was added to metrics.jsonl."""
+
+    def on_verdict(self, step: int, verdict: Verdict) -> None:
+        """The verdict changed."""
+
+    def on_notice(self, text: str) -> None:
+        """Something a person should know."""
+
+
+def pretrain(
+    data: Any,
+    *,
+    out: str | os.PathLike[str],
+    recipe: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    extend_to: int | None = None,
+    init_from: str | os.PathLike[str] | None = None,
+    options: Sequence[str] = (),
+    listener: Silent | None = None,
+    command: str | None = None,
+    **settings: Mapping[str, Any],
+) -> Run:
+    """Pretrain an encoder on ``data`` and write the run folder ``out``.
+
+    ``data`` is a folder, a list file, a data set's name, a uint8 array [n, H, W, C] or a Dataset.
+    Settings are given by section: ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises
+    UserError for anything a user can mend; a refused call leaves everything on disk as it was.
+    """
+    listener = listener or Silent()
+    folder = RunFolder(Path(out))
+    layers = _layers(recipe, config, options, settings)
+    _refuse_contradictions(resume=resume, overwrite=overwrite, extend_to=extend_to, init_from=init_from)
+    if resume:
+        saved_record = folder.read_record()
+        resolved = _resumed(folder, layers, extend_to)
+        source = open_source(data)
+        _refuse_other_images(source, saved_record)
+    else:
+        folder.refuse_if_occupied(overwrite=overwrite)
+        resolved, source = prepare(data, layers)
+    accelerator = Accelerator(cpu=resolved.config.train.device == "cpu")
+    resolved = agree(resolved)
+    _check_before_training(resolved, accelerator)
+
+    model = build_model(resolved.config)
+    notices = _load_into(model, init_from)
+    loaded = checkpoints.load(folder.checkpoints / "last") if resume else None
+    record = saved_record if resume else new_record(command or _as_call(data, out), source, model, resolved.config)
+    trainer = build_trainer(resolved.config, model, accelerator)
+    session = Session(
+        resolved, source, trainer, Batches(resolved.config, source, accelerator), folder, record, listener
+    )
+    if loaded:
+        session.restore(loaded)
+    if extend_to is not None:
+        notices += _horizon_notices(folder, resolved, trainer.step)
+    # Everything that can be refused has been; from here on files change.
+    if session.main:
+        if resume:
+            folder.cut_metrics(trainer.step)
+        else:
+            folder.create()
+        write_config(folder, resolved)
+        _write_mask_statistics(folder, resolved)
+        listener.on_start(resolved, record, trainer.step)
+        for text in (*notices, LOSS_NOTE):
+            listener.on_notice(text)
+    accelerator.wait_for_everyone()
+    try:
+        session.run()
+    except RuntimeError as error:
+        raise _as_out_of_memory(error, resolved) or error from None
+    finally:
+        if session.main:
+            write_report(folder.path)
+    return Run(folder.path)
+
+
+def plan(
+    data: Any,
+    *,
+    recipe: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    options: Sequence[str] = (),
+    **settings: Mapping[str, Any],
+) -> tuple[Resolved, Plan]:
+    """Say what a run would do and cost: resolved settings, measured memory and time. Writes nothing."""
+    resolved, source = prepare(data, _layers(recipe, config, options, settings))
+    _check_before_training(resolved, Accelerator(cpu=resolved.config.train.device == "cpu"))
+    return resolved, measure_plan(resolved.config, source)
+
+
+def prepare(data: Any, layers: list[Layer]) -> tuple[Resolved, ImageSource]:
+    """Check settings, open the images, and fill what is open."""
+    resolved = configuration.resolve(layers)
+    source = open_source(data)
+    return complete(resolved, source), source
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    *,
+    train: Any,
+    test: Any,
+    protocols: Sequence[str] = ("knn", "linear"),
+    poolings: Sequence[str] = ("avg",),
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Probe a run's target encoder on labelled images, beside random-init and raw pixels.
+
+    Writes evaluation.json into the run and renews its report. Raises UserError in one line.
+    """
+    path = run.path if isinstance(run, Run) else Path(run)
+    encoder = load_frozen(path)
+    control = random_twin(encoder, seed=encoder.card["provenance"]["seed"])
+    preprocess = encoder.card["preprocess"]
+    fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
+    labelled = [
+        FittedImages(open_source(data), fit, limit=limit) for data, limit in ((train, max_train), (test, max_test))
+    ]
+    results = protocol.evaluate(
+        encoder, control, *labelled, protocols=protocols, poolings=poolings, seed=seed, progress=progress
+    )
+    evaluation = Evaluation(results, protocol.conclusion(results))
+    folder = RunFolder(path)
+    names = {"train": labelled[0].name, "test": labelled[1].name}
+    write_json(folder.evaluation, evaluation.to_json() | names | {"step": encoder.card["provenance"]["step"]})
+    if folder.record.is_file():
+        write_report(path)
+    return evaluation
+
+
+def load_encoder(run: Run | str | os.PathLike[str]) -> FrozenEncoder:
+    """Load a run's target encoder: a module that maps images [B, C, H, W] to tokens and pooled features."""
+    return load_frozen(run.path if isinstance(run, Run) else Path(run))
+
+
+def _layers(
+    recipe: str | None,
+    config: str | os.PathLike[str] | None,
+    options: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+) -> list[Layer]:
+    """Return what was given, in rising order of precedence."""
+    layers = [configuration.read_recipe(recipe)] if recipe else []
+    if config is not None:
+        layers.append(configuration.read_file(Path(config)))
+    elif not recipe:
+        layers.append(configuration.read_recipe(DEFAULT_RECIPE))
+    if settings:
+        layers.append(Layer("call", settings))
+    if options:
+        layers.append(configuration.read_options(list(options)))
+    return layers
+
+
+def _refuse_contradictions(
+    *, resume: bool, overwrite: bool, extend_to: int | None, init_from: str | os.PathLike[str] | None
+) -> None:
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite contradict each other: continue the run, or replace it")
+    if resume and init_from is not None:
+        raise UserError("--init-from starts a new run, --resume continues one: leave one of them out")
+    if extend_to is not None and not resume:
+        raise UserError("--extend-to lengthens a run that exists: add --resume, or set --train.steps for a new run")
+
+
+def _resumed(folder: RunFolder, layers: list[Layer], extend_to: int | None) -> Resolved:
+    """Return the run's own configuration; raises UserError if what was given differs from it."""
+    try:
+        saved = configuration.load(folder.config.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder.path} has no config.yaml: nothing to resume") from None
+    except yaml.YAMLError:
+        raise UserError(f"{folder.config} is damaged: restore it, or start again with --overwrite") from None
+    own = saved.config.model_dump(mode="json")
+    changes: dict[str, tuple[Any, str]] = {}
+    given = [layer for layer in layers if not layer.origin.startswith("recipe ")]
+    resolved = configuration.resolve(given)
+    wanted = resolved.config.model_dump(mode="json")
+    for name, origin in resolved.origin.items():
+        section, _, field = name.partition(".")
+        if origin == "default" or not field or own[section][field] == wanted[section][field]:
+            continue
+        if name == "train.steps" or name not in FREE_TO_CHANGE:
+            remedy = "use --extend-to" if name == "train.steps" else "start a new run, --init-from takes its weights"
+            raise UserError(
+                f"{name} = {wanted[section][field]} differs from the run's {own[section][field]}: "
+                f"leave it out to resume, or {remedy}"
+            )
+        changes[name] = (wanted[section][field], "changed at resume")
+    if extend_to is not None:
+        if extend_to <= (saved.config.train.steps or 0):
+            raise UserError(
+                f"--extend-to {extend_to}: the run already has {saved.config.train.steps} steps, name a larger number"
+            )
+        changes["train.steps"] = (extend_to, f"--extend-to, was {saved.config.train.steps}")
+    return configuration.derive(saved, changes)
+
+
+def _refuse_other_images(source: ImageSource, record: Mapping[str, Any]) -> None:
+    was, is_now = record["data"]["fingerprint"], source.fingerprint()
+    if was != is_now:
+        raise UserError(
+            f"{source.name} is not what this run was trained on ({record['data']['source']}, {was}; now {is_now}): "
+            "resume with the same images, or start a new run with --init-from"
+        )
+
+
+def _check_before_training(resolved: Resolved, accelerator: Accelerator) -> None:
+    """Raise UserError for masks, shares or memory that cannot work."""
+    config = resolved.config
+    mask_sampler(config)
+    Share(config.optim.batch_size, accelerator.num_processes, 0, config.optim.accumulate)
+    if config.optim.batch_size // (accelerator.num_processes * config.optim.accumulate) < 2:
+        raise UserError(
+            f"optim.batch_size = {config.optim.batch_size}: a micro-batch needs at least 2 images, because each is "
+            "compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
+        )
+    refuse_too_large(config)
+
+
+def _load_into(model: Any, path: str | os.PathLike[str] | None) -> list[str]:
+    if path is None:
+        return []
+    return [f"--init-from {path}: {matched}" for matched in load_starting_weights(model, Path(path))]
+
+
+def _horizon_notices(folder: RunFolder, resolved: Resolved, step: int) -> list[str]:
+    """Say what a new horizon does to each schedule at the step where the run goes on."""
+    before = configuration.load(folder.config.read_text()).config
+    return [f"--extend-to: {text}" for text in horizon_change(before, resolved.config, step)]
+
+
+def horizon_change(before: configuration.Config, after: configuration.Config, step: int) -> list[str]:
+    """Return a line for each schedule: its value in the next step under the old and the new horizon."""
+    rows = [
+        (name, getattr(schedules_of(before), name)(step), getattr(schedules_of(after), name)(step))
+        for name in ("lr", "weight_decay")
+    ]
+    rows.append(("momentum", momentum_of(before)(step), momentum_of(after)(step)))
+    horizon = f"at step {step}, horizon {before.train.steps} -> {after.train.steps}"
+    return [f"{name} {old:.6g} -> {new:.6g} {horizon}" for name, old, new in rows]
+
+
+def _write_mask_statistics(folder: RunFolder, resolved: Resolved) -> None:
+    statistics = coverage(mask_sampler(resolved.config), resolved.config.grid, steps=32, batch=128)
+    write_json(folder.masks, statistics.to_json() | {"svg": svg(statistics)})
+
+
+def _as_out_of_memory(error: RuntimeError, resolved: Resolved) -> UserError | None:
+    """Return the user's version of an allocation that failed, or None for any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        return None
+    optim = resolved.config.optim
+    return UserError(
+        f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "
+        f"resume with --overwrite and --optim.accumulate {optim.accumulate * 2}, or a smaller --optim.batch_size"
+    )
+
+
+def mask_statistics(
+    grid: str, *, options: Sequence[str] = (), steps: int = 200, batch: int = 256, seed: int = 0
+) -> Coverage:
+    """Draw masks on a grid such as ``14x14`` with settings of the section ``masking``, and count."""
+    rows, cross, columns = grid.lower().partition("x")
+    if not (cross and rows.isdigit() and columns.isdigit()):
+        raise UserError(f"--grid {grid}: expected rows x columns, such as 14x14")
+    sides = int(rows), int(columns)
+    layers = [Layer("grid", {"data": {"image_size": sides}, "model": {"patch_size": 1}, "train": {"seed": seed}})]
+    resolved = configuration.resolve([*layers, configuration.read_options(list(options))])
+    return coverage(mask_sampler(resolved.config), sides, steps=steps, batch=batch)
+
+
+def doctor() -> dict[str, Any]:
+    """Return what this machine can do."""
+    device = choose_device("auto")
+    precision, reason = choose_precision("auto", device)
+    speeds = {str(kind).removeprefix("torch."): round(matmul_speed(kind)) for kind in (torch.float32, torch.bfloat16)}
+    found = "found" if fashion_mnist_is_here() else "not here; apt-get install dataset-fashion-mnist, or be online"
+    return {
+        "hjepa": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "accelerate")},
+        **hardware(),
+        "memory free (GB)": round(available_memory_gb(device), 1),
+        "matrix products (GFLOP/s)": ", ".join(f"{name} {speed}" for name, speed in speeds.items()),
+        "precision": f"{precision}: {reason}",
+        "data set scenes": "embedded",
+        "data set fashion-mnist": found,
+    }
+
+
+def _as_call(data: Any, out: str | os.PathLike[str]) -> str:
+    shown = repr(data) if isinstance(data, str) else type(data).__name__
+    return f"hjepa.pretrain({shown}, out={os.fspath(out)!r}, ...)"
+
+
+__all__ = ["Evaluation", "Run", "Silent", "evaluate", "load_encoder", "plan", "pretrain"]

@@ -1,0 +1,333 @@
+"""The commands: parse, call, print. Nothing is computed here.
+
+Heavy modules are imported inside the commands, so that ``hjepa --help`` answers at once.
+"""
+
+import json as jsonlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+
+from hjepa import __version__
+from hjepa.errors import UserError
+
+app = App(
+    name="hjepa",
+    help="Pretrain image encoders on your own unlabelled images, and learn whether it worked.",
+    version=__version__,
+    version_flags=["--version"],
+)
+
+COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "report")
+Settings = Annotated[list[str], Parameter(parse=False)]
+
+
+@app.command
+def pretrain(
+    data: str,
+    *,
+    out: Path | None = None,
+    recipe: str | None = None,
+    config: Path | None = None,
+    plan: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    extend_to: int | None = None,
+    init_from: Path | None = None,
+    json: bool = False,
+    settings: Settings,
+) -> None:
+    """Pretrain an encoder on images without labels.
+
+    Any setting can be given as --section.field value; they are listed below.
+
+    Parameters
+    ----------
+    data
+        A folder (searched with all its subfolders), a .txt or .csv list, scenes, or fashion-mnist.
+    out
+        The run's folder, new or empty.
+    recipe
+        A named configuration (default: hjepa-small, unless --config is given).
+    config
+        A YAML file of settings, such as another run's config.yaml.
+    plan
+        Print every derived value, the measured memory and time, and stop.
+    resume
+        Go on with the run in --out where it stopped.
+    overwrite
+        Replace the run in --out.
+    extend_to
+        With --resume: a new, larger number of steps; prints what that does to each schedule.
+    init_from
+        Start from weights: a run, an encoder.safetensors, or a released I-JEPA checkpoint.
+    json
+        Print one line of JSON at the end; everything else goes to standard error.
+    """
+    from hjepa import api
+    from hjepa.terminal import Terminal, new_console
+
+    if plan:
+        _print_plan(*api.plan(data, recipe=recipe, config=config, options=settings), json=json)
+        return
+    if out is None:
+        raise UserError("--out is missing: name a folder for the run, such as --out runs/first")
+    terminal = Terminal(new_console(to_stderr=json))
+    try:
+        run = api.pretrain(
+            data,
+            out=out,
+            recipe=recipe,
+            config=config,
+            resume=resume,
+            overwrite=overwrite,
+            extend_to=extend_to,
+            init_from=init_from,
+            options=settings,
+            listener=terminal,
+            command=shlex.join(["hjepa", *sys.argv[1:]]),
+        )
+    finally:
+        terminal.close()
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if json:
+        print(jsonlib.dumps(run.summary()))
+        return
+    print(f"\nverdict    {run.verdict}".replace("RUN", str(run.path)))
+    print(f"encoder    {run.path / 'encoder.safetensors'}\nreport     {run.report}")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    *,
+    train: str,
+    test: str,
+    protocols: str = "knn,linear",
+    pooling: str = "avg",
+    max_train: int | None = None,
+    max_test: int | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Probe a run's encoder on labelled images, beside a random-init encoder and raw pixels.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    train, test
+        Labelled images: a folder with one subfolder per class, a .csv with columns path and label,
+        fashion-mnist:train, scenes:test ...
+    protocols
+        knn, linear, or both with a comma between.
+    pooling
+        avg (mean over patches, the published one), last4, grid4, or several with commas between.
+    max_train, max_test
+        Use only so many images, spread evenly.
+    seed
+        Of the held-out split and the bootstrap.
+    json
+        Print the results as JSON.
+    """
+    from hjepa import api
+    from hjepa.evaluation import protocol
+    from hjepa.terminal import new_console, print_table
+
+    console = new_console(to_stderr=json)
+    result = api.evaluate(
+        run,
+        train=train,
+        test=test,
+        protocols=protocols.split(","),
+        poolings=pooling.split(","),
+        max_train=max_train,
+        max_test=max_test,
+        seed=seed,
+        progress=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if json:
+        print(jsonlib.dumps(result.to_json()))
+        return
+    console.print()
+    print_table(console, protocol.table(result.results))
+    print(f"\n{result.conclusion}")
+    if (run / "report.html").is_file():
+        print(f"report: {run / 'report.html'}")
+
+
+@app.command
+def masks(
+    *,
+    grid: str = "14x14",
+    steps: int = 200,
+    batch: int = 256,
+    seed: int = 0,
+    json: bool = False,
+    settings: Settings,
+) -> None:
+    """Show what a mask setting does to a grid: coverage of each patch, numbers of tokens.
+
+    Any setting of the section masking can be given, such as --masking.target_scale 0.1,0.2.
+
+    Parameters
+    ----------
+    grid
+        Rows x columns of patches, such as 14x14.
+    steps, batch
+        How many masks are drawn.
+    seed
+        Of the draws.
+    json
+        Print the statistics as JSON.
+    """
+    from hjepa import api
+    from hjepa.masking import draw
+
+    statistics = api.mask_statistics(grid, options=settings, steps=steps, batch=batch, seed=seed)
+    if json:
+        print(jsonlib.dumps(statistics.to_json()))
+        return
+    print(draw(statistics))
+
+
+@app.command
+def doctor(*, json: bool = False) -> None:
+    """Say what this machine can do: devices, number formats, threads, memory, versions, data sets.
+
+    Parameters
+    ----------
+    json
+        Print it as JSON.
+    """
+    from hjepa import api
+
+    facts = api.doctor()
+    if json:
+        print(jsonlib.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name:<24} {value}")
+
+
+@app.command
+def report(run: Path) -> None:
+    """Rebuild the page of a run.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    """
+    from hjepa.report import write_report
+
+    print(write_report(run))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 when done, 2 for anything the user can mend, 128 + n after signal n."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    code = 0
+    try:
+        code = _dispatch(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        code = 2
+    except BrokenPipeError:  # the reader (head, less) has gone
+        sys.stderr.close()
+    sys.exit(code)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    words, settings = split_settings(arguments)
+    try:
+        command, bound, ignored = app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(_say(error, words)) from None
+    if settings and "settings" not in ignored:
+        raise UserError(f"unknown option {settings[0]}: hjepa {' '.join(words[:1])} --help lists them")
+    if "settings" in ignored:
+        bound.arguments["settings"] = settings
+    from hjepa.stopping import Stopped, leave
+
+    try:
+        command(*bound.args, **bound.kwargs)
+    except Stopped as stopped:
+        return leave(stopped, say=_complain)
+    if words[:1] == ["pretrain"] and {"--help", "-h"} & set(words):
+        _print_settings()
+    return 0
+
+
+def split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate ``--section.field value`` (settings) from the command's own words."""
+    words: list[str] = []
+    settings: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            settings.append(word)
+            if "=" not in word and (value := next(rest, None)) is not None:
+                settings.append(value)
+        else:
+            words.append(word)
+    return words, settings
+
+
+def _say(error: CycloptsError, words: list[str]) -> str:
+    """Turn the parser's complaint into one line."""
+    if isinstance(error, UnknownOptionError) and words[:1] == ["pretrain"]:
+        from hjepa.config import unknown_name
+
+        return unknown_name((error.token.keyword or "").lstrip("-"), "command line")
+    first = " ".join(str(error).split())
+    return f"{first} (hjepa {words[0] if words and words[0] in COMMANDS else ''} --help)".replace(
+        "hjepa  --help", "hjepa --help"
+    )
+
+
+def _complain(text: str) -> None:
+    process = os.environ.get("RANK", "0")
+    who = "hjepa" if process == "0" else f"hjepa, process {process}"
+    print(f"{who}: {text}", file=sys.stderr)
+
+
+def _print_plan(resolved: Any, plan: Any, *, json: bool) -> None:
+    from hjepa.config import dump
+
+    if json:
+        print(
+            jsonlib.dumps(
+                {
+                    "config": resolved.config.model_dump(mode="json"),
+                    "origin": resolved.origin,
+                    "plan": plan.to_json(),
+                }
+            )
+        )
+        return
+    print(dump(resolved))
+    for name, value in plan.to_json().items():
+        print(f"{name.replace('_', ' '):<28} {value:,}")
+
+
+def _print_settings() -> None:
+    from hjepa.config import describe
+
+    print("Settings (--section.field value), with their defaults before the recipe:\n")
+    for name, default, text in describe():
+        print(f"  --{name:<30} {default:<22} {text}")
+
+
+if __name__ == "__main__":
+    main()

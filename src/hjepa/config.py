@@ -1,0 +1,384 @@
+"""Strict, typed configuration: every value is checked once and remembers where it came from.
+
+Values are merged in the order default < recipe < file < command line; what is still open is derived
+from the data and the machine (see ``training/resolve.py``). Unknown keys are errors.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hjepa.errors import UserError
+
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Which images, and how they are brought to one size."""
+
+    image_size: tuple[int, int] | None = Field(None, description="pixels, one number or H,W; open: from the images")
+    channels: int | None = Field(None, ge=1, description="1 grey, 3 colour; open: as the images are")
+    fit: Literal["crop", "pad"] = Field("crop", description="without random crops: cover and cut, or pad with black")
+    mean: tuple[float, ...] | None = Field(None, description="per channel, in 0..1; open: measured")
+    std: tuple[float, ...] | None = Field(None, description="per channel, in 0..1; open: measured")
+    corrupt: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be read")
+    workers: int | None = Field(None, ge=0, description="loader processes; open: 0 for images in memory")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int | str) else value
+
+
+class AugmentConfig(Section):
+    """Random crops and flips."""
+
+    crop_scale: Range | None = Field((0.3, 1.0), description="share of the area kept by a crop; null: no crops")
+    crop_ratio: Range = Field((3 / 4, 4 / 3), description="width / height of a crop")
+    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
+
+
+class ModelConfig(Section):
+    """Sizes of encoder and predictor."""
+
+    patch_size: int | None = Field(None, ge=1, description="side of a patch in pixels; open: 8 patches across")
+    width: int = Field(384, ge=4, description="encoder width D")
+    depth: int = Field(12, ge=1, description="encoder blocks")
+    heads: int = Field(6, ge=1, description="encoder attention heads")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLPs / width")
+    predictor_width: int = Field(192, ge=4, description="predictor width P")
+    predictor_depth: int = Field(6, ge=1, description="predictor blocks")
+    predictor_heads: int = Field(6, ge=1, description="predictor attention heads")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        for part, width, heads in (
+            ("width", self.width, self.heads),
+            ("predictor_width", self.predictor_width, self.predictor_heads),
+        ):
+            if width % heads or width % 4:
+                raise ValueError(f"{part} = {width} must be divisible by 4 and by its {heads} heads")
+        return self
+
+
+class MaskingConfig(Section):
+    """Context and target blocks."""
+
+    sampler: Literal["multiblock", "ijepa-reference"] = Field(
+        "multiblock", description="ours, or the published sampler with its faults"
+    )
+    num_targets: int = Field(4, ge=1, description="target blocks K of an image")
+    target_scale: Range = Field((0.15, 0.2), description="share of the grid covered by a target block")
+    target_aspect: Range = Field((0.75, 1.5), description="height / width of a target block")
+    context_scale: Range = Field((0.85, 1.0), description="share of the grid covered by the context block")
+    min_context: int = Field(4, ge=1, description="least number of visible patches")
+
+
+class OptimConfig(Section):
+    """Optimizer and its schedules. AdamW."""
+
+    batch_size: int = Field(256, ge=1, description="images of one optimizer step, over all processes")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step is split into")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    start_lr: float = Field(2e-4, ge=0, description="learning rate at the start of the warm-up")
+    final_lr: float = Field(1e-6, ge=0, description="learning rate at the end")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent on warm-up")
+    weight_decay: float = Field(0.04, ge=0, description="weight decay at the start")
+    final_weight_decay: float = Field(0.4, ge=0, description="weight decay at the end (cosine)")
+    betas: Range = Field((0.9, 0.999), description="AdamW's betas")
+    clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+    loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
+
+
+class EMAConfig(Section):
+    """The target encoder's momentum: the teacher's share of the average."""
+
+    momentum: float = Field(0.996, ge=0, le=1, description="at step 0")
+    final_momentum: float = Field(1.0, ge=0, le=1, description="at the last step")
+    kind: Literal["linear", "cosine", "constant"] = Field("linear", description="how it gets from one to the other")
+    hold: float = Field(0.0, ge=0, lt=1, description="share of the steps at the first value")
+
+
+class TrainConfig(Section):
+    """Length, machine, and what is written how often."""
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps; open: from epochs")
+    epochs: float = Field(100.0, gt=0, description="passes over the images, if steps is open")
+    seed: int = Field(0, ge=0, description="of every random draw")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    precision: Literal["auto", "bf16", "fp16", "float32", "float64"] = Field(
+        "auto", description="format of matrix products; weights stay in float32 (float64: everything)"
+    )
+    attention: Literal["auto", "fused", "plain"] = Field("auto", description="attention kernel; auto: measured")
+    log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
+    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept, besides the best")
+
+
+class Config(Section):
+    """Everything that decides what a run computes."""
+
+    recipe: str | None = Field(None, description="the recipe it started from")
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    masking: MaskingConfig = MaskingConfig()
+    optim: OptimConfig = OptimConfig()
+    ema: EMAConfig = EMAConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return the patch grid (GH, GW)."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return the input size (H, W) in pixels; ValueError while it is open."""
+        if self.data.image_size is None:
+            raise ValueError("data.image_size is still open: call complete() first")
+        return self.data.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Return the side of a patch in pixels; ValueError while it is open."""
+        if self.model.patch_size is None:
+            raise ValueError("model.patch_size is still open: call complete() first")
+        return self.model.patch_size
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        patch = self.model.patch_size
+        for side in self.data.image_size or ():
+            if patch and side % patch:
+                near = [s for s in (side // patch * patch, (side // patch + 1) * patch) if s]
+                raise ValueError(
+                    f"model.patch_size = {patch} does not divide data.image_size = {side}: use an image size of "
+                    + " or ".join(map(str, near))
+                )
+        return self
+
+
+class Layer(NamedTuple):
+    """Values from one place, as nested mappings."""
+
+    origin: str  # "recipe demo", "file my.yaml", "command line"
+    values: Mapping[str, Any]
+
+
+class Resolved(NamedTuple):
+    """A configuration and where each value came from (dotted name -> origin)."""
+
+    config: Config
+    origin: dict[str, str]
+
+
+def resolve(layers: list[Layer]) -> Resolved:
+    """Merge layers, later ones winning, and check the result; raises UserError in one line."""
+    merged: dict[str, Any] = {}
+    origin = dict.fromkeys(field_names(), "default")
+    for layer in layers:
+        for name, value in _leaves(layer.values):
+            if name not in origin:
+                raise UserError(unknown_name(name, layer.origin))
+            origin[name] = layer.origin
+            _put(merged, name, value)
+    try:
+        return Resolved(Config.model_validate(merged), origin)
+    except ValidationError as error:
+        raise UserError(_one_line(error, origin)) from None
+
+
+def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
+    """Fill open values: dotted name -> (value, reason)."""
+    merged = resolved.config.model_dump()
+    origin = dict(resolved.origin)
+    for name, (value, reason) in values.items():
+        _put(merged, name, value)
+        origin[name] = f"derived: {reason}"
+    try:
+        return Resolved(Config.model_validate(merged), origin)
+    except ValidationError as error:
+        raise UserError(_one_line(error, origin)) from None
+
+
+def read_recipe(name: str) -> Layer:
+    """Read a recipe that ships with hjepa."""
+    names = recipe_names()
+    if name not in names:
+        raise UserError(f"unknown recipe {name!r}{_did_you_mean(name, names)}: the recipes are {', '.join(names)}")
+    text = resources.files("hjepa.recipes").joinpath(f"{name}.yaml").read_text()
+    return Layer(f"recipe {name}", {"recipe": name, **yaml.safe_load(text)})
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes."""
+    files = resources.files("hjepa.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def read_file(path: Path) -> Layer:
+    """Read a YAML file of settings, such as the config.yaml of another run."""
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config {path}{where}: not valid YAML") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: holds no settings, expected lines such as 'optim: {{lr: 0.001}}'")
+    return Layer(f"file {path}", values)
+
+
+def read_options(tokens: list[str]) -> Layer:
+    """Read ``--section.field value`` and ``--section.field=value`` from the command line."""
+    values: dict[str, Any] = {}
+    rest = iter(tokens)
+    for token in rest:
+        if not token.startswith("--"):
+            raise UserError(f"unexpected argument {token!r}: options look like --optim.lr 0.001")
+        name, equals, text = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in field_names():
+            raise UserError(unknown_name(name, "command line"))
+        if not equals:
+            text = next(rest, "")
+            if not text or text.startswith("--"):
+                raise UserError(f"--{name} needs a value, such as --{name} {_example(name)}")
+        _put(values, name, _parse(text))
+    return Layer("command line", values)
+
+
+def dump(resolved: Resolved) -> str:
+    """Return config.yaml: every value, with where it came from as a comment."""
+    lines: list[str] = []
+    section = ""
+    for name, value in _leaves(resolved.config.model_dump()):
+        head, _, field = name.rpartition(".")
+        if head != section:
+            lines.append(f"{head}:")
+            section = head
+        indent = "  " if head else ""
+        text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append(f"{indent}{field}: {text}  # {resolved.origin[name]}")
+    return "\n".join(lines) + "\n"
+
+
+def load(text: str) -> Resolved:
+    """Read what ``dump`` wrote; the origins are those in its comments."""
+    resolved = resolve([Layer("config.yaml", yaml.safe_load(text))])
+    origin: dict[str, str] = {}
+    section = ""
+    for line in text.splitlines():
+        setting, _, comment = line.partition("  # ")
+        field, _, value = setting.partition(":")
+        if not value.strip():
+            section = f"{field}."
+        else:
+            origin[f"{section}{field.strip()}" if field.startswith(" ") else field] = comment
+    return Resolved(resolved.config, origin)
+
+
+def field_names() -> list[str]:
+    """Return all settings as dotted names."""
+    return [name for name, _ in _fields(Config)]
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return (dotted name, default, description) of all settings, for the help page."""
+    return [(name, str(_plain(field.default)), field.description or "") for name, field in _fields(Config)]
+
+
+def unknown_name(name: str, origin: str) -> str:
+    """Say that a setting does not exist, and which one was meant."""
+    where = "" if origin == "command line" else f" in {origin}"
+    shown = f"--{name}" if origin == "command line" else name
+    known = [
+        *field_names(),
+        "out",
+        "config",
+        "plan",
+        "json",
+        "resume",
+        "overwrite",
+        "extend-to",
+        "init-from",
+        "debug",
+    ]
+    meant = _did_you_mean(name, known, "--" if origin == "command line" else "")
+    return f"unknown setting {shown}{where}{meant or ': hjepa pretrain --help lists all settings'}"
+
+
+def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:  # the right field in the wrong section
+        close = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    return f", did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        if "." in str(name):
+            yield dotted, value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, field = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[field] = value
+
+
+def _parse(text: str) -> Any:
+    if "," in text and not text.startswith("["):
+        return [yaml.safe_load(part) for part in text.split(",")]
+    return None if text.lower() == "none" else yaml.safe_load(text)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _example(name: str) -> Any:
+    default = dict(_fields(Config))[name].default
+    return 1 if default is None else ",".join(map(str, default)) if isinstance(default, tuple) else default
+
+
+def _one_line(error: ValidationError, origin: Mapping[str, str]) -> str:
+    """Say the first problem with its dotted name, value and origin."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    name = next((n for n in (".".join(location[:i]) for i in range(len(location), 0, -1)) if n in origin), "")
+    message = first["msg"].removeprefix("Value error, ")
+    if not name:
+        prefix = f"{'.'.join(location)}." if location else ""
+        return f"{prefix}{message}"
+    where = origin[name]
+    shown = f" ({where})" if where not in ("default", "command line") else ""
+    return f"{name} = {_plain(first['input'])!r}{shown}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,95 @@
+"""Crop, flip and fit: from a source's image to the encoder's input size, seeded per sample."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+
+from hjepa.data.decode import to_channels
+
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest central crop is taken
+DRAWS = 2 * CROP_TRIES + 3  # uniform numbers a sample needs: tries x (area, ratio), top, left, flip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Bring any image to ``size`` (H, W) and ``channels`` without randomness.
+
+    ``crop`` scales the image to cover the size and cuts the centre; ``pad`` scales it down if it is
+    too large, never up, and centres it on black.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    how: Literal["crop", "pad"] = "crop"
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Return uint8 [C, H, W] for uint8 [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
+        pixels = torch.from_numpy(np.ascontiguousarray(to_channels(image, self.channels)))
+        return self.fit(pixels.movedim(-1, -3))
+
+    def fit(self, image: Tensor) -> Tensor:
+        """Fit [..., C, H', W'] to [..., C, H, W]."""
+        have, want = (image.shape[-2], image.shape[-1]), self.size
+        if have == want:
+            return image.contiguous()
+        ratios = (want[0] / have[0], want[1] / have[1])
+        scale = max(ratios) if self.how == "crop" else min(1.0, *ratios)
+        if scale != 1.0:
+            scaled = [max(1, round(side * scale)) for side in have]
+            image = TF.resize(image, scaled, antialias=True)
+        return TF.center_crop(image, list(want)).contiguous()  # pads with zeros where too small
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random resized crop and horizontal flip; each sample's draws are handed in, so it has no state."""
+
+    fit: Fit
+    crop_scale: tuple[float, float] | None
+    crop_ratio: tuple[float, float]
+    flip: float
+
+    def __call__(self, image: np.ndarray, draws: np.ndarray) -> Tensor:
+        """Return uint8 [C, H, W] from uint8 [H', W', C'] and ``DRAWS`` uniform numbers."""
+        if self.crop_scale is None:
+            pixels = self.fit(image)
+        else:
+            whole = torch.from_numpy(np.ascontiguousarray(to_channels(image, self.fit.channels))).movedim(-1, 0)
+            box = crop_box((whole.shape[1], whole.shape[2]), self.crop_scale, self.crop_ratio, draws)
+            pixels = TF.resized_crop(whole, *box, list(self.fit.size), antialias=True)
+        return pixels.flip(-1) if draws[-1] < self.flip else pixels
+
+    def batch(self, images: np.ndarray, draws: np.ndarray) -> Tensor:
+        """Return uint8 [B, C, H, W] from uint8 [B, H', W', C'] and draws [B, DRAWS]; the same pixels."""
+        if self.crop_scale is not None:
+            return torch.stack([self(image, row) for image, row in zip(images, draws, strict=True)])
+        pixels = self.fit(images)
+        flipped = torch.from_numpy(draws[:, -1] < self.flip)
+        return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) if flipped.any() else pixels
+
+
+def crop_box(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: np.ndarray
+) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a random crop of an image of (H, W) pixels.
+
+    Area uniform in ``scale``, aspect (width / height) log-uniform in ``ratio``, first of ten tries that
+    fits; Szegedy et al. 2015, as in torchvision's RandomResizedCrop.
+    """
+    tries = draws[: 2 * CROP_TRIES].reshape(CROP_TRIES, 2)
+    area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * tries[:, 0])
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    aspect = np.exp(low + (high - low) * tries[:, 1])
+    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = np.flatnonzero((heights >= 1) & (widths >= 1) & (heights <= size[0]) & (widths <= size[1]))
+    if len(fits):
+        height, width = int(heights[fits[0]]), int(widths[fits[0]])
+        top, left = (int(d * (s - b + 1)) for d, s, b in zip(draws[-3:-1], size, (height, width), strict=True))
+        return top, left, height, width
+    height = min(size[0], max(1, round(size[1] / ratio[0])))
+    width = min(size[1], max(1, round(size[0] * ratio[1])))
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width

@@ -1,0 +1,162 @@
+"""Batches in an order that is a function of (seed, position): position is the whole state.
+
+The stream of samples is endless: position p lies in epoch p // n and is image ``order(epoch)[p % n]``.
+A batch may straddle two epochs, so no image is ever dropped. Crops are drawn per (seed, attempt, row),
+so neither workers nor processes change what is seen.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hjepa.data.augment import DRAWS, Augment, Fit
+from hjepa.data.sources import ImageSource
+from hjepa.errors import UserError
+from hjepa.randomness import generator
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each global batch that one process takes, in ``micro`` equal pieces."""
+
+    batch_size: int  # global: all processes and micro-batches together
+    processes: int = 1
+    process: int = 0
+    micro: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.processes * self.micro
+        if self.batch_size % parts:
+            nearest = max(parts, self.batch_size // parts * parts)
+            raise UserError(
+                f"optim.batch_size = {self.batch_size} cannot be split into {self.processes} processes x "
+                f"{self.micro} micro-batches: use --optim.batch_size {nearest}"
+            )
+
+    def rows(self) -> list[slice]:
+        """Return the rows of the global batch that belong to each micro-batch of this process."""
+        size = self.batch_size // (self.processes * self.micro)
+        first = self.process * self.micro
+        return [slice((first + m) * size, (first + m + 1) * size) for m in range(self.micro)]
+
+
+class Piece(NamedTuple):
+    """What a worker needs to make one micro-batch."""
+
+    attempt: int
+    rows: slice
+
+
+def sample_order(seed: int, images: int, attempt: int, batch_size: int) -> np.ndarray:
+    """Return which image stands in each row of the global batch of an attempt: int64 [batch_size]."""
+    positions = np.arange(attempt * batch_size, (attempt + 1) * batch_size)
+    epochs, places = np.divmod(positions, images)
+    return np.array(
+        [_permutation(seed, images, int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
+    return generator(seed, "order", epoch).permutation(images)
+
+
+class MicroBatches(Dataset[Tensor]):
+    """Makes uint8 micro-batches [b, C, H, W] from pieces; has no state."""
+
+    def __init__(
+        self, source: ImageSource, augment: Augment, *, seed: int, batch_size: int, skip_corrupt: bool
+    ) -> None:
+        self.source, self.augment = source, augment
+        self.seed, self.batch_size, self.skip_corrupt = seed, batch_size, skip_corrupt
+
+    def __getitem__(self, piece: Piece) -> Tensor:
+        """Return the images of a piece."""
+        indices = sample_order(self.seed, len(self.source), piece.attempt, self.batch_size)[piece.rows]
+        draws = generator(self.seed, "augment", piece.attempt).random((piece.rows.stop, DRAWS))[piece.rows]
+        whole_batch = getattr(self.source, "batch", None)
+        if whole_batch is not None:
+            return self.augment.batch(whole_batch(indices), draws)
+        images = (self._read(int(index)) for index in indices)
+        return torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
+
+    def _read(self, index: int) -> np.ndarray:
+        """Read an image; a damaged one is replaced by the next readable one if that is allowed."""
+        for offset in range(len(self.source)):
+            try:
+                return self.source[(index + offset) % len(self.source)]
+            except UserError:
+                if not self.skip_corrupt:
+                    raise
+        raise UserError(f"{self.source.name}: not one of its {len(self.source)} images can be read")
+
+
+class _Pieces(Sampler[Piece]):
+    """Endless pieces of one process, from an attempt on."""
+
+    def __init__(self, share: Share, first_attempt: int) -> None:
+        self.share, self.first_attempt = share, first_attempt
+
+    def __iter__(self) -> Iterator[Piece]:
+        attempt = self.first_attempt
+        while True:
+            yield from (Piece(attempt, rows) for rows in self.share.rows())
+            attempt += 1
+
+
+def micro_batches(data: MicroBatches, share: Share, *, first_attempt: int, workers: int) -> Iterator[Tensor]:
+    """Yield the micro-batches of this process for ever, starting at an attempt."""
+    loader: DataLoader[Tensor] = DataLoader(
+        data,
+        batch_size=None,  # a piece is already a batch
+        sampler=_Pieces(share, first_attempt),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    return iter(loader)
+
+
+class FittedImages:
+    """A labelled source as evaluation wants it: fitted uint8 batches in index order.
+
+    ``limit`` keeps only so many images, spread evenly over the source.
+    """
+
+    def __init__(self, source: ImageSource, fit: Fit, *, limit: int | None = None) -> None:
+        count = min(len(source), limit or len(source))
+        self.indices = np.arange(count) * len(source) // count
+        self.source, self.fit, self.name = source, fit, source.name
+        self.labels = {name: values[self.indices] for name, values in source.labels.items()}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """Yield uint8 [b, C, H, W]."""
+        for start in range(0, len(self), batch_size):
+            yield fitted(self.source, self.indices[start : start + batch_size].tolist(), self.fit)
+
+
+def fitted(source: ImageSource, indices: Sequence[int], fit: Fit) -> Tensor:
+    """Return chosen images fitted to the encoder: uint8 [b, C, H, W]."""
+    whole_batch = getattr(source, "batch", None)
+    if whole_batch is not None:
+        return fit(whole_batch(indices))
+    return torch.stack([fit(source[index]) for index in indices])
+
+
+def pixel_statistics(source: ImageSource, fit: Fit, *, sample: int = 512) -> tuple[list[float], list[float]]:
+    """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
+    count = min(sample, len(source))
+    pixels = fitted(source, [i * len(source) // count for i in range(count)], fit).double() / 255.0
+    flat = pixels.movedim(1, 0).flatten(1)  # [C, n*H*W]
+    mean = [round(value, 4) for value in flat.mean(1).tolist()]
+    deviation = [round(max(value, 0.01), 4) for value in flat.std(1).tolist()]
+    return mean, deviation

@@ -1,0 +1,173 @@
+"""What goes into a probe (pooled features, raw pixels, a split of the labels) and what comes out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from hjepa.errors import UserError
+from hjepa.randomness import generator
+
+POOLINGS = ("avg", "last4", "grid4")
+"""``avg``: mean over the tokens of the last block, as published for I-JEPA (Assran et al., 2023).
+``last4``: these means of the last four blocks, concatenated. ``grid4``: the last block averaged
+within 4 x 4 cells of the grid, cells concatenated."""
+
+LAST_BLOCKS = 4
+GRID_CELLS = 4
+
+
+class Encoder(Protocol):
+    """A frozen encoder: normalises pixels itself, eval mode, no gradient."""
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Return ``(GH, GW)``, the patch grid of these images."""
+        ...
+
+    def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
+        """Return the outputs of the last ``last`` blocks, oldest first, each ``[B, N, D]`` float32."""
+        ...
+
+
+class LabelledImages(Protocol):
+    """Images in a fixed order, already of the encoder's size and channels, with their labels."""
+
+    name: str
+    labels: dict[str, np.ndarray]
+    """Label name -> int64 ``[len]``; empty when there are none."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """Yield uint8 ``[B, C, H, W]`` in index order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one probe measured on the test images."""
+
+    accuracy: float
+    setting: dict[str, float | int | bool]
+    """How it was set, ``{"k": 20, "temperature": 0.07}`` or ``{"C": 0.1, "converged": True}``."""
+    correct: np.ndarray
+    """bool ``[n_test]``, in the order of the test images."""
+
+
+def check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ``UserError`` with a suggestion for the first of ``names`` that is not known."""
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"unknown {what} {name!r}: choose from {', '.join(known)}{hint}")
+
+
+def pool(blocks: Sequence[Tensor], grid: tuple[int, int], pooling: str) -> Tensor:
+    """Pool the tokens of the last blocks, each ``[B, N, D]``, oldest first, into ``[B, F]``.
+
+    ``F`` is ``D`` for avg, ``4 D`` for last4 (fewer if there are fewer blocks) and ``cells * D``,
+    cell by cell in raster order, for grid4. Cells of a grid that 4 does not divide overlap by a
+    row or column (adaptive average pooling); a side shorter than 4 keeps all its rows.
+    """
+    check_known("pooling", [pooling], POOLINGS)
+    last = blocks[-1]
+    if last.shape[1] != grid[0] * grid[1]:
+        raise ValueError(f"{last.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}")
+    if pooling == "avg":
+        return last.mean(dim=1)
+    if pooling == "last4":
+        return torch.cat([tokens.mean(dim=1) for tokens in blocks[-LAST_BLOCKS:]], dim=1)
+    on_grid = last.transpose(1, 2).reshape(len(last), -1, *grid)  # [B, D, GH, GW]
+    cells = F.adaptive_avg_pool2d(on_grid, (min(GRID_CELLS, grid[0]), min(GRID_CELLS, grid[1])))
+    return cells.flatten(2).transpose(1, 2).flatten(1)
+
+
+def extract(
+    encoder: Encoder, images: LabelledImages, poolings: Sequence[str], batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images.
+
+    Raises ``UserError`` for an unknown pooling, no images, or features that are not finite.
+    """
+    check_known("pooling", poolings, POOLINGS)
+    count = len(images)
+    if count == 0:
+        raise UserError(f"{images.name} has no images: name a set with at least one")
+    last = LAST_BLOCKS if "last4" in poolings else 1
+    features: dict[str, np.ndarray] = {}
+    done = 0
+    for batch in images.batches(batch_size):
+        with torch.no_grad():
+            blocks, grid = encoder.block_tokens(batch, last), encoder.grid(batch)
+            pooled = {pooling: pool(blocks, grid, pooling).float().cpu().numpy() for pooling in poolings}
+        for pooling, rows in pooled.items():
+            # One array filled in place: a list of batches would need twice the memory at the end.
+            whole = features.setdefault(pooling, np.empty((count, rows.shape[1]), dtype=np.float32))
+            whole[done : done + len(rows)] = rows
+        done += len(batch)
+    if done != count:
+        raise ValueError(f"{images.name} says {count} images and gave {done}")
+    for rows in features.values():
+        _refuse_non_finite(rows, images.name)
+    return features
+
+
+def _refuse_non_finite(rows: np.ndarray, name: str) -> None:
+    broken = int((~np.isfinite(rows).all(axis=1)).sum())
+    if broken:
+        raise UserError(
+            f"{broken} of {len(rows)} images of {name} have features that are not finite: "
+            "these weights look broken, evaluate an earlier checkpoint"
+        )
+
+
+def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.ndarray:
+    """Return flattened pixels in 0..1, float32 ``[n, C*H*W]``.
+
+    When all channels of all images are equal (grey, repeated for the encoder) only one is kept:
+    copies add nothing but time. ``keep_channels`` keeps them all the same.
+    """
+    pixels = torch.cat(list(images.batches(256)))  # bytes until the last line: a quarter of the memory
+    if not keep_channels and bool((pixels == pixels[:, :1]).all()):
+        pixels = pixels[:, :1]
+    flat: np.ndarray = pixels.flatten(1).cpu().numpy().astype(np.float32)
+    flat /= 255
+    return flat
+
+
+def held_out(
+    labels: np.ndarray, *, seed: int, name: str = "the training set", share: float = 0.1, at_most: int = 5000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split training indices into ``(fit, held)``, stratified, to choose k or C without the test set.
+
+    A class with a single image stays in ``fit``, so every class is fitted. ``held`` has as many
+    images as there are other classes, or more: in tiny sets that is above ``share``.
+    Raises ``UserError`` when there is one class, or no class has two images.
+    """
+    classes, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise UserError(
+            f"{name} has one class only (class {classes[0]}, {len(labels)} images): evaluation needs at least two"
+        )
+    splittable = np.flatnonzero(sizes[codes] > 1)
+    if len(splittable) == 0:
+        raise UserError(
+            f"{name} has one image per class ({len(classes)} classes): "
+            "choosing k or C needs at least two images of a class"
+        )
+    held_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))
+    fit, held = train_test_split(
+        splittable,
+        test_size=held_count,
+        stratify=codes[splittable],
+        random_state=int(generator(seed, "held-out split").integers(2**31)),
+    )
+    alone = np.flatnonzero(sizes[codes] == 1)
+    return np.sort(np.concatenate([fit, alone])), np.sort(held)

@@ -1,0 +1,263 @@
+"""The evaluation as a whole: probes, controls, intervals, and what they say in words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hjepa.errors import UserError
+from hjepa.evaluation.features import (
+    POOLINGS,
+    Encoder,
+    LabelledImages,
+    Probe,
+    check_known,
+    extract,
+    held_out,
+    raw_pixels,
+)
+from hjepa.evaluation.knn import knn
+from hjepa.evaluation.linear import linear
+from hjepa.randomness import generator
+
+PROTOCOLS = ("knn", "linear")
+
+Interval = tuple[float, float]
+Sets = tuple[np.ndarray, np.ndarray]
+"""Features of the training and the test images, float32 ``[n, F]`` each."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One protocol with one pooling for one kind of label; shares (0..1) of the test images."""
+
+    protocol: str
+    pooling: str
+    level: str
+    labels: str
+    setting: dict[str, float | int | bool]
+    accuracy: float
+    interval: Interval
+    n_train: int
+    n_test: int
+    controls: dict[str, float]
+    control_intervals: dict[str, Interval]
+    controls_setting: dict[str, dict[str, float | int | bool]]
+    chance: float
+    """Accuracy of always answering the most frequent class of the training set."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stable machine-readable form; shares are rounded to four digits."""
+        chosen = "k" if self.protocol == "knn" else "C"
+        return {
+            "protocol": self.protocol,
+            "pooling": self.pooling,
+            "level": self.level,
+            chosen: self.setting[chosen],
+            "accuracy": round(self.accuracy, 4),
+            "interval": _rounded(self.interval),
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            "controls": {name: round(value, 4) for name, value in self.controls.items()},
+            "labels": self.labels,
+            "chance": round(self.chance, 4),
+            "setting": dict(self.setting),
+            "control_intervals": {name: _rounded(value) for name, value in self.control_intervals.items()},
+            "controls_setting": {name: dict(value) for name, value in self.controls_setting.items()},
+        }
+
+
+def _rounded(interval: Interval) -> list[float]:
+    return [round(interval[0], 4), round(interval[1], 4)]
+
+
+def bootstrap_interval(correct: np.ndarray, *, seed: int = 0, resamples: int = 1000) -> Interval:
+    """Return the 95 % percentile bootstrap interval (Efron, 1979) of the mean of bool ``[n]``."""
+    n = len(correct)
+    # The number of correct answers in n draws with replacement IS binomial: no need to draw images.
+    means = generator(seed, "bootstrap").binomial(n, float(np.mean(correct)), size=resamples) / n
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def evaluate(
+    encoder: Encoder,
+    control: Encoder,
+    train: LabelledImages,
+    test: LabelledImages,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    poolings: Sequence[str] = ("avg",),
+    level: str = "last",
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Callable[[str], None] | None = None,
+) -> list[Result]:
+    """Probe ``encoder`` beside ``control`` (the same encoder, untrained) and beside raw pixels.
+
+    One result per label name, protocol and pooling, in that order. The control is pooled the same
+    way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
+    ``level`` names what ``encoder`` hands out, for the record. ``progress`` is given one line
+    before each piece of work. Raises ``UserError`` for unknown names and unfit labels, before any
+    work, and for features that are not finite.
+    """
+    check_known("protocol", protocols, PROTOCOLS)
+    check_known("pooling", poolings, POOLINGS)
+    _check_labels(train, test, seed)
+    say = progress or (lambda line: None)
+    features: dict[str, dict[str, Sets]] = {}
+    for name, model in (("pretrained", encoder), ("random_init", control)):
+        say(f"features, {name}: {len(train) + len(test)} images")
+        train_x = extract(model, train, poolings, batch_size)
+        test_x = extract(model, test, poolings, batch_size)
+        features[name] = {pooling: (train_x[pooling], test_x[pooling]) for pooling in poolings}
+    pixels = _pixel_sets(train, test)
+    results = []
+    for labels in train.labels:
+        y = train.labels[labels], test.labels[labels]
+        for protocol in protocols:
+            say(f"{protocol}, {labels}, raw_pixels")
+            raw = _probe(protocol, pixels, y, seed)
+            for pooling in poolings:
+                say(f"{protocol}, {labels}, {pooling}")
+                probes = {name: _probe(protocol, sets[pooling], y, seed) for name, sets in features.items()}
+                pretrained = probes.pop("pretrained")
+                controls = {**probes, "raw_pixels": raw}
+                results.append(_result(protocol, pooling, level, labels, pretrained, controls, y, seed))
+    return results
+
+
+def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> None:
+    for images in (train, test):
+        if not images.labels:
+            raise UserError(f"{images.name} has no labels: evaluation needs them, for instance one folder per class")
+    if set(train.labels) != set(test.labels):
+        raise UserError(
+            f"label names differ: {train.name} has {', '.join(train.labels)}; "
+            f"{test.name} has {', '.join(test.labels)}: use two parts of one labelled set"
+        )
+    for name, labels in train.labels.items():
+        held_out(labels, seed=seed, name=f"{train.name} ({name})")
+        if not np.isin(test.labels[name], labels).any():
+            raise UserError(
+                f"no class of {test.name} ({name}) occurs in {train.name}: use two parts of one labelled set"
+            )
+
+
+def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
+    train_x, test_x = raw_pixels(train), raw_pixels(test)
+    if train_x.shape[1] != test_x.shape[1]:  # only one of the two sets is all grey
+        return raw_pixels(train, keep_channels=True), raw_pixels(test, keep_channels=True)
+    return train_x, test_x
+
+
+def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
+    probe = knn if protocol == "knn" else linear
+    return probe(x[0], y[0], x[1], y[1], seed=seed)
+
+
+def _result(
+    protocol: str,
+    pooling: str,
+    level: str,
+    labels: str,
+    pretrained: Probe,
+    controls: dict[str, Probe],
+    y: Sets,
+    seed: int,
+) -> Result:
+    classes, sizes = np.unique(y[0], return_counts=True)
+    return Result(
+        protocol=protocol,
+        pooling=pooling,
+        level=level,
+        labels=labels,
+        setting=pretrained.setting,
+        accuracy=pretrained.accuracy,
+        interval=bootstrap_interval(pretrained.correct, seed=seed),
+        n_train=len(y[0]),
+        n_test=len(y[1]),
+        controls={name: probe.accuracy for name, probe in controls.items()},
+        control_intervals={name: bootstrap_interval(probe.correct, seed=seed) for name, probe in controls.items()},
+        controls_setting={name: probe.setting for name, probe in controls.items()},
+        chance=float((y[1] == classes[sizes.argmax()]).mean()),
+    )
+
+
+def table(results: Sequence[Result]) -> list[list[str]]:
+    """Return a header and one row per result, accuracies in per cent."""
+    header = ["labels", "protocol", "pooling", "pretrained", "random init", "raw pixels", "chance"]
+    return [header] + [
+        [
+            result.labels,
+            f"{result.protocol} ({_choice(result)})",
+            result.pooling,
+            f"{_percent(result.accuracy)} [{_percent(result.interval[0])}, {_percent(result.interval[1])}]",
+            _percent(result.controls["random_init"]),
+            _percent(result.controls["raw_pixels"]),
+            _percent(result.chance),
+        ]
+        for result in results
+    ]
+
+
+def _choice(result: Result) -> str:
+    name = "k" if result.protocol == "knn" else "C"
+    return f"{name}={result.setting[name]:g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def conclusion(results: Sequence[Result]) -> str:
+    """Say in two sentences whether pretraining helped, against random init and against raw pixels.
+
+    "Better" and "worse" mean that the 95 % intervals do not touch; everything else is "no clear
+    difference".
+    """
+    if not results:
+        return "Nothing was measured."
+    if len(results) == 1:
+        return _conclusion_of_one(results[0])
+    random, raw = (_tally(results, name) for name in ("random_init", "raw_pixels"))
+    total = len(results)
+    opening = (
+        f"Pretraining helped in {random['better']} of {total} measurements"
+        if random["better"]
+        else f"Pretraining did not help in any of {total} measurements"
+    )
+    return (
+        f"{opening}: against random init better in {random['better']}, no clear difference in "
+        f"{random['level']}, worse in {random['worse']}. Against raw pixels it is better in "
+        f"{raw['better']}, no clear difference in {raw['level']}, worse in {raw['worse']}."
+    )
+
+
+def _conclusion_of_one(result: Result) -> str:
+    got, random = _percent(result.accuracy), _percent(result.controls["random_init"])
+    numbers = f"{result.protocol} with {result.pooling} pooling gives {got} %, random init {random} %"
+    first = {
+        "better": f"Pretraining helped: {numbers}, and the intervals are apart.",
+        "level": f"Pretraining made no clear difference: {numbers}, and the intervals overlap.",
+        "worse": f"Pretraining made it worse: {numbers}, and the intervals are apart.",
+    }[_against(result, "random_init")]
+    second = {
+        "better": "It is above raw pixels",
+        "level": "It is not clearly apart from raw pixels",
+        "worse": "It is below raw pixels",
+    }[_against(result, "raw_pixels")]
+    return f"{first} {second} ({_percent(result.controls['raw_pixels'])} %)."
+
+
+def _against(result: Result, control: str) -> str:
+    low, high = result.control_intervals[control]
+    if result.interval[0] > high:
+        return "better"
+    return "worse" if result.interval[1] < low else "level"
+
+
+def _tally(results: Sequence[Result], control: str) -> dict[str, int]:
+    outcomes = [_against(result, control) for result in results]
+    return {outcome: outcomes.count(outcome) for outcome in ("better", "level", "worse")}

@@ -1,0 +1,130 @@
+"""FrozenEncoder: a pretrained encoder as people use it, and how it is kept on disk."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from hjepa.errors import UserError
+from hjepa.models.encoder import TIMM_FIXED, ContextEncoder
+from hjepa.models.initialisation import initialise
+from hjepa.models.released import refuse_misfit
+
+
+class Features(NamedTuple):
+    """What an encoder knows of images."""
+
+    tokens: Tensor  # [B, N, D], row-major on the patch grid
+    pooled: Tensor  # [B, D], mean over the tokens
+
+
+class FrozenEncoder(nn.Module):
+    """Maps images [B, C, H, W] to tokens [B, N, D] and pooled features [B, D].
+
+    Images are uint8, or floats in 0..1; they are normalised here. Any size that the patch size divides
+    works. ``card`` is what encoder.json says: sizes, preprocessing, where the weights come from.
+    """
+
+    def __init__(self, encoder: ContextEncoder, card: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.card = dict(card)
+        preprocess = card["preprocess"]
+        self.register_buffer("mean", torch.tensor(preprocess["mean"]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess["std"]).view(-1, 1, 1), persistent=False)
+        self.eval()
+
+    mean: Tensor
+    std: Tensor
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        """Encode images; raises UserError if channels or size do not suit."""
+        tokens = self.encoder(self._normalised(images))
+        return Features(tokens, tokens.mean(1))
+
+    @torch.no_grad()
+    def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
+        """Return the tokens [B, N, D] after each of the last ``last`` blocks, oldest first."""
+        return self.encoder.block_tokens(self._normalised(images), last)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Return the patch grid (GH, GW) of images [B, C, H, W]."""
+        return self.encoder.grid((images.shape[-2], images.shape[-1]))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        patch, channels = self.encoder.patch_size, len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise UserError(f"this encoder takes images [B, {channels}, H, W], got {list(images.shape)}")
+        if images.shape[2] % patch or images.shape[3] % patch:
+            raise UserError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be cut into patches of {patch}: "
+                f"resize them to multiples of {patch}"
+            )
+        return normalise_pixels(images, self.mean, self.std)
+
+
+def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (images - mean) / std for uint8 images or floats in 0..1; mean and std are [C, 1, 1]."""
+    scaled = images.to(mean.dtype) / 255.0 if images.dtype == torch.uint8 else images.to(mean.dtype)
+    return (scaled - mean) / std
+
+
+def encoder_card(
+    encoder: ContextEncoder, preprocess: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of encoder.json; ``timm`` holds the arguments of a stock VisionTransformer."""
+    return {
+        "format": 1,
+        "timm": {"class": "VisionTransformer", **encoder.architecture, **TIMM_FIXED},
+        "preprocess": dict(preprocess),
+        "pooling": "avg",
+        "levels": ["last"],
+        "provenance": dict(provenance),
+    }
+
+
+def encoder_bytes(encoder: ContextEncoder) -> bytes:
+    """Return encoder.safetensors: the weights under timm's names."""
+    return save({name: tensor.contiguous() for name, tensor in encoder.vit.state_dict().items()})
+
+
+def load_frozen(folder: Path) -> FrozenEncoder:
+    """Load encoder.safetensors and encoder.json from a run folder; strict, UserError in one line."""
+    weights, card_file = folder / "encoder.safetensors", folder / "encoder.json"
+    if not weights.is_file() or not card_file.is_file():
+        raise UserError(f"{folder} holds no encoder (encoder.safetensors, encoder.json): name a run that has trained")
+    try:
+        card, state = json.loads(card_file.read_text()), load_file(weights)
+    except (json.JSONDecodeError, SafetensorError):
+        raise UserError(f"{folder} holds a damaged encoder: write it again with hjepa pretrain ... --resume") from None
+    encoder = blank_encoder(card)
+    refuse_misfit("encoder", encoder.vit, state)
+    encoder.vit.load_state_dict(state)
+    return FrozenEncoder(encoder, card)
+
+
+def random_twin(frozen: FrozenEncoder, *, seed: int) -> FrozenEncoder:
+    """Return an encoder of the same sizes with untrained weights: the control of every evaluation."""
+    encoder = blank_encoder(frozen.card)
+    initialise(encoder, seed=seed)
+    return FrozenEncoder(encoder, frozen.card)
+
+
+def blank_encoder(card: Mapping[str, Any]) -> ContextEncoder:
+    """Build the network a card describes; its weights are not set."""
+    sizes = card["timm"]
+    return ContextEncoder(
+        image_size=tuple(sizes["img_size"]),
+        patch_size=sizes["patch_size"],
+        channels=sizes["in_chans"],
+        width=sizes["embed_dim"],
+        depth=sizes["depth"],
+        heads=sizes["num_heads"],
+        mlp_ratio=sizes["mlp_ratio"],
+    )

@@ -1,0 +1,1 @@
+"""Complete, named configurations (YAML files beside this one)."""

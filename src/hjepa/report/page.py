@@ -1,0 +1,366 @@
+"""Build ``report.html`` from whatever a run folder holds so far.
+
+The page is written for a reader who was not there: a missing file or value shows as a dash, and a
+file that cannot be read is named on the page. Only a folder without ``run.json`` is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, Undefined
+from markupsafe import Markup
+
+from hjepa.errors import UserError
+from hjepa.report.plots import CURVES, Columns, Dot, curve_svg, results_svg
+
+DASH = "\N{EN DASH}"
+MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
+    "step": "optimizer step",
+    "epoch": "epoch",
+    "images": "images seen",
+    "loss": "loss",
+    "loss_mean_token": "loss of guessing the mean token",
+    "loss_position_mean": "loss of guessing the mean of the position",
+    "relative_loss": "loss relative to the position baseline",
+    "target_std": "spread of the targets",
+    "prediction_std": "spread of the predictions",
+    "position_share": "share of the targets explained by position",
+    "effective_rank": "effective rank",
+    "own_similarity": "similarity of prediction and own target",
+    "cross_sample_gap": "cross-sample gap",
+    "teacher_distance": "distance between teacher and student",
+    "momentum": "momentum (the teacher's share)",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "grad_norm": "gradient norm",
+    "skipped": "steps skipped",
+    "images_per_second": "images per second",
+    "data_wait": "share of time waiting for data",
+    "memory_gb": "memory, GB",
+    "verdict": "verdict",
+}
+CONTROLS = {"random_init": "random-init", "raw_pixels": "raw pixels"}
+TONES = {"healthy": "good", "watch": "careful"}  # any other verdict is bad news
+STATUS = {
+    "running": "The run was still going when this page was written.",
+    "finished": "The run is finished.",
+    "stopped": "The run was stopped before its last step.",
+    "failed": "The run failed.",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was found in a run folder; ``notes`` name what could not be read."""
+
+    run: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    config: str | None
+    evaluation: Mapping[str, Any]
+    masks: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(run: Path) -> Path:
+    """Write ``run/report.html`` from the files in ``run`` and return its path.
+
+    The page appears whole or not at all: an older page stays until the new one is complete.
+    Raises ``UserError`` when ``run`` has no readable ``run.json`` or the page cannot be written.
+    """
+    run = Path(run)
+    page = _render(page_context(run.resolve().name, read_record(run)))
+    target = run / "report.html"
+    beside = run / f".report.html.{os.getpid()}"
+    try:
+        # "replace": a file name that is not valid text must not prevent the page.
+        beside.write_text(page, encoding="utf-8", errors="replace")
+        beside.replace(target)
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written ({error.strerror}): make room or change permissions, then try again"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return target
+
+
+def read_record(run: Path) -> Record:
+    """Read the files of a run folder that the page shows."""
+    if not (run / "run.json").is_file():
+        raise UserError(f"{run} is not a run folder: it has no run.json")
+    notes: list[str] = []
+    facts = _read_object(run / "run.json", notes)
+    if notes:
+        raise UserError(f"{run / 'run.json'} cannot be read: restore it from a copy, or start the run again")
+    config = run / "config.yaml"
+    return Record(
+        run=facts,
+        metrics=_read_metrics(run / "metrics.jsonl", notes),
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        evaluation=_read_object(run / "evaluation.json", notes),
+        masks=_read_object(run / "masks.json", notes),
+        notes=notes,
+    )
+
+
+def page_context(name: str, record: Record) -> dict[str, Any]:
+    """Turn a record into the values that the template places."""
+    run = record.run
+    columns = _columns(record.metrics)
+    changes = _verdict_changes(run)
+    marks = [(change["number"], change["at"]) for change in changes if change["at"] is not None]
+    results = _results(record.evaluation)
+    verdict = _mapping(run.get("verdict"))
+    return {
+        "name": name,
+        "notes": record.notes,
+        "status": STATUS.get(str(run.get("status")), "It is not known how far the run came."),
+        "progress": _progress(run),
+        "verdict": verdict.get("verdict"),
+        "tone": TONES.get(str(verdict.get("verdict")), "bad") if verdict.get("verdict") else "none",
+        "evidence": verdict.get("evidence"),
+        "next_step": verdict.get("next_step"),
+        "advice": _advice(run, evaluated=bool(results)),
+        "changes": changes,
+        "curves": [(curve, curve_svg(curve, columns, marks)) for curve in CURVES],
+        "steps_logged": len(record.metrics),
+        "measures": _measures(record.metrics),
+        "results": results,
+        "controls": list(results[0]["controls"]) if results else [],
+        "results_svg": results_svg([(row["label"], row["dots"]) for row in results]) if results else None,
+        "evaluation": record.evaluation,
+        "masks": record.masks,
+        "masks_svg": _own_svg(record.masks.get("svg")),
+        "command": run.get("repeat") or run.get("command"),
+        "facts": _facts(run),
+        "config": record.config,
+    }
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("hjepa", "report"),
+        autoescape=True,  # always: jinja2 would otherwise go by the template's last suffix
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    return environment.get_template("page.html.jinja").render(context)
+
+
+def shown(value: object, between: str = ", ") -> str:
+    """Write a value for people: four digits, thousands apart, a dash for what is missing."""
+    if value is None or value == "" or isinstance(value, Undefined):
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return between.join(shown(part) for part in value) or DASH
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {shown(part)}" for key, part in value.items()) or DASH
+    return str(value)
+
+
+def _read_object(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    """Return the JSON object in ``path``; empty when there is none, with a note when it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        notes.append(f"{path.name} could not be read ({error}).")
+        return {}
+    if not isinstance(content, dict):
+        notes.append(f"{path.name} does not hold a JSON object.")
+        return {}
+    return content
+
+
+def _read_metrics(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
+    """Return the logged steps; a line that is broken (a run killed while writing) is counted and left out."""
+    if not path.is_file():
+        return []
+    rows: list[Mapping[str, Any]] = []
+    broken = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            broken += 1
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    if broken:
+        notes.append(f"metrics.jsonl: lines left out because they are broken: {broken}.")
+    return rows
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number that can be drawn, else ``None``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        return None
+    return float(value)
+
+
+def _columns(metrics: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return each measure as an array [n], NaN where it was not logged; rows without a step are left out."""
+    rows = [row for row in metrics if _number(row.get("step")) is not None]
+    return {key: np.array([_or_nan(row.get(key)) for row in rows], dtype=np.float64) for key in MEASURES}
+
+
+def _or_nan(value: object) -> float:
+    number = _number(value)
+    return float("nan") if number is None else number
+
+
+def _measures(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per logged measure: first, last, lowest and highest value."""
+    rows = []
+    for key in dict.fromkeys([*MEASURES, *(key for row in metrics for key in row)]):
+        values = [row.get(key) for row in metrics]
+        numbers = [number for value in values if (number := _number(value)) is not None]
+        rows.append(
+            {
+                "key": key,
+                "words": MEASURES.get(key, key),
+                "first": values[0] if values else None,
+                "last": values[-1] if values else None,
+                "lowest": min(numbers, default=None),
+                "highest": max(numbers, default=None),
+            }
+        )
+    return rows
+
+
+def _verdict_changes(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the verdicts in the order they were given, numbered as on the curves."""
+    history = _records(run.get("verdict_history"))
+    return [{**row, "number": i, "at": _number(row.get("step"))} for i, row in enumerate(history, start=1)]
+
+
+def _results(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per evaluation: its words, and value and interval of each encoder in per cent."""
+    results = _records(evaluation.get("results"))
+    controls = dict.fromkeys([*CONTROLS, *(name for result in results for name in _mapping(result.get("controls")))])
+    rows = []
+    for result in results:
+        values, intervals = _mapping(result.get("controls")), _mapping(result.get("control_intervals"))
+        pretrained = _dot(result.get("accuracy"), result.get("interval"))
+        beside = {CONTROLS.get(name, name): _dot(values.get(name), intervals.get(name)) for name in controls}
+        chance = _dot(result.get("chance"), None)
+        words = [result.get(key) for key in ("protocol", "labels", "pooling", "level")]
+        rows.append(
+            {
+                **result,
+                "label": " · ".join(str(word) for word in words if word is not None),
+                "pretrained": pretrained,
+                "controls": beside,
+                "chance": chance,
+                "dots": {"pretrained": pretrained, **beside, "chance": chance},
+            }
+        )
+    return rows
+
+
+def _dot(value: object, interval: object) -> Dot:
+    number = _number(value)
+    ends = [_number(end) for end in interval] if isinstance(interval, list) and len(interval) == 2 else []
+    known = [100 * end for end in ends if end is not None]
+    return Dot(None if number is None else 100 * number, (known[0], known[1]) if len(known) == 2 else None)
+
+
+def _advice(run: Mapping[str, Any], *, evaluated: bool) -> list[str]:
+    """Say what else can be done now, beside the next step that the verdict names."""
+    status = run.get("status")
+    verdict = _mapping(run.get("verdict"))
+    advice = []
+    if status == "running":
+        advice.append("Let it run on. This page shows the state at the moment it was written.")
+    if status in ("stopped", "failed"):
+        advice.append("To go on from the last checkpoint, give the same command again with --resume.")
+    if verdict.get("verdict") not in (None, "healthy") and run.get("verdict_history"):
+        advice.append("Find where it began: numbered lines on the curves mark every change of the verdict.")
+    if not evaluated and "hjepa evaluate" not in str(verdict.get("next_step")):
+        advice.append(
+            "Measure what the encoder knows on images with labels: "
+            "hjepa evaluate RUN --train LABELLED --test LABELLED, where RUN is this folder."
+        )
+    if evaluated:
+        advice.append(
+            "Read the evaluation against its controls: only what lies above random-init was learned here, "
+            "and raw pixels show what needs no learning at all."
+        )
+    if status == "finished":
+        advice.append("Use the encoder in Python: hjepa.load_encoder(RUN), where RUN is this folder.")
+    return advice
+
+
+def _progress(run: Mapping[str, Any]) -> str:
+    speed = f" at {shown(run.get('images_per_second'))} images/s" if run.get("images_per_second") else ""
+    return (
+        f"{shown(run.get('steps'))} of {shown(run.get('total_steps'))} steps, "
+        f"{shown(run.get('images'))} images in {_duration(run.get('seconds'))}{speed}."
+    )
+
+
+def _duration(value: object) -> str:
+    seconds = _number(value)
+    if seconds is None:
+        return DASH
+    hours, rest = divmod(round(seconds), 3600)
+    parts = ((hours, "h"), (rest // 60, "min"), (rest % 60, "s"))
+    largest = next((i for i, (amount, _) in enumerate(parts) if amount), 2)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts[largest : largest + 2])
+
+
+def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is needed to understand and repeat the run, as (words, value)."""
+    data, hardware, git = (_mapping(run.get(key)) for key in ("data", "hardware", "git"))
+    parameters = _mapping(run.get("parameters"))
+    changed = ", with uncommitted changes" if git.get("dirty") else ""
+    facts = [
+        ("Started", run.get("created")),
+        ("Finished", run.get("finished")),
+        ("Data", data.get("source")),
+        ("Images in the data", data.get("images")),
+        ("Fingerprint of the data", data.get("fingerprint")),
+        ("Seed", run.get("seed")),
+        ("Steps skipped", run.get("skipped_steps")),
+        *((f"Parameters, {str(part).replace('_', ' ')}", count) for part, count in parameters.items()),
+        ("Device", hardware.get("device")),
+        ("Processor", hardware.get("cpu")),
+        ("Cores", hardware.get("cores")),
+        ("Memory, GB", hardware.get("memory_gb")),
+        ("Precision", run.get("precision")),
+        ("Attention", run.get("attention")),
+        ("Versions", _mapping(run.get("versions"))),
+        ("Git commit", f"{git['commit']}{changed}" if git.get("commit") else None),
+    ]
+    return [(words, shown(value)) for words, value in facts]
+
+
+def _own_svg(svg: object) -> Markup | None:
+    """Return our own mask picture without what may stand before its ``<svg>``.
+
+    It is the one text that is not escaped; the page's content policy forbids scripts and addresses.
+    """
+    if not isinstance(svg, str) or "<svg" not in svg:
+        return None
+    return Markup(svg[svg.index("<svg") :])

@@ -1,0 +1,24 @@
+"""What follows when a run was asked to stop by a signal."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+
+
+class Stopped(Exception):
+    """Training stopped on a signal after saving."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(number).name} at step {step}")
+        self.number, self.step = number, step
+
+
+def leave(stopped: Stopped, *, say: Callable[[str], None]) -> int:
+    """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first."""
+    say(f"{stopped}: saved; go on with the same command and --resume")
+    job = os.environ.get("SLURM_JOB_ID")
+    if stopped.number == signal.SIGUSR1 and job and shutil.which("scontrol"):
+        subprocess.run(["scontrol", "requeue", job], check=False)
+    return 128 + stopped.number

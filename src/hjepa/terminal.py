@@ -1,0 +1,122 @@
+"""What a person sees while a run trains: a live bar on a terminal, plain lines otherwise."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hjepa.api import Silent
+from hjepa.config import Resolved
+from hjepa.training.health import Verdict
+
+
+class Terminal(Silent):
+    """Prints a run's start, its lines, and every change of the verdict."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.total_steps = 0
+
+    def on_start(self, resolved: Resolved, record: Mapping[str, Any], first_step: int) -> None:
+        """Say in a few lines what is going to happen."""
+        for line in opening_lines(resolved, record, first_step):
+            self._say(line)
+        self.total_steps = resolved.config.train.steps or 0
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn(compact=True),
+                TextColumn("{task.description}"), console=self.console,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.total_steps, completed=first_step)
+
+    def on_line(self, line: dict[str, Any], total_steps: int) -> None:
+        """Show the newest measures."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=line["step"], description=measures_text(line))
+            return
+        remaining = (total_steps - line["step"]) * line["images"] / line["step"] / line["images_per_second"]
+        self._say(
+            f"step {line['step']:,}/{total_steps:,}  {measures_text(line)}  "
+            f"ETA {duration(remaining)}  {line['verdict']}"
+        )
+
+    def on_verdict(self, step: int, verdict: Verdict) -> None:
+        """Print a new verdict."""
+        self._say(f"verdict at step {step:,}: {verdict}")
+
+    def on_notice(self, text: str) -> None:
+        """Print a notice."""
+        self._say(text)
+
+    def close(self) -> None:
+        """Take the live bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _say(self, text: str) -> None:
+        # Paths and names may contain brackets: nothing here is markup.
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int) -> list[str]:
+    """Return what the run is going to do, with the reasons of what was chosen for the user."""
+    config, origin = resolved.config, resolved.origin
+    model, data = config.model, record["data"]
+    counts = record["parameters"]
+
+    def why(name: str) -> str:
+        text = origin[name]
+        return f" ({text.removeprefix('derived: ')})" if text.startswith("derived: ") else ""
+
+    height, width = config.image_size
+    start = f", going on at step {first_step:,}" if first_step else ""
+    return [
+        f"data       {data['source']}: {data['images']:,} images, "
+        f"{config.data.channels} channels, {width}x{height} pixels",
+        f"encoder    {counts['context_encoder'] / 1e6:.1f} M parameters: width {model.width}, {model.depth} blocks, "
+        f"{config.grid[0]}x{config.grid[1]} patches of {model.patch_size} pixels",
+        f"predictor  {counts['predictor'] / 1e6:.1f} M parameters: width {model.predictor_width}, "
+        f"{model.predictor_depth} blocks; masks: {config.masking.sampler}",
+        f"training   {config.train.steps:,} steps of {config.optim.batch_size} images{start}{why('train.steps')}",
+        f"machine    {config.train.device}, {config.train.precision}{why('train.precision')}, "
+        f"{config.train.attention} attention{why('train.attention')}",
+    ]
+
+
+def measures_text(line: Mapping[str, Any]) -> str:
+    """Return the measures of one logged line in a few words."""
+    return (
+        f"loss {line['loss']:.4f} ({line['relative_loss']:.2f} of baseline)  rank {line['effective_rank']:.1f}  "
+        f"gap {line['cross_sample_gap']:.3f}  {line['images_per_second']:.0f} images/s  wait {line['data_wait']:.0%}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_table(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    """Print a header and rows: a ruled table on a terminal, aligned columns otherwise."""
+    if console.is_terminal:
+        table = Table(*rows[0])
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        text = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_console(*, to_stderr: bool) -> Console:
+    """Return a console; with ``--json`` everything but the result goes to standard error."""
+    return Console(file=sys.stderr if to_stderr else sys.stdout)

@@ -1,0 +1,143 @@
+"""What this machine can do: device, number formats, attention kernels, memory."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from timm.models.vision_transformer import Block
+
+from hjepa.errors import UserError
+from hjepa.models.encoder import set_attention
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device to compute on; ``auto`` prefers CUDA, then MPS, then the CPU."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[wanted]:
+        have = ", ".join(name for name, there in available.items() if there)
+        raise UserError(f"train.device = {wanted}: not available here, this machine has {have}")
+    return torch.device(wanted)
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Return (precision, reason). CPUs are measured: bf16 is chosen where its products are faster."""
+    if wanted != "auto":
+        _refuse_impossible(wanted, device)
+        return wanted, "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the GPU has it"
+        return "fp16", "the GPU has no bf16; a gradient scaler is used"
+    if device.type == "mps":
+        return "float32", "the safe choice on MPS"
+    ratio = matmul_speed(torch.bfloat16) / matmul_speed(torch.float32)
+    if ratio > 1.3:
+        return "bf16", f"its matrix products are {ratio:.1f} times as fast here"
+    return "float32", f"bf16 matrix products are only {ratio:.1f} times as fast here"
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the format for autocast, or None when everything is in one format."""
+    return DTYPES.get(precision)
+
+
+def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Return a gradient scaler, which does nothing except for fp16."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def choose_attention(
+    wanted: str, *, device: torch.device, precision: str, shapes: list[tuple[int, int, int, int]]
+) -> tuple[str, str]:
+    """Return (kernel, reason); ``auto`` times a forward and backward pass of one block per shape.
+
+    ``shapes`` are (sequences, tokens, width, heads) of the parts of the model.
+    """
+    if wanted != "auto":
+        return wanted, "as asked"
+    if device.type != "cpu":
+        return "fused", "the kernel made for this device"
+    seconds = {kind: sum(_block_seconds(kind, precision, shape) for shape in shapes) for kind in ("fused", "plain")}
+    best = min(seconds, key=lambda kind: seconds[kind])
+    other = max(seconds.values()) / max(seconds[best], 1e-9)
+    return best, f"{other:.1f} times as fast as the other at this model's sizes"
+
+
+def matmul_speed(dtype: torch.dtype, *, size: int = 1024, repeats: int = 5) -> float:
+    """Return billions of floating-point operations a second of a square matrix product on the CPU."""
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    return 2 * size**3 / _fastest(lambda: a @ b, repeats) / 1e9
+
+
+def hardware() -> dict[str, Any]:
+    """Describe the machine for run.json."""
+    device = choose_device("auto")
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
+        "system": platform.platform(),
+    }
+
+
+def memory_gb() -> float:
+    """Return the memory this process uses now, in GiB."""
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def available_memory_gb(device: torch.device) -> float:
+    """Return the memory that is free for us on a device, in GiB."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0]) / 2**30
+    return float(psutil.virtual_memory().available) / 2**30
+
+
+def _refuse_impossible(precision: str, device: torch.device) -> None:
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision = fp16: made for GPUs, use bf16 or float32 on a CPU")
+    if precision == "float64" and device.type == "mps":
+        raise UserError("train.precision = float64: MPS has no float64, use float32 or --train.device cpu")
+
+
+def _block_seconds(kind: str, precision: str, shape: tuple[int, int, int, int]) -> float:
+    sequences, tokens, width, heads = shape
+    block = Block(width, heads, qkv_bias=True)
+    set_attention(block, kind)
+    x = torch.zeros(sequences, tokens, width)
+    dtype = autocast_dtype(precision)
+
+    def once() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            block(x).sum().backward()
+
+    return _fastest(once, 3)
+
+
+def _fastest(work: Callable[[], object], repeats: int) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _cpu_name() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

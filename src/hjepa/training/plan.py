@@ -1,0 +1,124 @@
+"""What a run will cost: memory estimated before anything is built, memory and time measured on request."""
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hjepa.config import Config
+from hjepa.data.sources import ImageSource
+from hjepa.errors import UserError
+from hjepa.training.machine import available_memory_gb, choose_device
+from hjepa.training.schedules import half_life_images
+from hjepa.training.session import Batches, build_model, build_trainer, mask_sampler
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``--plan`` prints."""
+
+    steps: int
+    images: int
+    seconds_per_step: float
+    images_per_second: float
+    hours: float
+    peak_memory_gb: float
+    estimated_memory_gb: float
+    context_tokens: int
+    target_tokens: int
+    momentum_half_life_images: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name."""
+        return asdict(self)
+
+
+def estimate_memory_gb(config: Config) -> float:
+    """Return a rough size of weights, optimizer and activations of one micro-batch, in GiB.
+
+    Activations kept for the backward pass of a transformer block: about 16 values per token and width
+    outside attention, and two maps of tokens x tokens per head (plain attention); the target encoder
+    keeps none. ``tests/training/test_plan.py`` compares this with a measurement.
+    """
+    m, optim = config.model, config.optim
+    masks = mask_sampler(config).sample(0, optim.batch_size, slice(0, 1))
+    visible, blocks, size = masks.context.shape[1], *masks.targets.shape[1:]
+    images = optim.batch_size // optim.accumulate
+    value = {"float64": 8, "float32": 4}.get(config.train.precision, 2)
+    plain = config.train.attention == "plain"
+
+    def activations(sequences: int, tokens: int, width: int, depth: int, heads: int) -> float:
+        inside = 2 * heads * tokens if plain else 0
+        return sequences * tokens * depth * (16 * width + inside) * value
+
+    patches = config.grid[0] * config.grid[1]
+    tokens_alive = images * patches * m.width * (12 * value + 12)  # the target encoder's widest moment
+    encoder = 12 * m.width**2 * m.depth
+    predictor = 12 * m.predictor_width**2 * m.predictor_depth
+    weights = (encoder * 5 + predictor * 4) * (8 if value == 8 else 4)  # + gradient, two moments, teacher
+    total = (
+        weights
+        + tokens_alive
+        + activations(images, visible, m.width, m.depth, m.heads)
+        + activations(images * blocks, visible + size, m.predictor_width, m.predictor_depth, m.predictor_heads)
+    )
+    return total / 2**30
+
+
+def refuse_too_large(config: Config) -> None:
+    """Raise UserError if a step would clearly not fit into memory."""
+    need, free = estimate_memory_gb(config), available_memory_gb(choose_device(config.train.device))
+    if need <= free:
+        return
+    parts = config.optim.accumulate
+    while estimate_memory_gb(_with_accumulate(config, parts)) > free and parts < config.optim.batch_size:
+        parts *= 2
+    fits = parts < config.optim.batch_size and config.optim.batch_size % parts == 0
+    remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
+    raise UserError(
+        f"optim.batch_size = {config.optim.batch_size}: a step needs about {need:.0f} GB and {free:.0f} GB are free; "
+        f"{remedy}, or a smaller --optim.batch_size"
+    )
+
+
+def measure_plan(config: Config, source: ImageSource, *, steps: int = 4) -> Plan:
+    """Take a few real steps without writing anything, and say what the whole run will cost."""
+    accelerator = Accelerator(cpu=config.train.device == "cpu")
+    trainer = build_trainer(config, build_model(config), accelerator)
+    batches = Batches(config, source, accelerator)(0)
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        micro = next(batches)
+        trainer.train_step(micro)
+        times.append(time.perf_counter() - start)
+    seconds = sorted(times[1:])[len(times[1:]) // 2]  # the first step allocates
+    total = config.train.steps or 0
+    return Plan(
+        steps=total,
+        images=len(source),
+        seconds_per_step=round(seconds, 4),
+        images_per_second=round(config.optim.batch_size / seconds, 1),
+        hours=round(total * seconds / 3600, 3),
+        peak_memory_gb=round(peak_memory_gb(), 2),
+        estimated_memory_gb=round(estimate_memory_gb(config), 2),
+        context_tokens=micro[0].context_index.shape[1],
+        target_tokens=micro[0].target_index.shape[2],
+        momentum_half_life_images=round(half_life_images(config.ema.momentum, config.optim.batch_size)),
+    )
+
+
+def peak_memory_gb() -> float:
+    """Return the largest memory this process has used so far, in GiB (on a GPU: the GPU's)."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _with_accumulate(config: Config, parts: int) -> Config:
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"accumulate": parts})})

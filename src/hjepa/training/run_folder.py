@@ -1,0 +1,121 @@
+"""A run on disk: what is written where, atomically, and what is refused."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hjepa.errors import UserError
+
+TIMING = ("images_per_second", "data_wait", "memory_gb")  # differ between two runs of the same thing
+
+
+class RunFolder:
+    """The files of one run; see docs/decisions and DESIGN contract C8 for what they mean."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.record = path / "run.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.encoder = path / "encoder.safetensors"
+        self.encoder_card = path / "encoder.json"
+        self.masks = path / "masks.json"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+
+    def refuse_if_occupied(self, *, overwrite: bool) -> None:
+        """Raise UserError if something is here that must not be lost."""
+        if self.path.is_file():
+            raise UserError(f"--out {self.path}: is a file, name a folder")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if not overwrite:
+            raise UserError(
+                f"--out {self.path}: not empty; continue that run with --resume, replace it with --overwrite, "
+                "or name another folder"
+            )
+        if not self.record.is_file():
+            raise UserError(f"--out {self.path}: not empty and not a run, --overwrite only replaces runs")
+
+    def create(self) -> None:
+        """Make an empty run folder; an old run that stood here is removed."""
+        if self.record.is_file():
+            old = self.path.with_name(f".{self.path.name}.replaced-{os.getpid()}")
+            self.path.rename(old)
+            shutil.rmtree(old)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def read_record(self) -> dict[str, Any]:
+        """Return run.json; raises UserError if this is not a run."""
+        try:
+            record: dict[str, Any] = json.loads(self.record.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run: it has no run.json") from None
+        except json.JSONDecodeError:
+            raise UserError(f"{self.record} is damaged: restore it from a copy, or start a new run") from None
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace run.json."""
+        write_json(self.record, record)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Append one line; values that are not finite become null."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(_finite(line)) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return all complete lines."""
+        if not self.metrics.is_file():
+            return []
+        return list(_complete_lines(self.metrics.read_text()))
+
+    def cut_metrics(self, last_step: int) -> None:
+        """Drop lines after ``last_step``: they come again when the run goes on from there."""
+        kept = [line for line in self.read_metrics() if line["step"] <= last_step]
+        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file so that a reader, or a crash, sees the old or the new text."""
+    write_atomically(path, lambda beside: beside.write_text(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, flush it to the disk, then rename it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        flush_to_disk(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the operating system write a file's or folder's content out (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _complete_lines(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):  # a line without an end was cut short by a kill
+            yield json.loads(line)
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}

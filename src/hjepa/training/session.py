@@ -1,0 +1,586 @@
+"""From a configuration and a source of images to a finished run on disk."""
+
+import contextlib
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from hjepa import __version__
+from hjepa.config import Config, Resolved, derive, dump
+from hjepa.data.augment import Augment, Fit
+from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics
+from hjepa.data.sources import ImageSource
+from hjepa.errors import UserError
+from hjepa.masking import Masks, MaskSettings, MultiBlockSampler, ReferenceSampler
+from hjepa.models.encoder import set_attention
+from hjepa.models.frozen import encoder_bytes, encoder_card, normalise_pixels
+from hjepa.models.hjepa import HJEPA, build
+from hjepa.stopping import Stopped
+from hjepa.training import checkpoint as checkpoints
+from hjepa.training.health import Health, Verdict, measure, teacher_distance
+from hjepa.training.machine import (
+    autocast_dtype,
+    choose_attention,
+    choose_device,
+    choose_precision,
+    grad_scaler,
+    hardware,
+    memory_gb,
+)
+from hjepa.training.parameters import build_optimizer
+from hjepa.training.run_folder import RunFolder, write_atomically, write_json, write_text
+from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
+from hjepa.training.trainer import MicroBatch, Schedules, StepResult, Trainer, fit
+
+MAX_SKIPPED_IN_A_ROW = 20
+# Settings that may change between two parts of one run without changing what it computes.
+FREE_TO_CHANGE = {
+    "train.steps",
+    "train.epochs",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "data.workers",
+}
+
+
+class Listener(Protocol):
+    """Who is told how training goes; the command line draws it, a test collects it."""
+
+    def on_line(self, line: dict[str, Any], total_steps: int) -> None:
+        """A line was added to metrics.jsonl."""
+
+    def on_verdict(self, step: int, verdict: Verdict) -> None:
+        """The verdict changed."""
+
+    def on_notice(self, text: str) -> None:
+        """Something a person should know."""
+
+
+def complete(resolved: Resolved, source: ImageSource) -> Resolved:
+    """Fill every open value from the data and the machine; each with its reason.
+
+    In several processes the first one decides, so that all compute the same.
+    """
+    resolved = _with_sizes(resolved, source)
+    config = resolved.config
+    values: dict[str, tuple[Any, str]] = {}
+    channels = config.data.channels or source.channels
+    if config.data.channels is None:
+        values["data.channels"] = (channels, "as the images are")
+    if config.data.mean is None or config.data.std is None:
+        mean, std = pixel_statistics(source, fit_of(config, channels))
+        reason = f"measured on {min(512, len(source))} images"
+        values["data.mean"], values["data.std"] = (mean, reason), (std, reason)
+    if config.data.workers is None:
+        in_memory = hasattr(source, "batch")
+        workers, reason = (0, "the images are in memory") if in_memory else (2, "images are read from files")
+        values["data.workers"] = (workers, reason)
+    if config.train.steps is None:
+        steps = max(1, int(config.train.epochs * len(source) / config.optim.batch_size))
+        values["train.steps"] = (steps, f"{config.train.epochs:g} epochs of {len(source):,} images")
+    device = choose_device(config.train.device)
+    precision, reason = choose_precision(config.train.precision, device)
+    if precision != config.train.precision:
+        values["train.precision"] = (precision, reason)
+    if device.type != config.train.device:
+        values["train.device"] = (device.type, "the best one here")
+    attention, reason = choose_attention(
+        config.train.attention, device=device, precision=precision, shapes=_attention_shapes(config)
+    )
+    if attention != config.train.attention:
+        values["train.attention"] = (attention, reason)
+    return derive(resolved, values)
+
+
+def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
+    """Fill open image and patch sizes: as large as the images up to 96 pixels, 8 x 8 patches."""
+    data = resolved.config.data
+    values: dict[str, tuple[Any, str]] = {}
+    size = data.image_size
+    if size is None:
+        side = min(source[0].shape[:2])
+        patch = resolved.config.model.patch_size or 8
+        chosen = next((s for s in (32, 64) if side <= s), 96) // patch * patch
+        size = (chosen, chosen)
+        values["data.image_size"] = (size, f"the first image is {side} pixels wide or high")
+    if resolved.config.model.patch_size is None:
+        values["model.patch_size"] = (max(1, min(size) // 8), f"8 patches across {min(size)} pixels")
+    return derive(resolved, values)
+
+
+def agree(resolved: Resolved) -> Resolved:
+    """Return the first process's configuration in every process."""
+    box = [resolved]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def fit_of(config: Config, channels: int | None = None) -> Fit:
+    """Return how images are brought to the input size without randomness."""
+    return Fit(config.image_size, channels or config.data.channels or 3, config.data.fit)
+
+
+def mask_sampler(config: Config) -> MultiBlockSampler | ReferenceSampler:
+    """Return the mask sampler of a configuration; raises UserError for impossible settings."""
+    m = config.masking
+    settings = MaskSettings(
+        num_targets=m.num_targets,
+        target_scale=m.target_scale,
+        target_aspect=m.target_aspect,
+        context_scale=m.context_scale,
+        min_context=m.min_context,
+    )
+    if m.sampler == "multiblock":
+        return MultiBlockSampler(config.grid, settings, seed=config.train.seed)
+    return ReferenceSampler(config.grid, settings, min_keep=m.min_context, seed=config.train.seed)
+
+
+def build_model(config: Config) -> HJEPA:
+    """Build the model with the weights that ``train.seed`` gives."""
+    m = config.model
+    model = build(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        channels=config.data.channels or 3,
+        width=m.width,
+        depth=m.depth,
+        heads=m.heads,
+        mlp_ratio=m.mlp_ratio,
+        predictor_width=m.predictor_width,
+        predictor_depth=m.predictor_depth,
+        predictor_heads=m.predictor_heads,
+        momentum=momentum_of(config),
+        seed=config.train.seed,
+    )
+    set_attention(model, config.train.attention)
+    return model.double() if config.train.precision == "float64" else model
+
+
+def momentum_of(config: Config) -> EMAScheduler:
+    """Return the target encoder's momentum as a function of the step."""
+    ema = config.ema
+    return EMAScheduler(
+        ema.momentum,
+        ema.final_momentum,
+        epochs=1,
+        steps_per_epoch=_steps(config),
+        warmup_epochs=ema.hold,
+        kind=ema.kind,
+    )
+
+
+def schedules_of(config: Config) -> Schedules:
+    """Return learning rate and weight decay as functions of the step."""
+    o, steps = config.optim, _steps(config)
+    return Schedules(
+        lr=WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps),
+        weight_decay=Cosine(o.weight_decay, o.final_weight_decay, steps),
+    )
+
+
+def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Trainer:
+    """Put the model on its device and give it optimizer and schedules."""
+    model.to(accelerator.device)
+    return Trainer(
+        model,
+        build_optimizer(model, betas=config.optim.betas),
+        schedules_of(config),
+        accelerator=accelerator,
+        loss=config.optim.loss,
+        clip_gradient=config.optim.clip_gradient,
+        autocast=autocast_dtype(config.train.precision),
+        scaler=grad_scaler(config.train.precision, accelerator.device),
+    )
+
+
+class Batches:
+    """Joins images and masks of this process into micro-batches on the device.
+
+    Everything is a function of the attempt (steps taken + steps skipped), so any point of a run can be
+    entered directly, and a skipped step does not meet the same batch again.
+    """
+
+    def __init__(self, config: Config, source: ImageSource, accelerator: Accelerator) -> None:
+        self.config, self.device = config, accelerator.device
+        self.share = Share(
+            config.optim.batch_size,
+            accelerator.num_processes,
+            accelerator.process_index,
+            config.optim.accumulate,
+        )
+        self.masks = mask_sampler(config)
+        augment = Augment(fit_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
+        self.images = MicroBatches(
+            source,
+            augment,
+            seed=config.train.seed,
+            batch_size=config.optim.batch_size,
+            skip_corrupt=config.data.corrupt == "skip",
+        )
+        dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+        self.mean, self.std = (
+            torch.tensor(values, dtype=dtype, device=self.device).view(-1, 1, 1)
+            for values in (config.data.mean, config.data.std)
+        )
+
+    def __call__(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
+        """Yield the micro-batches of each attempt, for ever."""
+        stream = micro_batches(
+            self.images, self.share, first_attempt=first_attempt, workers=self.config.data.workers or 0
+        )
+        attempt = first_attempt
+        while True:
+            pieces = []
+            for rows in self.share.rows():
+                masks = self.masks.sample(attempt, self.share.batch_size, rows)
+                pieces.append(self._micro_batch(next(stream), masks))
+            yield pieces
+            attempt += 1
+
+    def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
+        images = normalise_pixels(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+        context, targets = (
+            torch.from_numpy(index).to(self.device, non_blocking=True) for index in (masks.context, masks.targets)
+        )
+        return MicroBatch(images, context, targets)
+
+
+@dataclass
+class Session:
+    """One run being trained: trainer, batches, health and the folder they are written to."""
+
+    resolved: Resolved
+    source: ImageSource
+    trainer: Trainer
+    batches: Batches
+    folder: RunFolder
+    record: dict[str, Any]
+    listener: Listener
+
+    def __post_init__(self) -> None:
+        self.config = self.resolved.config
+        self.total_steps = _steps(self.config)
+        self.health = Health()
+        self.verdict: Verdict | None = None
+        self.best_rank = 0.0
+        self.skipped_in_a_row = 0
+        self.signal: int | None = None
+        self.waited = self.worked = 0.0
+        self.interval_images = 0
+        self.started = self.mark = time.perf_counter()
+        self.main = self.trainer.accelerator.is_main_process
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end, or raise Stopped after a signal or UserError when it diverges; saved in each case."""
+        trainer = self.trainer
+        self._write_record("running")
+        status = "failed"
+        try:
+            with self._signals():
+                if trainer.step < self.total_steps:
+                    attempts = trainer.step + trainer.skipped_steps
+                    fit(
+                        trainer,
+                        self.batches(attempts),
+                        total_steps=self.total_steps,
+                        after_step=self._after_step,
+                    )
+            self.save()
+            if self.signal is not None:
+                status = "stopped"
+                raise Stopped(self.signal, trainer.step)
+            if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                raise UserError(
+                    f"diverging: {self.skipped_in_a_row} steps in a row had gradients that are not finite "
+                    f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
+                )
+            status = "finished"
+        finally:
+            self._write_record(status)
+
+    def _after_step(self, result: StepResult, waited: float) -> bool:
+        """Log, save, and say whether to stop."""
+        now = time.perf_counter()
+        self.waited += waited
+        self.worked += now - self.mark
+        self.mark = now
+        self.interval_images += self.config.optim.batch_size
+        self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
+        every = self.config.train.log_every
+        missing = (-result.step) % every  # steps until the next line
+        if missing * result.batch.images.shape[0] < self.health.queue.length:
+            self.health.queue.add(result.forward.pooled)
+        gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
+        if (missing == 0 and result.stepped) or result.step == self.total_steps or gave_up:
+            self._log(result)
+        if result.stepped and result.step % self.config.train.checkpoint_every == 0:
+            self.save()
+        return self._asked_to_stop() or gave_up
+
+    def _log(self, result: StepResult) -> None:
+        trainer = self.trainer
+        loss = float(trainer.accelerator.reduce(torch.tensor(result.loss, device=trainer.accelerator.device), "mean"))
+        if not self.main:
+            return
+        measures = measure(result.forward, result.batch.target_index, self.config.optim.loss)
+        images = result.step * self.config.optim.batch_size
+        line: dict[str, Any] = {
+            "step": result.step,
+            "epoch": round(images / len(self.source), 4),
+            "images": images,
+            "loss": loss,
+            **measures,
+            "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
+            "effective_rank": self.health.queue.rank(),
+            "teacher_distance": teacher_distance(trainer.model.target_encoder.encoder, trainer.model.context_encoder),
+            "momentum": result.momentum,
+            "lr": result.lr,
+            "weight_decay": result.weight_decay,
+            "grad_norm": result.gradient_norm,
+            "skipped": trainer.skipped_steps,
+            "images_per_second": round(self.interval_images / self.worked, 1),
+            "data_wait": round(self.waited / self.worked, 4),
+            "memory_gb": round(memory_gb(), 3),
+        }
+        verdict = self.health.add(line)
+        line["verdict"] = verdict.verdict
+        self.folder.append_metrics(line)
+        self.waited = self.worked = 0.0
+        self.interval_images = 0
+        self.listener.on_line(line, self.total_steps)
+        if self.verdict is None or verdict.verdict != self.verdict.verdict:
+            history = self.record.setdefault("verdict_history", [])
+            history.append({"step": result.step, **verdict.to_json()})
+            self.listener.on_verdict(result.step, verdict)
+        self.verdict = verdict
+
+    # ---- what is saved --------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint and the encoder; by the first process, the others wait."""
+        if self.main:
+            rank = self.health.queue.rank()
+            best = rank > self.best_rank  # labels would be better; the loss would be worse
+            self.best_rank = rank if best else self.best_rank
+            checkpoints.save(
+                self.folder.checkpoints,
+                self._checkpoint(),
+                keep=self.config.train.keep_checkpoints,
+                best=best,
+            )
+            self._write_encoder()
+            self._write_record("running")
+        self.trainer.accelerator.wait_for_everyone()
+        self.mark = time.perf_counter()
+
+    def _checkpoint(self) -> checkpoints.Checkpoint:
+        trainer = self.trainer
+        return checkpoints.Checkpoint(
+            weights=trainer.model.state_dict(),
+            training={
+                "optimizer": trainer.optimizer.state_dict(),
+                "scaler": trainer.scaler.state_dict(),
+                "features": self.health.queue.features,
+            },
+            state={
+                "step": trainer.step,
+                "skipped_steps": trainer.skipped_steps,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "best_rank": self.best_rank,
+                "config": self.config.model_dump(mode="json"),
+                "health": list(self.health.history),
+                "verdict": self.verdict.to_json() if self.verdict else None,
+                "verdict_history": self.record.get("verdict_history", []),
+                "seconds": self._seconds(),
+            },
+        )
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Go on from a checkpoint; raises UserError before anything moves if it is of another configuration."""
+        state = checkpoint.state
+        refuse_other_configuration(self.config, state["config"])
+        trainer = self.trainer
+        trainer.model.load_state_dict(checkpoint.weights)
+        trainer.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        trainer.scaler.load_state_dict(checkpoint.training["scaler"])
+        trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
+        self.health.queue.features = checkpoint.training["features"]
+        self.health.history.extend(state["health"])
+        self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
+        self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
+        self.record["verdict_history"] = state["verdict_history"]
+        self.record["seconds_before"] = state["seconds"]
+
+    def _write_encoder(self) -> None:
+        encoder = self.trainer.model.target_encoder.encoder
+        data = self.config.data
+        card = encoder_card(
+            encoder,
+            {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std},
+            {
+                "network": "target encoder",
+                "step": self.trainer.step,
+                "data": self.record["data"],
+                "recipe": self.config.recipe,
+                "seed": self.config.train.seed,
+                "hjepa": __version__,
+            },
+        )
+        write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
+        write_json(self.folder.encoder_card, card)
+
+    def _write_record(self, status: str) -> None:
+        if not self.main:
+            return
+        trainer, seconds = self.trainer, self._seconds()
+        images = trainer.step * self.config.optim.batch_size
+        self.record |= {
+            "status": status,
+            "finished": None if status == "running" else now(),
+            "steps": trainer.step,
+            "total_steps": self.total_steps,
+            "images": images,
+            "skipped_steps": trainer.skipped_steps,
+            "seconds": round(seconds, 1),
+            "images_per_second": self._speed(),
+            "verdict": self.verdict.to_json() if self.verdict else None,
+        }
+        self.folder.write_record(self.record)
+
+    def _seconds(self) -> float:
+        """Return the training time so far, earlier parts of the run included."""
+        return float(self.record.get("seconds_before", 0.0)) + time.perf_counter() - self.started
+
+    def _speed(self) -> float | None:
+        """Return the median images a second of the logged lines."""
+        speeds = sorted(line["images_per_second"] for line in self.health.history)
+        return speeds[len(speeds) // 2] if speeds else None
+
+    # ---- signals --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn SIGTERM, SIGUSR1 and SIGINT into a wish to stop after the current step."""
+
+        def remember(number: int, _frame: object) -> None:
+            self.signal = number
+
+        wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        try:
+            before = {number: signal.signal(number, remember) for number in wanted}
+        except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked_to_stop(self) -> bool:
+        """Return whether any process got a signal; all must agree to stop at the same step."""
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes == 1:
+            return self.signal is not None
+        numbers = accelerator.gather(torch.tensor([self.signal or 0], device=accelerator.device))
+        self.signal = int(numbers.max()) or None
+        return self.signal is not None
+
+
+def refuse_other_configuration(config: Config, saved: dict[str, Any]) -> None:
+    """Raise UserError if a checkpoint's configuration computes something else than ``config``."""
+    own = config.model_dump(mode="json")
+    for section, values in own.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            dotted = f"{section}.{name}"
+            other = saved.get(section, {}).get(name)
+            if dotted not in FREE_TO_CHANGE and other != value:
+                raise UserError(
+                    f"the checkpoint has {dotted} = {other}, this run {value}: resume with the run's own settings, "
+                    "or start a new run from its weights with --init-from"
+                )
+
+
+def new_record(command: str, source: ImageSource, model: HJEPA, config: Config) -> dict[str, Any]:
+    """Return run.json as it stands before the first step."""
+    return {
+        "format": 1,
+        "status": "running",
+        "command": command,
+        "repeat": command,
+        "created": now(),
+        "finished": None,
+        "versions": {"hjepa": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "timm", "accelerate", "numpy")},
+        "git": _git(Path.cwd()),
+        "hardware": hardware(),
+        "data": {"source": source.name, "images": len(source), "fingerprint": source.fingerprint()},
+        "seed": config.train.seed,
+        "precision": config.train.precision,
+        "attention": config.train.attention,
+        "parameters": {
+            "context_encoder": _count(model.context_encoder),
+            "predictor": _count(model.predictor),
+        },
+    }
+
+
+def write_config(folder: RunFolder, resolved: Resolved) -> None:
+    """Write config.yaml."""
+    write_text(folder.config, dump(resolved))
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _steps(config: Config) -> int:
+    if config.train.steps is None:
+        raise ValueError("train.steps is still open: call complete() first")
+    return config.train.steps
+
+
+def _attention_shapes(config: Config) -> list[tuple[int, int, int, int]]:
+    """Return (sequences, tokens, width, heads) of target, context and predictor for one micro-batch."""
+    m, images = config.model, max(1, config.optim.batch_size // config.optim.accumulate)
+    sample = mask_sampler(config).sample(0, config.optim.batch_size, slice(0, 1))
+    visible, (blocks, size) = sample.context.shape[1], sample.targets.shape[1:]
+    patches = config.grid[0] * config.grid[1]
+    images = min(images, 64)  # enough to tell the kernels apart
+    return [
+        (images, patches, m.width, m.heads),
+        (images, visible, m.width, m.heads),
+        (images * blocks, visible + size, m.predictor_width, m.predictor_heads),
+    ]
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Return commit and cleanliness of the working directory's repository, if it is one."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,128 @@
+"""Imports point one way, importing changes nothing, and names say what files are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "hjepa"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom of DESIGN's picture to its top: a part imports only from its own row and below.
+ROWS = [
+    {"errors", "randomness", "stopping"},
+    {"config", "recipes"},
+    {"data", "masking", "models"},
+    {"training"},
+    {"evaluation", "report", "deploy"},
+    {"api"},
+    {"terminal"},
+    {"cli"},
+]
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def row_of(part: str) -> int:
+    return next((i for i, row in enumerate(ROWS) if part in row), -1)
+
+
+def imported(path: Path) -> set[str]:
+    """Return the hjepa modules a file imports, lazily or not; blocks for type checkers are left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hjepa":
+            bare = node.module == "hjepa"
+            found |= {f"hjepa.{alias.name}" for alias in node.names} if bare else {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("hjepa.")}
+    return {name for name in found if name != "hjepa.__version__"}
+
+
+def test_every_part_has_a_row():
+    parts = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES} - {"__init__"}
+    assert parts <= set.union(*ROWS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    for module in imported(path):
+        other = part_of(module)
+        assert row_of(other) <= row_of(part), f"{path.name} imports {module} from above"
+
+
+def test_models_masks_and_data_know_nothing_of_each_other():
+    # data, masking and models meet in training; only data reads data.
+    for path in MODULES:
+        part = path.relative_to(PACKAGE).parts[0]
+        if part in ("data", "masking", "models"):
+            others = {part_of(m) for m in imported(path)} & {"data", "masking", "models"}
+            assert others <= {part}, path
+
+
+def test_training_never_imports_evaluation():
+    for path in (PACKAGE / "training").glob("*.py"):
+        assert not any(part_of(m) in ("evaluation", "report") for m in imported(path)), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_have_real_names(path):
+    assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def test_importing_changes_nothing():
+    """No seed, device, thread count, environment variable or logging set-up at import of any module."""
+    names = [
+        "hjepa." + str(p.relative_to(PACKAGE).with_suffix("")).replace("/", ".")
+        for p in MODULES
+        if p.stem != "__init__"
+    ]
+    code = f"""
+import importlib, logging, os, random, signal
+# What the libraries we stand on do at import is theirs.
+import accelerate, cyclopts, jinja2, matplotlib.figure, numpy, pydantic, rich.progress, safetensors.torch, sklearn
+import sklearn.linear_model, timm, torch, torchvision.transforms.v2.functional, yaml
+def state():
+    return (dict(os.environ), torch.initial_seed(), torch.random.get_rng_state().tolist(), random.getstate(),
+            numpy.random.get_state()[1].tolist(), torch.get_num_threads(), torch.get_default_dtype(),
+            list(logging.getLogger().handlers), [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)])
+before = state()
+for name in {names!r}:
+    importlib.import_module(name)
+after = state()
+assert before == after, [i for i, (a, b) in enumerate(zip(before, after)) if a != b]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from hjepa.cli import app; app.help_print([]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "timm", "numpy", "sklearn", "matplotlib", "accelerate", "pydantic"} & set(done.stdout.split())
+    assert not heavy
+
+
+def test_public_names_resolve():
+    import hjepa
+
+    for name in hjepa.__all__:
+        assert getattr(hjepa, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hjepa.nothing
