@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hjepa.models.encoder import ContextEncoder
 from hjepa.models.initialisation import initialise
-from hjepa.models.levels import normalise_targets
+from hjepa.models.levels import at_least_float32, normalise_targets
 from hjepa.models.predictor import Predictor
 from hjepa.models.target import TargetEncoder
 
@@ -46,10 +46,10 @@ class HJEPA(nn.Module):
 
     def targets(self, images: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (targets [B, K, T, D], all target tokens [B, N, D], pooled features [B, D])."""
-        raw = self.target_encoder(images)  # [B, N, D]
+        raw = at_least_float32(self.target_encoder(images))  # [B, N, D]
         tokens = normalise_targets(raw)
         index = target_index.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
-        return tokens.gather(1, index).unflatten(1, target_index.shape[1:]), tokens, raw.float().mean(1)
+        return tokens.gather(1, index).unflatten(1, target_index.shape[1:]), tokens, raw.mean(1)
 
 
 def build(

@@ -1,0 +1,38 @@
+"""Real tiny trainers for tests that look at single steps."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hjepa.config import Config
+from hjepa.data.sources import ArraySource
+from hjepa.training.session import Batches, build_model, build_trainer, complete
+from hjepa.training.trainer import MicroBatch, Trainer
+
+
+def pictures(count: int = 64, size: int = 16, seed: int = 0) -> ArraySource:
+    """Return images with structure: blocks of colour, so that something can be predicted."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 255, (count, 4, 4, 3), dtype=np.uint8)
+    return ArraySource("pictures", coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2))
+
+
+def trainer_of(resolved, source=None) -> tuple[Trainer, Iterator[list[MicroBatch]], Config]:
+    """Return a trainer, its endless micro-batches, and the completed configuration."""
+    source = source or pictures()
+    config = complete(resolved, source).config
+    accelerator = Accelerator(cpu=True)
+    trainer = build_trainer(config, build_model(config), accelerator)
+    return trainer, Batches(config, source, accelerator)(0), config
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Return whether two sets of tensors are bit-identical."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
