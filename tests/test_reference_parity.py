@@ -135,8 +135,12 @@ def test_gradients(replay, part, home):
 
 @pytest.mark.parametrize(
     ("part", "home"),
-    [("encoder", "context_encoder.vit."), ("predictor", "predictor."), ("target_encoder", "target_encoder.encoder.vit.")],
-)  # fmt: skip
+    [
+        ("encoder", "context_encoder.vit."),
+        ("predictor", "predictor."),
+        ("target_encoder", "target_encoder.encoder.vit."),
+    ],
+)
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_weights_after_step(replay, part, home, which):
     step = 0 if which == "first" else len(replay.meta["steps"]) - 1

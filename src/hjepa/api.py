@@ -1,12 +1,14 @@
 """Everything the commands do, as one Python call each."""
 
+from __future__ import annotations
+
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -19,7 +21,6 @@ from hjepa.data.augment import Fit
 from hjepa.data.loader import FittedImages, Share
 from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source
 from hjepa.errors import UserError
-from hjepa.evaluation import protocol
 from hjepa.masking import Coverage, coverage, svg
 from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
 from hjepa.report import write_report
@@ -49,6 +50,9 @@ from hjepa.training.session import (
     write_config,
 )
 from hjepa.training.starting_weights import init_from as load_starting_weights
+
+if TYPE_CHECKING:
+    from hjepa.evaluation import Result
 
 DEFAULT_RECIPE = "hjepa-small"
 
@@ -95,7 +99,7 @@ class Run:
 class Evaluation:
     """Results beside their controls, and what they say in words."""
 
-    results: list[protocol.Result]
+    results: list[Result]
     conclusion: str
 
     def to_json(self) -> dict[str, Any]:
@@ -227,6 +231,8 @@ def evaluate(
 
     Writes evaluation.json into the run and renews its report. Raises UserError in one line.
     """
+    from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
+
     path = run.path if isinstance(run, Run) else Path(run)
     encoder = load_frozen(path)
     control = random_twin(encoder, seed=encoder.card["provenance"]["seed"])

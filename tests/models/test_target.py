@@ -106,7 +106,7 @@ def test_another_architecture_is_refused_and_nothing_moves():
 
 def test_half_precision_weights_are_refused():
     student = encoder().bfloat16()
-    with pytest.raises(ValueError, match="the average needs float32 weights, got torch.bfloat16"):
+    with pytest.raises(ValueError, match="the average needs float32 weights"):
         TargetEncoder(student, lambda _: 0.5).update(student, 0.996)
 
 

@@ -5,8 +5,9 @@ independent of one another: ``texture`` (fine: the pattern on ground and objects
 ``shape`` (middle: what each object is built from, 14 to 30 pixels) and ``layout`` (coarse: how the three
 objects stand to one another across the image). Everything else is nuisance, drawn independently of the
 factors: colours, horizon, light, noise, positions, sizes, rotations, and the texture's period,
-orientation, phase, contrast and polarity. All shapes have the same area and all layouts the same number
-of objects, so that the mean colour says nothing about a factor.
+orientation, phase, contrast and polarity. All shapes have the same area, all layouts the same number
+of objects, and textures either sign, so that the mean colour says nothing about a factor (within 2 of 255
+levels, where scenes vary by 40).
 
 Lengths are in *units*: the short side of an image is 64 units, so a unit is a pixel at the default size.
 

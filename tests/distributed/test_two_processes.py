@@ -1,0 +1,71 @@
+"""Two gloo processes see the same images and masks as one, and end with the same weights."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import environment, hjepa, last_weights, metrics
+from conftest import tiny_options
+
+OPTIONS = tiny_options(train__steps=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(launcher: str, out: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    port = str(free_port())
+    heads = {
+        "torchrun": [
+            "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port,
+        ],
+        "accelerate": [
+            "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+            "--mixed_precision", "no",
+            "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+        ],
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", *heads[launcher], "-m", "hjepa.cli", *map(str, words), "--out", str(out)],
+        capture_output=True, text=True, check=False, env=environment(), timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = hjepa("pretrain", "scenes", "--out", out, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_two_processes_equal_one(launcher, alone, tmp_path):
+    out = tmp_path / "run"
+    done = launch(launcher, out, "pretrain", "scenes", *OPTIONS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for one, two in zip(metrics(alone), metrics(out), strict=True):
+        assert one["step"] == two["step"]
+        for name in ("loss", "grad_norm", "lr", "momentum", "teacher_distance"):
+            assert one[name] == pytest.approx(two[name], rel=1e-9), (one["step"], name)
+    ours, theirs = last_weights(out), last_weights(alone)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-7, atol=1e-10, msg=name)
+    assert done.stdout.count("verdict    ") == 1  # only the first process speaks
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    options = tiny_options(optim__batch_size=9)
+    done = launch("torchrun", tmp_path / "run", "pretrain", "scenes", *options)
+    assert done.returncode != 0
+    assert (
+        "hjepa: optim.batch_size = 9 cannot be split into 2 processes x 1 micro-batches: use --optim.batch_size 8"
+        in done.stderr
+    )
+    assert not (tmp_path / "run").exists()

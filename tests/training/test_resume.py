@@ -1,0 +1,217 @@
+"""A run that is killed and resumed ends exactly where an undisturbed one does."""
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import flat, hjepa, last_training, last_weights, metrics, start, tree
+from conftest import tiny_options
+
+STEPS = 40
+OPTIONS = tiny_options(train__steps=STEPS, train__log_every=1, train__checkpoint_every=3)
+
+
+def pretrain(out: Path, *more: object) -> list[object]:
+    return ["pretrain", "scenes", "--out", out, *OPTIONS, *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = hjepa(*pretrain(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def steps_done(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def kill_when(process: subprocess.Popen, ready) -> bool:
+    """SIGKILL the process as soon as ``ready()`` is true; False if it ended before."""
+    while process.poll() is None:
+        if ready():
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def writing_a_checkpoint(out: Path):
+    return lambda: any((out / "checkpoints").glob(".step-*.tmp"))
+
+
+def reached(out: Path, step: int):
+    return lambda: steps_done(out) >= step
+
+
+def assert_identical(run: Path, expected: Path) -> None:
+    ours, theirs = last_weights(run), last_weights(expected)
+    assert ours.keys() == theirs.keys()
+    assert [n for n in ours if not torch.equal(ours[n], theirs[n])] == []
+    ours, theirs = flat(last_training(run)), flat(last_training(expected))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]
+        assert same, name
+    assert metrics(run) == metrics(expected)
+
+
+def run_with_kills(out: Path, kills: list, log: Path) -> int:
+    """Start, kill, resume, kill ... and let the last resume finish; return how many kills hit."""
+    hits = 0
+    for number, ready in enumerate([*kills, lambda: False]):
+        words = (
+            pretrain(out) if number == 0 or not (out / "checkpoints" / "last").exists() else pretrain(out, "--resume")
+        )
+        if number and "--resume" not in words:
+            words.append("--overwrite")
+        process = start(words, log)
+        hits += kill_when(process, ready)
+    assert process.returncode == 0, log.read_text()[-2000:]
+    return hits
+
+
+def test_killed_twice_and_resumed_is_bit_identical(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    kills = [reached(out, 8), writing_a_checkpoint(out)]
+    assert run_with_kills(out, kills, tmp_path / "log") == 2
+    assert_identical(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_is_bit_identical(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    choose = random.Random(7)
+    moments = sorted(choose.sample(range(4, STEPS), 14))
+    kills = [reached(out, step) for step in moments] + [writing_a_checkpoint(out)] * 6
+    choose.shuffle(kills)
+    hits = run_with_kills(out, kills, tmp_path / "log")
+    # A kill "at step 9" hits at once when the resumed run already stands beyond it; that is a kill too.
+    assert hits == 20, hits
+    assert_identical(out, undisturbed)
+
+
+def test_sigterm_saves_and_exits_143(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    process = start(pretrain(out), tmp_path / "log")
+    while steps_done(out) < 7 and process.poll() is None:
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    text = (tmp_path / "log").read_text()
+    assert "hjepa: SIGTERM at step" in text and "saved; go on with the same command and --resume" in text
+    assert '"status": "stopped"' in (out / "run.json").read_text()
+    done = hjepa(*pretrain(out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert_identical(out, undisturbed)
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    """A finished run to damage."""
+    out = tmp_path / "run"
+    subprocess.run(["cp", "-a", undisturbed, out], check=True)
+    return out
+
+
+def refused(out: Path, *more: object) -> str:
+    """Resume, expect a one-line refusal that leaves every byte in place, and return the line."""
+    before = tree(out)
+    done = hjepa(*pretrain(out, "--resume", *more))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert tree(out) == before
+    return done.stderr.strip()
+
+
+def test_a_checkpoint_cut_short_is_refused(copy):
+    last = copy / "checkpoints" / "last"
+    file = last / "training.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+    others = sorted(p.name for p in (copy / "checkpoints").glob("step-*") if p.name != "step-00000040")
+    assert refused(copy) == (
+        f"hjepa: {file} is damaged (its checksum differs): go back with 'ln -sfn {others[-1]} {last}' and resume"
+    )
+
+
+def test_a_checkpoint_with_a_missing_file_is_refused(copy):
+    (copy / "checkpoints" / "last" / "weights.safetensors").unlink()
+    assert "is incomplete (weights.safetensors is missing): go back with 'ln -sfn" in refused(copy)
+
+
+def test_a_changed_setting_is_refused(copy):
+    line = refused(copy, "--optim.lr", "0.5")
+    assert line == (
+        "hjepa: optim.lr = 0.5 differs from the run's 0.001: leave it out to resume, "
+        "or start a new run, --init-from takes its weights"
+    )
+
+
+def test_an_edited_configuration_is_refused(copy):
+    file = copy / "config.yaml"
+    file.write_text(file.read_text().replace("width: 32", "width: 64", 1))
+    before = tree(copy)
+    done = hjepa("pretrain", "scenes", "--out", copy, "--resume")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "hjepa: the checkpoint has model.width = 32, this run 64: resume with the run's own settings, "
+        "or start a new run from its weights with --init-from\n",
+    )
+    assert tree(copy) == before
+
+
+def test_other_images_are_refused(copy):
+    before = tree(copy)
+    done = hjepa("pretrain", "scenes:test", "--out", copy, "--resume")
+    assert done.returncode == 2
+    assert done.stderr.startswith("hjepa: scenes is not what this run was trained on")
+    assert tree(copy) == before
+
+
+def test_resuming_a_finished_run_changes_no_weight(copy, undisturbed):
+    done = hjepa(*pretrain(copy, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert_identical(copy, undisturbed)
+
+
+def test_extend_to_says_what_it_does_to_each_schedule_and_goes_on(copy):
+    done = hjepa("pretrain", "scenes", "--out", copy, "--resume", "--extend-to", 50)
+    assert done.returncode == 0, done.stderr
+    for name in ("lr", "weight_decay", "momentum"):
+        assert f"--extend-to: {name} " in done.stdout
+    assert "at step 40, horizon 40 -> 50" in done.stdout
+    assert [line["step"] for line in metrics(copy)] == list(range(1, 51))
+    assert "steps: 50  # derived: --extend-to, was 40" in (copy / "config.yaml").read_text()
+    assert metrics(copy)[-1]["momentum"] == pytest.approx(0.996 + 0.004 * 49 / 50)
+
+
+def test_extend_to_a_shorter_horizon_is_refused(copy):
+    assert refused(copy, "--extend-to", 30) == (
+        "hjepa: --extend-to 30: the run already has 40 steps, name a larger number"
+    )
+
+
+def test_init_from_a_run_starts_anew_from_its_weights(undisturbed, tmp_path):
+    out = tmp_path / "second"
+    done = hjepa(*pretrain(out, "--init-from", undisturbed, "--train.steps", 1))
+    assert done.returncode == 0, done.stderr
+    assert f"--init-from {undisturbed}: context_encoder: 29 of 29 tensors matched" in done.stdout
+    assert metrics(out)[0]["step"] == 1
+    third = hjepa(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.steps", 1))
+    assert "encoder: 29 of 29 tensors matched" in third.stdout, third.stderr
+
+
+def test_keeps_only_the_newest_checkpoints_and_the_best(undisturbed):
+    folder = undisturbed / "checkpoints"
+    steps = {p.name for p in folder.glob("step-*")}
+    best = (folder / "best").readlink().name
+    assert steps == {"step-00000039", "step-00000040", best}
+    assert (folder / "last").readlink().name == "step-00000040"
+    assert not list(folder.glob(".*"))
