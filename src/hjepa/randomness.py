@@ -17,5 +17,6 @@ def generator(seed: int, what: str, *counters: int) -> np.random.Generator:
     Salmon et al., 2011). A batch drawn as ``random((B, n))`` is filled row by row, so row ``i``
     does not depend on ``B``.
     """
-    entropy = [seed, zlib.crc32(what.encode()), *counters]
+    # The number of counters is part of the entropy: SeedSequence pads with zeros, so (3,) would equal (3, 0).
+    entropy = [seed, zlib.crc32(what.encode()), len(counters), *counters]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

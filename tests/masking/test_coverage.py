@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -59,6 +60,7 @@ def test_probabilities_agree_with_the_token_counts():
     assert measured.context.sum() == pytest.approx(measured.context_tokens)
     assert measured.target.sum() == pytest.approx(measured.target_union)
     assert measured.to_json()["context_coverage_min"] == measured.context.min() > 0
+    assert measured.to_json()["target_coverage_min"] == measured.target.min() > 0
 
 
 def test_drawing_shows_both_maps_and_leaves_unused_patches_blank(of_two_kinds):
@@ -67,6 +69,11 @@ def test_drawing_shows_both_maps_and_leaves_unused_patches_blank(of_two_kinds):
         "██                          ██▒▒",
         "████                          ▒▒",
     ]
+
+
+def test_drawing_shows_the_rarest_patch_that_is_used_at_all(of_two_kinds):
+    rare = replace(of_two_kinds, context=np.array([[1, 0.001, 0], [0, 0, 0]]))
+    assert draw(rare).splitlines()[1].startswith("██░░  ")
 
 
 def test_svg_is_self_contained_and_shows_maps_and_four_images():

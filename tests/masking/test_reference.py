@@ -85,14 +85,34 @@ def test_cut_keeps_the_lowest_indices():
 
 
 def test_targets_are_forgiven_from_the_last_when_too_little_stays_visible():
-    crowded = MaskSettings(target_scale=(0.6, 0.6), target_aspect=(1, 1), context_scale=(0.5, 0.5), num_targets=3)
-    sampler = ReferenceSampler((12, 12), crowded, min_keep=45)
-    visible, targets = sampler.before_cut(0, 200)
-    hidden = [(np.take_along_axis(visible, targets[:, block], axis=1).sum(axis=1) == 0) for block in range(3)]
-    assert (visible.sum(axis=1) > 45).all()
-    assert not hidden[2].all()
-    assert (hidden[1] >= hidden[2]).all()
-    assert (hidden[0] >= hidden[1]).all()
+    # The context block has only one place, so how many targets can be kept out is known for each image.
+    crowded = MaskSettings(target_scale=(0.35, 0.35), target_aspect=(1, 1), context_scale=(0.9, 0.9))
+    visible, targets = ReferenceSampler((14, 14), crowded, min_keep=63).before_cut(0, 200)
+    kept_out = []
+    for image in range(200):
+        for count in range(4, -1, -1):
+            expected = np.zeros((14, 14), dtype=np.bool_)
+            expected[:13, :13] = True
+            expected.ravel()[targets[image, :count].ravel()] = False
+            if expected.sum() > 63:
+                break
+        kept_out.append(count)
+        np.testing.assert_array_equal(visible[image], expected.ravel())
+    assert {3, 4} <= set(kept_out)
+
+
+def test_context_is_drawn_again_before_a_target_is_forgiven():
+    roomy = MaskSettings(num_targets=1, target_scale=(0.25, 0.25), target_aspect=(1, 1), context_scale=(0.25, 0.25))
+    visible, targets = ReferenceSampler((12, 12), roomy, min_keep=20).before_cut(0, 300)
+    assert visible.sum(axis=1).min() > 20
+    assert not np.take_along_axis(visible, targets[:, 0], axis=1).any()
+    rows = visible.reshape(300, 12, 12).any(axis=2)
+    assert max(np.ptp(np.flatnonzero(image)) for image in rows) == 5  # of the last 6x6 block drawn, and no other
+
+
+def test_allowed_overlap_leaves_the_whole_block():
+    sampler = ReferenceSampler((14, 14), MaskSettings(allow_overlap=True))
+    assert sampler.sample(0, 8).context.shape[1] == 13 * 13
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+# hjepa: `make help` lists what can be done. Everything lives in .venv; nothing needs root.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all check format clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## create .venv with the project and everything its tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hjepa needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); use: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## pretrain on drawn scenes for about three minutes, evaluate, show a verdict
+	$(BIN)/hjepa pretrain scenes --out $(DEMO) --recipe demo --overwrite
+	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --pooling grid4 --protocols knn --max-train 4000 --max-test 2000
+
+test: $(STAMP) ## the fast tests, under 5 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## all tests, the slow ones too
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: $(STAMP) ## formatting, lint, types, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+format: $(STAMP) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and caches; runs are kept
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
