@@ -134,9 +134,7 @@ def test_an_empty_set_is_refused() -> None:
 def test_an_unknown_pooling_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UserError) as error:
         extract(PixelEncoder(), images(2, 3, 4, 4), ("gird4",))
-    assert str(error.value) == (
-        "unknown pooling 'gird4': choose from avg, last4, grid4 (did you mean 'grid4'?)"
-    )
+    assert str(error.value) == ("unknown pooling 'gird4': choose from avg, last4, grid4 (did you mean 'grid4'?)")
 
 
 def test_raw_pixels_are_flat_and_between_zero_and_one() -> None:
@@ -186,12 +184,9 @@ def test_the_split_holds_out_at_most_5000_and_follows_the_seed() -> None:
 def test_one_class_and_one_image_per_class_are_refused() -> None:
     with pytest.raises(UserError) as error:
         held_out(np.full(9, 4), seed=0, name="photos (label)")
-    assert str(error.value) == (
-        "photos (label) has one class only (class 4, 9 images): evaluation needs at least two"
-    )
+    assert str(error.value) == ("photos (label) has one class only (class 4, 9 images): evaluation needs at least two")
     with pytest.raises(UserError) as error:
         held_out(np.arange(5), seed=0)
     assert str(error.value) == (
-        "the training set has one image per class (5 classes): "
-        "choosing k or C needs at least two images of a class"
+        "the training set has one image per class (5 classes): choosing k or C needs at least two images of a class"
     )

@@ -15,9 +15,7 @@ def naive_scores(
     train_x: np.ndarray, train_y: np.ndarray, query: np.ndarray, k: int, temperature: float, classes: int
 ) -> list[float]:
     """Class scores of one query, one neighbour at a time, in float64."""
-    similar = [
-        float(row @ query / (np.sqrt(row @ row) * np.sqrt(query @ query))) for row in train_x.astype(float)
-    ]
+    similar = [float(row @ query / (np.sqrt(row @ row) * np.sqrt(query @ query))) for row in train_x.astype(float)]
     scores = [0.0] * classes
     for index in sorted(range(len(similar)), key=lambda i: -similar[i])[:k]:
         scores[train_y[index]] += np.exp(similar[index] / temperature)

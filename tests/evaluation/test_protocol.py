@@ -81,9 +81,7 @@ def test_controls_are_pooled_and_probed_the_same_way(protocol: str, pooling: str
     [result] = evaluate(ENCODER, CONTROL, TRAIN, TEST, protocols=(protocol,), poolings=(pooling,))
     y = TRAIN.labels["label"], TEST.labels["label"]
     expected = {
-        name: probe(
-            extract(model, TRAIN, (pooling,))[pooling], y[0], extract(model, TEST, (pooling,))[pooling], y[1]
-        )
+        name: probe(extract(model, TRAIN, (pooling,))[pooling], y[0], extract(model, TEST, (pooling,))[pooling], y[1])
         for name, model in (("pretrained", ENCODER), ("random_init", CONTROL))
     }
     expected["raw_pixels"] = probe(raw_pixels(TRAIN), y[0], raw_pixels(TEST), y[1])
@@ -92,15 +90,11 @@ def test_controls_are_pooled_and_probed_the_same_way(protocol: str, pooling: str
     assert result.interval == bootstrap_interval(pretrained.correct)
     assert result.controls == {name: probe.accuracy for name, probe in expected.items()}
     assert result.controls_setting == {name: probe.setting for name, probe in expected.items()}
-    assert result.control_intervals == {
-        name: bootstrap_interval(probe.correct) for name, probe in expected.items()
-    }
+    assert result.control_intervals == {name: bootstrap_interval(probe.correct) for name, probe in expected.items()}
 
 
 def test_where_the_bright_corner_is_needs_cells_kept_apart() -> None:
-    avg, grid4 = evaluate(
-        ENCODER, CONTROL, TRAIN, TEST, protocols=("linear",), poolings=("avg", "grid4"), level="last"
-    )
+    avg, grid4 = evaluate(ENCODER, CONTROL, TRAIN, TEST, protocols=("linear",), poolings=("avg", "grid4"), level="last")
     assert grid4.accuracy > 0.95
     assert avg.accuracy < 0.6
     assert grid4.controls["random_init"] > 0.95
@@ -294,8 +288,7 @@ def relabelled(labels: list[int]) -> Squares:
             TRAIN,
             Squares(20, 1, ("texture", "shade")),
             {},
-            "label names differ: squares-0 has label; squares-1 has texture, shade: "
-            "use two parts of one labelled set",
+            "label names differ: squares-0 has label; squares-1 has texture, shade: use two parts of one labelled set",
         ),
         (
             relabelled([3] * 8),

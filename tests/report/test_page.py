@@ -241,9 +241,7 @@ def test_verdict_changes_are_numbered_on_the_curves(full_page: str) -> None:
 
 
 def test_run_that_has_just_started(tmp_path: Path) -> None:
-    parsed = Page(
-        read(make_run(tmp_path / "run", status="running", verdict=None, verdict_history=[], steps=0))
-    )
+    parsed = Page(read(make_run(tmp_path / "run", status="running", verdict=None, verdict_history=[], steps=0)))
     assert "No verdict yet" in parsed.all_text()
     assert "No step has been logged yet" in parsed.all_text()
     assert "Not evaluated yet." in parsed.all_text()
@@ -300,9 +298,7 @@ def test_diverged_numbers_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_is_named_on_the_page(tmp_path: Path) -> None:
-    text = Page(
-        read(make_run(tmp_path / "run", files={"evaluation.json": "{", "masks.json": "[]"}))
-    ).all_text()
+    text = Page(read(make_run(tmp_path / "run", files={"evaluation.json": "{", "masks.json": "[]"}))).all_text()
     assert "evaluation.json could not be read" in text
     assert "masks.json does not hold a JSON object." in text
 

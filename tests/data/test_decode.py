@@ -1,0 +1,80 @@
+"""From files to pixels: orientation, modes, damage."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hjepa.data.decode import read_image, to_channels
+from hjepa.errors import UserError
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, channels), dtype=np.uint8)
+
+
+def test_colour_is_read_as_it_is(tmp_path):
+    Image.fromarray(noise(5, 7)).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), noise(5, 7))
+
+
+def test_grey_keeps_one_channel(tmp_path):
+    Image.fromarray(noise(5, 7, 1)[..., 0]).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), noise(5, 7, 1))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.fromarray(noise(4, 8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(noise(4, 8), -1))
+
+
+def test_16_bit_grey_keeps_its_order(tmp_path):
+    ramp = np.linspace(1000, 60000, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png")
+    assert pixels.shape == (8, 8, 1)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert (np.diff(pixels.ravel().astype(int)) > 0).all()
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    rgba = np.zeros((2, 2, 4), dtype=np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png")
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[1, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
+def test_other_modes_are_read(tmp_path, mode):
+    file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.fromarray(noise(6, 6)).convert(mode).save(file)
+    assert read_image(file).shape == (6, 6, 1 if mode in ("1", "LA") else 3)
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.fromarray(noise(64, 64)).save(file)
+    file.write_bytes(file.read_bytes()[:700])
+    with pytest.raises(
+        UserError, match=r"a\.jpg cannot be read as an image \(.*\): delete it, or leave such files out"
+    ):
+        read_image(file)
+
+
+def test_a_text_file_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image \(not an image file\)"):
+        read_image(tmp_path / "a.png")
+
+
+def test_channels():
+    grey, colour = noise(3, 3, 1), noise(3, 3)
+    assert np.array_equal(to_channels(grey, 3), grey.repeat(3, -1))
+    expected = np.rint(colour @ np.array([0.299, 0.587, 0.114]))
+    assert np.abs(to_channels(colour, 1)[..., 0] - expected).max() <= 1
+    with pytest.raises(UserError, match=r"images have 5 channels and 3 are wanted: set --data\.channels 5"):
+        to_channels(noise(2, 2, 5), 3)

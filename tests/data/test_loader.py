@@ -1,0 +1,146 @@
+"""Order, crops and micro-batches are functions of (seed, position)."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runs import pictures
+
+from hjepa.data.augment import DRAWS, Augment, Fit, crop_box
+from hjepa.data.loader import FittedImages, MicroBatches, Share, micro_batches, pixel_statistics, sample_order
+from hjepa.data.sources import open_source
+from hjepa.errors import UserError
+
+FIT = Fit((16, 16), 3)
+CROPS = Augment(FIT, (0.3, 1.0), (0.75, 4 / 3), flip=0.5)
+
+
+@given(images=st.integers(1, 40), batch=st.integers(1, 17), seed=st.integers(0, 5))
+def test_every_epoch_shows_every_image_once(images, batch, seed):
+    attempts = -(-3 * images // batch)
+    stream = np.concatenate([sample_order(seed, images, a, batch) for a in range(attempts)])
+    for epoch in range(3):
+        assert sorted(stream[epoch * images : (epoch + 1) * images]) == list(range(images))
+
+
+def test_epochs_and_seeds_differ():
+    def order(seed, attempt):
+        return sample_order(seed, 100, attempt, 100).tolist()
+
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert order(0, 0) == order(0, 0)
+
+
+@pytest.mark.parametrize(("processes", "micro"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize("first", [0, 3])
+def test_processes_and_micro_batches_share_one_batch(processes, micro, first):
+    """However it is split, and wherever it is entered, the global batch is the same."""
+    whole = MicroBatches(pictures(), CROPS, seed=3, batch_size=8, skip_corrupt=False)
+    expected = torch.cat(list(itertools.islice(micro_batches(whole, Share(8), first_attempt=first, workers=0), 3)))
+    parts = []
+    for process in range(processes):
+        stream = micro_batches(whole, Share(8, processes, process, micro), first_attempt=first, workers=0)
+        pieces = [torch.cat(list(itertools.islice(stream, micro))) for _ in range(3)]
+        parts.append(pieces)
+    joined = torch.cat([torch.cat([p[a] for p in parts]) for a in range(3)])
+    assert torch.equal(joined, expected)
+
+
+def test_workers_change_nothing(tmp_path):
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    data = MicroBatches(open_source(tmp_path), CROPS, seed=1, batch_size=4, skip_corrupt=False)
+    streams = [micro_batches(data, Share(4, micro=2), first_attempt=2, workers=w) for w in (0, 2)]
+    for _ in range(6):
+        assert torch.equal(next(streams[0]), next(streams[1]))
+
+
+def test_a_batch_is_cropped_like_its_images():
+    images = pictures(6).images
+    draws = np.random.default_rng(0).random((6, DRAWS))
+    for augment in (
+        CROPS,
+        Augment(FIT, None, (1, 1), flip=0.5),
+        Augment(Fit((24, 24), 3, "pad"), None, (1, 1), flip=0.5),
+    ):
+        one_by_one = torch.stack([augment(image, row) for image, row in zip(images, draws, strict=True)])
+        assert torch.equal(augment.batch(images, draws), one_by_one)
+
+
+@given(
+    height=st.integers(4, 300), width=st.integers(4, 300), low=st.floats(0.05, 1.0), seed=st.integers(0, 1000)
+)  # fmt: skip
+@settings(max_examples=200)
+def test_crops_lie_inside_and_keep_their_share(height, width, low, seed):
+    draws = np.random.default_rng(seed).random(DRAWS)
+    top, left, h, w = crop_box((height, width), (low, 1.0), (0.75, 4 / 3), draws)
+    assert 0 <= top <= top + h <= height and 0 <= left <= left + w <= width and h > 0 and w > 0
+    if height > 40 and width > 40 and 0.75 < width / height < 4 / 3:
+        assert h * w >= 0.9 * low * height * width
+
+
+def test_crops_reach_every_border():
+    draws = np.random.default_rng(0).random((3000, DRAWS))
+    boxes = np.array([crop_box((32, 32), (0.2, 0.9), (0.75, 4 / 3), row) for row in draws])
+    assert boxes[:, 0].min() == boxes[:, 1].min() == 0
+    assert (boxes[:, 0] + boxes[:, 2]).max() == (boxes[:, 1] + boxes[:, 3]).max() == 32
+
+
+def test_flips_happen_as_often_as_asked():
+    images = pictures(1).images.repeat(2000, axis=0)
+    draws = np.random.default_rng(0).random((2000, DRAWS))
+    out = Augment(FIT, None, (1, 1), flip=0.25).batch(images, draws)
+    flipped = (out != out[int(np.argmax(draws[:, -1]))]).flatten(1).any(1).float().mean()
+    assert float(flipped) == pytest.approx(0.25, abs=0.03)
+
+
+def test_fit_pads_without_scaling_and_crops_the_centre():
+    image = np.full((28, 28, 1), 200, dtype=np.uint8)
+    padded = Fit((32, 32), 3, "pad")(image)
+    assert padded.shape == (3, 32, 32)
+    assert int(padded[:, 2:30, 2:30].min()) == 200
+    assert int(padded.sum()) == 3 * 28 * 28 * 200
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = 255
+    assert int(Fit((10, 10), 3)(wide).min()) == 255
+    assert Fit((8, 8), 3, "pad")(wide).shape == (3, 8, 8)
+
+
+def test_a_batch_that_cannot_be_split_names_one_that_can():
+    with pytest.raises(UserError, match=r"optim\.batch_size = 10 cannot be split into 4 processes x 1 .* 8$"):
+        Share(10, processes=4)
+
+
+def test_limits_take_images_evenly():
+    source = pictures(10)
+    source._labels = {"label": np.arange(10)}
+    some = FittedImages(source, FIT, limit=5)
+    assert some.labels["label"].tolist() == [0, 2, 4, 6, 8]
+    assert torch.equal(torch.cat(list(some.batches(2))), torch.stack([FIT(source[i]) for i in (0, 2, 4, 6, 8)]))
+
+
+def test_pixel_statistics():
+    source = pictures(50)
+    mean, std = pixel_statistics(source, FIT)
+    values = source.images.reshape(-1, 3) / 255.0
+    assert mean == pytest.approx(values.mean(0).tolist(), abs=1e-3)
+    assert std == pytest.approx(values.std(0).tolist(), abs=1e-3)
+
+
+def test_damaged_images_are_replaced_only_when_allowed(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"damaged")
+    plain = Augment(FIT, None, (1, 1), flip=0.0)
+    strict = MicroBatches(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=False)
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+        next(micro_batches(strict, Share(4), first_attempt=0, workers=0))
+    lenient = MicroBatches(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=True)
+    batch = next(micro_batches(lenient, Share(4), first_attempt=0, workers=0))
+    assert sorted(batch[:, 0, 0, 0].tolist()) == [0, 2, 2, 3]

@@ -1,0 +1,137 @@
+"""What DATA may be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hjepa.data import sources
+from hjepa.data.sources import open_source
+from hjepa.errors import UserError
+
+
+def write(file: Path, value: int = 0, mode: str = "RGB") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (6, 4), value if mode == "L" else (value, 0, 0)).save(file)
+
+
+def test_a_folder_is_searched_with_all_subfolders_in_path_order(tmp_path):
+    for number, name in enumerate(["b.png", "a/x/deep.jpg", "a/1.webp", "z.tif", ".hidden/no.png", ".no.png"]):
+        write(tmp_path / name, number)
+    (tmp_path / "readme.txt").write_text("not an image")
+    source = open_source(tmp_path)
+    assert [str(p.relative_to(tmp_path)) for p in source.paths] == ["a/1.webp", "a/x/deep.jpg", "b.png", "z.tif"]
+    assert source[2].shape == (4, 6, 3)
+    assert source.labels == {}
+
+
+@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
+def test_class_folders_become_labels(tmp_path, classes):
+    for number in range(4):
+        write(tmp_path / classes[number % len(classes)] / f"{number}.png", number)
+    assert open_source(tmp_path).labels["label"].tolist() == sorted(n % len(classes) for n in range(4))
+
+
+def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path):
+    write(tmp_path / "a.png", 3, "L")
+    assert open_source(tmp_path).channels == 1
+    write(tmp_path / "b.png", 3)
+    assert open_source(tmp_path).channels == 3
+
+
+def test_lists(tmp_path):
+    write(tmp_path / "x.png", 1)
+    write(tmp_path / "sub" / "y.png", 2)
+    (tmp_path / "list.txt").write_text("# mine\nsub/y.png\n\nx.png\n")
+    assert [int(image[0, 0, 0]) for image in open_source(tmp_path / "list.txt")] == [2, 1]
+    (tmp_path / "list.csv").write_text("path,label\nx.png,zebra\nsub/y.png,ant\n")
+    source = open_source(str(tmp_path / "list.csv"))
+    assert [int(image[0, 0, 0]) for image in source] == [1, 2]
+    assert source.labels["label"].tolist() == [1, 0]
+
+
+def test_the_fingerprint_changes_with_the_files(tmp_path):
+    write(tmp_path / "a.png", 1)
+    first = open_source(tmp_path).fingerprint()
+    assert first == open_source(tmp_path).fingerprint()
+    write(tmp_path / "b.png", 1)
+    assert open_source(tmp_path).fingerprint() != first
+
+
+def test_arrays(tmp_path):
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    source = open_source(images)
+    assert len(source) == 2 and source.channels == 3
+    assert np.array_equal(source[1], images[1])
+    assert open_source(images[..., 0]).channels == 1
+    with pytest.raises(UserError, match=r"an array of images is uint8 \[n, H, W, C\], got float64"):
+        open_source(images / 2)
+
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if index >= 3:
+            raise IndexError(index)
+        return self.item
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        torch.full((3, 4, 6), 0.5),
+        (torch.full((3, 4, 6), 128, dtype=torch.uint8), 1),
+        np.full((4, 6, 3), 128, dtype=np.uint8),
+        Image.new("RGB", (6, 4), (128, 128, 128)),
+    ],
+    ids=["float tensor", "tuple", "array", "PIL"],
+)
+def test_any_dataset(item):
+    source = open_source(Pairs(item))
+    assert len(source) == 3
+    assert source[0].shape == (4, 6, 3) and source[0].dtype == np.uint8
+    assert abs(int(source[0].max()) - 128) <= 0
+
+
+def test_normalised_tensors_are_refused():
+    with pytest.raises(UserError, match=r"the Dataset gave floats from -1 to -1: give uint8, or floats in 0\.\.1"):
+        open_source(Pairs(torch.full((3, 4, 4), -1.0)))
+
+
+def test_things_that_are_no_images():
+    with pytest.raises(UserError, match="DATA is a int: pass a folder"):
+        open_source(3)
+    with pytest.raises(UserError, match="is empty"):
+        open_source([])
+
+
+def test_fashion_mnist_from_a_local_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "fashion-mnist"
+    folder.mkdir()
+    images, labels = sources.FASHION_FILES["test"]
+    header = bytes([0, 0, 8, 3]) + (2).to_bytes(4) + (28).to_bytes(4) + (28).to_bytes(4)
+    (folder / images).write_bytes(header + bytes(range(256)) * 6 + bytes(2 * 784 - 256 * 6))
+    (folder / labels).write_bytes(bytes([0, 0, 8, 1]) + (2).to_bytes(4) + bytes([7, 9]))
+    monkeypatch.setattr(sources, "FASHION_FOLDERS", (folder,))
+    source = open_source("fashion-mnist:test")
+    assert len(source) == 2 and source.channels == 1
+    assert source[0].shape == (28, 28, 1) and int(source[0][0, 5, 0]) == 5
+    assert source.labels["label"].tolist() == [7, 9]
+    (folder / images).write_bytes(header + b"short")
+    with pytest.raises(UserError, match="is damaged: delete it and get it again"):
+        open_source("fashion-mnist:test")
+
+
+@pytest.mark.skipif(not sources.fashion_mnist_is_here(), reason="needs Debian's dataset-fashion-mnist")
+def test_the_real_fashion_mnist():
+    train, test = open_source("fashion-mnist"), open_source("fashion-mnist:test")
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert np.bincount(train.labels["label"]).tolist() == [6_000] * 10
+    assert train.images.mean() == pytest.approx(72.94, abs=0.01)

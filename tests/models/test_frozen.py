@@ -1,0 +1,86 @@
+"""The encoder people use: sizes, channels, and the same network in stock timm."""
+
+import json
+
+import pytest
+import torch
+from conftest import TINY
+from runs import pictures
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+import hjepa
+from hjepa.errors import UserError
+from hjepa.models.frozen import random_twin
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return hjepa.pretrain(pictures(), out=tmp_path_factory.mktemp("frozen") / "run", **TINY)
+
+
+def test_maps_images_to_tokens_and_pooled_features(run):
+    encoder = hjepa.load_encoder(run.path)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    tokens, pooled = encoder(images)
+    assert tokens.shape == (5, 16, 32) and pooled.shape == (5, 32)
+    torch.testing.assert_close(encoder(images.float() / 255).tokens, tokens)
+    assert not tokens.requires_grad
+    blocks = encoder.block_tokens(images, last=2)
+    assert len(blocks) == 2
+    torch.testing.assert_close(blocks[-1], tokens)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 32), (16, 40)])
+def test_other_sizes_work(run, size):
+    encoder = hjepa.load_encoder(run)
+    images = torch.zeros(2, 3, *size)
+    assert encoder.grid(images) == (size[0] // 4, size[1] // 4)
+    assert encoder(images).tokens.shape[1] == size[0] * size[1] // 16
+
+
+def test_stock_timm_gives_the_same_features(run):
+    card = json.loads((run.path / "encoder.json").read_text())
+    sizes = {name: value for name, value in card["timm"].items() if name != "class"}
+    stock = VisionTransformer(**sizes).eval()
+    stock.load_state_dict(load_file(run.path / "encoder.safetensors"))
+    images = torch.rand(3, 3, 16, 16)
+    mean, std = (torch.tensor(card["preprocess"][k]).view(-1, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        pooled = stock((images - mean) / std)
+    torch.testing.assert_close(hjepa.load_encoder(run)(images).pooled, pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_it_is_the_target_encoder(run):
+    saved = load_file(run.path / "checkpoints" / "last" / "weights.safetensors")
+    encoder = load_file(run.path / "encoder.safetensors")
+    for name, tensor in encoder.items():
+        assert torch.equal(tensor, saved[f"target_encoder.encoder.vit.{name}"])
+    assert any(not torch.equal(t, saved[f"context_encoder.vit.{n}"]) for n, t in encoder.items())
+
+
+def test_the_random_twin_has_the_weights_training_started_from(run):
+    from conftest import tiny
+    from runs import trainer_of
+
+    encoder = hjepa.load_encoder(run)
+    start = trainer_of(tiny())[0].model.context_encoder.state_dict()
+    twin = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
+    assert all(torch.equal(twin[name], tensor) for name, tensor in start.items())
+
+
+def test_unsuitable_images_are_refused(run):
+    encoder = hjepa.load_encoder(run)
+    with pytest.raises(UserError, match=r"this encoder takes images \[B, 3, H, W\], got \[2, 1, 16, 16\]"):
+        encoder(torch.zeros(2, 1, 16, 16))
+    with pytest.raises(UserError, match=r"images of 18x16 pixels cannot be cut into patches of 4"):
+        encoder(torch.zeros(2, 3, 18, 16))
+
+
+def test_damaged_encoders_are_refused(run, tmp_path):
+    (tmp_path / "encoder.json").write_text((run.path / "encoder.json").read_text())
+    (tmp_path / "encoder.safetensors").write_bytes((run.path / "encoder.safetensors").read_bytes()[:500])
+    with pytest.raises(UserError, match="holds a damaged encoder"):
+        hjepa.load_encoder(tmp_path)
+    with pytest.raises(UserError, match="holds no encoder"):
+        hjepa.load_encoder(tmp_path / "nothing")

@@ -1,0 +1,167 @@
+"""The Python calls, on real tiny runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from commands import metrics, tree
+from conftest import TINY, tiny_options
+from runs import pictures
+
+import hjepa
+from hjepa import api
+from hjepa.cli import main
+from hjepa.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return hjepa.pretrain(pictures(), out=tmp_path_factory.mktemp("api") / "run", **TINY)
+
+
+def test_pretrain_returns_a_run(run):
+    assert run.verdict.verdict in ("healthy", "watch")
+    assert [line["step"] for line in run.metrics] == [4, 8, 12]
+    assert run.record["status"] == "finished"
+    assert run.report.is_file()
+    expected = {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "encoder.safetensors",
+        "encoder.json",
+        "report.html",
+        "masks.json",
+    }
+    assert expected | {"checkpoints"} == {p.name for p in run.path.iterdir()}
+
+
+def test_every_measure_is_logged(run):
+    asked = {
+        "loss", "loss_mean_token", "loss_position_mean", "relative_loss", "target_std", "prediction_std",
+        "effective_rank", "cross_sample_gap", "teacher_distance", "momentum", "grad_norm", "images_per_second",
+        "data_wait", "lr", "weight_decay", "skipped", "verdict",
+    }  # fmt: skip
+    for line in run.metrics:
+        assert asked <= line.keys()
+        assert all(line[name] is not None for name in asked)
+
+
+def test_the_same_call_gives_the_same_run(run, tmp_path):
+    again = hjepa.pretrain(pictures(), out=tmp_path / "again", **TINY)
+    assert metrics(again.path) == metrics(run.path)
+    assert (again.path / "encoder.safetensors").read_bytes() == (run.path / "encoder.safetensors").read_bytes()
+    other = hjepa.pretrain(pictures(), out=tmp_path / "other", **(TINY | {"train": TINY["train"] | {"seed": 1}}))
+    assert metrics(other.path) != metrics(run.path)
+
+
+def test_the_global_random_state_is_neither_read_nor_written(tmp_path, run):
+    torch.manual_seed(123)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state()
+    again = hjepa.pretrain(pictures(), out=tmp_path / "again", **TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert metrics(again.path) == metrics(run.path)
+
+
+def test_evaluate_stands_beside_its_controls(run):
+    source = pictures(60)
+    source._labels = {"label": (source.images[:, 0, 0, 0] > 127).astype(np.int64)}
+    result = hjepa.evaluate(run, train=source, test=source, poolings=["avg", "grid4"])
+    assert [(r["protocol"], r["pooling"]) for r in result.to_json()["results"]] == [
+        ("knn", "avg"), ("knn", "grid4"), ("linear", "avg"), ("linear", "grid4"),
+    ] or len(result.results) == 4  # fmt: skip
+    for row in result.to_json()["results"]:
+        assert {"random_init", "raw_pixels"} == row["controls"].keys()
+        assert row["n_train"] == row["n_test"] == 60
+    assert json.loads((run.path / "evaluation.json").read_text())["conclusion"] == result.conclusion
+    assert "Random" in run.report.read_text() or "random" in run.report.read_text()
+
+
+def test_plan_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolved, plan = api.plan(pictures(), **TINY)
+    assert plan.steps == 12 and plan.images == 64
+    assert plan.seconds_per_step > 0 and plan.peak_memory_gb > 0
+    assert resolved.origin["train.steps"] == "call"
+    assert tree(tmp_path) == {}
+
+
+def test_refused_calls_leave_a_run_as_it_was(run):
+    before = tree(run.path)
+    for settings in ({"optim": {"lr": -1}}, {"masking": {"target_scale": [0.99, 1.0]}}, {"model": {"heads": 7}}):
+        with pytest.raises(UserError):
+            hjepa.pretrain(pictures(), out=run.path, overwrite=True, **(TINY | settings))
+    with pytest.raises(UserError):
+        hjepa.pretrain("nowhere", out=run.path, overwrite=True)
+    assert tree(run.path) == before
+
+
+def test_pretrain_json_ends_with_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "scenes", "--out", str(tmp_path / "run"), "--json", *tiny_options(train__steps=4)])
+    assert left.value.code == 0
+    captured = capsys.readouterr()
+    line = json.loads(captured.out)
+    assert line.keys() == {"verdict", "steps", "images_per_second", "run"}
+    assert line["steps"] == 4 and line["run"] == str(tmp_path / "run")
+    assert "step 4/4" in captured.err and "the loss usually falls and then rises" in captured.err
+
+
+def test_masks_json(capsys):
+    with pytest.raises(SystemExit):
+        main(["masks", "--grid", "8x6", "--steps", "20", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["grid"] == [8, 6]
+    asked = {"context_tokens", "target_tokens", "context_coverage_min", "target_coverage_min", "microseconds_per_image"}
+    assert asked <= found.keys()
+    assert 0 < found["context_coverage_min"] < 1 and 0 < found["target_coverage_min"] < 1
+
+
+def test_plan_on_the_command_line(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["pretrain", "scenes", "--plan", "--json", *tiny_options()])
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["steps"] == 12
+    assert found["origin"]["train.steps"] == "command line"
+    with pytest.raises(SystemExit):
+        main(["pretrain", "scenes", "--plan", *tiny_options()])
+    text = capsys.readouterr().out
+    assert "steps: 12  # command line" in text and "momentum half life images" in text
+
+
+def test_doctor(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert {"hjepa", "torch", "device", "cores", "precision", "matrix products (GFLOP/s)"} <= facts.keys()
+
+
+def test_accumulation_and_checkpoints_do_not_change_a_run(run, tmp_path):
+    again = hjepa.pretrain(
+        pictures(), out=tmp_path / "again", **(TINY | {"train": TINY["train"] | {"checkpoint_every": 1}})
+    )
+    assert metrics(again.path) == metrics(run.path)
+
+
+def test_infinite_loss_ends_in_one_line_and_a_verdict(tmp_path):
+    from hjepa.models.hjepa import HJEPA
+
+    original = HJEPA.forward
+
+    def broken(self, *batch):
+        forward = original(self, *batch)
+        return forward._replace(predictions=forward.predictions * float("inf"))
+
+    HJEPA.forward = broken
+    try:
+        with pytest.raises(
+            UserError, match=r"diverging: 20 steps in a row .* start again with a lower --optim\.lr than"
+        ):
+            hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": TINY["train"] | {"steps": 60}}))
+    finally:
+        HJEPA.forward = original
+    record = api.Run(tmp_path / "run").record
+    assert record["status"] == "failed" and record["skipped_steps"] == 20
+    assert record["verdict"]["verdict"] == "diverging"

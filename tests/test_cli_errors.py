@@ -1,0 +1,309 @@
+"""What a person reads after a mistake: one line with the thing, the value and the remedy; exit code 2; nothing lost."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import hjepa, tree
+from conftest import tiny_options
+from PIL import Image
+
+import hjepa.data.sources as sources
+from hjepa.cli import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory of our own, so that messages hold short paths."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def photos(here):
+    folder = here / "photos"
+    for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png"):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
+    return folder
+
+
+@pytest.fixture
+def complaint(capsys, here):
+    """Run a command that must be refused; return its line. Nothing on disk may change."""
+
+    def run(*words: object) -> str:
+        before = tree(here)
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert left.value.code == 2, captured.out + captured.err
+        assert captured.err.count("\n") == 1, captured.err
+        assert "Traceback" not in captured.err
+        assert tree(here) == before
+        return captured.err.removeprefix("hjepa: ").rstrip("\n")
+
+    return run
+
+
+CASES = {
+    "missing folder": (
+        "pretrain nowhere --out run",
+        "nowhere is neither a folder nor a known data set: check the path, or use scenes or fashion-mnist",
+    ),
+    "folder without images": (
+        "pretrain empty --out run",
+        "empty holds no images: looked in all its subfolders for .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, "
+        ".tiff, .webp",
+    ),
+    "a file as data": (
+        "pretrain notes.md --out run",
+        "notes.md is a file: pass a folder of images, or a .txt or .csv list of paths",
+    ),
+    "empty list": ("pretrain empty.txt --out run", "empty.txt names no images: write one path a line"),
+    "list with a missing file": (
+        "pretrain list.txt --out run",
+        "list.txt names gone.png, which does not exist: correct the list",
+    ),
+    "list without its column": (
+        "pretrain table.csv --out run",
+        "table.csv has no column 'path': its first line must name the columns path and, if any, label",
+    ),
+    "unknown split": (
+        "pretrain fashion-mnist:val --out run",
+        "fashion-mnist has no split 'val': use one of fashion-mnist, fashion-mnist:train, fashion-mnist:test",
+    ),
+    "unknown recipe": (
+        "pretrain scenes --out run --recipe hjepa-smal",
+        "unknown recipe 'hjepa-smal', did you mean hjepa-small?: the recipes are demo, hjepa-small, ijepa-code, "
+        "ijepa-code-fashion, ijepa-paper",
+    ),
+    "misspelt setting": (
+        "pretrain scenes --out run --optim.lrr 1",
+        "unknown setting --optim.lrr, did you mean --optim.lr?",
+    ),
+    "setting in the wrong section": (
+        "pretrain scenes --out run --train.lr 1",
+        "unknown setting --train.lr, did you mean --train.seed?",
+    ),
+    "misspelt option": (
+        "pretrain scenes --out run --recpie demo",
+        "unknown setting --recpie, did you mean --recipe?",
+    ),
+    "misspelt setting in a file": (
+        "pretrain scenes --out run --config typo.yaml",
+        "unknown setting model.widht in file typo.yaml, did you mean model.width?",
+    ),
+    "file that is not YAML": (
+        "pretrain scenes --out run --config broken.yaml",
+        "--config broken.yaml, line 2: not valid YAML",
+    ),
+    "file that is missing": ("pretrain scenes --out run --config gone.yaml", "--config gone.yaml: no such file"),
+    "wrong value in a file": (
+        "pretrain scenes --out run --config wrong.yaml",
+        "optim.lr = 'fast' (file wrong.yaml): input should be a valid number, unable to parse string as a number",
+    ),
+    "wrong value": (
+        "pretrain scenes --out run --optim.batch_size many",
+        "optim.batch_size = 'many': input should be a valid integer, unable to parse string as an integer",
+    ),
+    "value out of range": (
+        "pretrain scenes --out run --ema.momentum 1.5",
+        "ema.momentum = 1.5: input should be less than or equal to 1",
+    ),
+    "unknown choice": (
+        "pretrain scenes --out run --train.precision bf8",
+        "train.precision = 'bf8': input should be 'auto', 'bf16', 'fp16', 'float32' or 'float64'",
+    ),
+    "setting without a value": (
+        "pretrain scenes --out run --optim.lr",
+        "--optim.lr needs a value, such as --optim.lr 0.001",
+    ),
+    "patch size that does not divide": (
+        "pretrain scenes --out run --data.image_size 30 --model.patch_size 4",
+        "model.patch_size = 4 does not divide data.image_size = 30: use an image size of 28 or 32",
+    ),
+    "grid too small": (
+        "pretrain scenes --out run --data.image_size 16 --model.patch_size 16",
+        "a 1x1 grid is too small for masks; the smallest possible is 2x2",
+    ),
+    "grid that is none": ("masks --grid large", "--grid large: expected rows x columns, such as 14x14"),
+    "width that heads do not divide": (
+        "pretrain scenes --out run --model.heads 5",
+        "model.width = 192 must be divisible by 4 and by its 5 heads",
+    ),
+    "batch that cannot be split": (
+        "pretrain scenes --out run --optim.batch_size 10 --optim.accumulate 4",
+        "optim.batch_size = 10 cannot be split into 1 processes x 4 micro-batches: use --optim.batch_size 8",
+    ),
+    "micro-batch of one image": (
+        "pretrain scenes --out run --optim.batch_size 4 --optim.accumulate 4",
+        "optim.batch_size = 4: a micro-batch needs at least 2 images, because each is compared with another one; "
+        "use a larger --optim.batch_size or a smaller --optim.accumulate",
+    ),
+    "no out folder": (
+        "pretrain scenes",
+        "--out is missing: name a folder for the run, such as --out runs/first",
+    ),
+    "out folder that is not empty": (
+        "pretrain scenes --out full",
+        "--out full: not empty; continue that run with --resume, replace it with --overwrite, or name another folder",
+    ),
+    "overwriting what is no run": (
+        "pretrain scenes --out full --overwrite",
+        "--out full: not empty and not a run, --overwrite only replaces runs",
+    ),
+    "out that is a file": ("pretrain scenes --out notes.md", "--out notes.md: is a file, name a folder"),
+    "resuming nothing": ("pretrain scenes --out run --resume", "run is not a run: it has no run.json"),
+    "resume and overwrite": (
+        "pretrain scenes --out run --resume --overwrite",
+        "--resume and --overwrite contradict each other: continue the run, or replace it",
+    ),
+    "extending without resuming": (
+        "pretrain scenes --out run --extend-to 9",
+        "--extend-to lengthens a run that exists: add --resume, or set --train.steps for a new run",
+    ),
+    "fp16 on a CPU": (
+        "pretrain scenes --out run --train.device cpu --train.precision fp16",
+        "train.precision = fp16: made for GPUs, use bf16 or float32 on a CPU",
+    ),
+    "starting weights that are missing": (
+        "pretrain scenes --out run --init-from gone.safetensors",
+        "--init-from gone.safetensors: does not exist; name a run folder or a weights file",
+    ),
+    "starting weights that are damaged": (
+        "pretrain scenes --out run --init-from bad.safetensors",
+        "--init-from bad.safetensors: damaged or not a safetensors file",
+    ),
+    "starting weights that are something else": (
+        "pretrain scenes --out run --init-from notes.md",
+        "--init-from notes.md: neither safetensors nor a checkpoint that loads without running code (UnpicklingError)",
+    ),
+    "evaluating what is no run": (
+        "evaluate empty --train scenes --test scenes:test",
+        "empty holds no encoder (encoder.safetensors, encoder.json): name a run that has trained",
+    ),
+    "reporting what is no run": ("report empty", "empty is not a run folder: it has no run.json"),
+    "unknown command": (
+        "pretrian scenes",
+        'Unknown command "pretrian". Did you mean "pretrain"? Available commands: pretrain, evaluate, masks, doctor, '
+        "report. (hjepa --help)",
+    ),
+    "settings where there are none": (
+        "doctor --optim.lr 1",
+        "unknown option --optim.lr: hjepa doctor --help lists them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_message(name, complaint, here):
+    (here / "empty").mkdir()
+    (here / "full").mkdir()
+    (here / "full" / "thesis.tex").write_text("everything")
+    (here / "notes.md").write_text("# notes")
+    (here / "empty.txt").write_text("# nothing\n")
+    (here / "list.txt").write_text("gone.png\n")
+    (here / "table.csv").write_text("file,label\na.png,1\n")
+    (here / "typo.yaml").write_text("model:\n  widht: 64\n")
+    (here / "wrong.yaml").write_text("optim: {lr: fast}\n")
+    (here / "broken.yaml").write_text("model: {width\n: [")
+    (here / "bad.safetensors").write_bytes(b"not weights")
+    words, expected = CASES[name]
+    assert complaint(*words.split()) == expected
+
+
+def test_corrupt_image(complaint, photos, here, capsys):
+    (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
+    words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__steps=2)]
+    line = complaint(*words, "--out", "run", "--data.mean", "none")  # measuring the mean meets it
+    assert line.startswith("photos/a/0.png cannot be read as an image (")
+    assert line.endswith("): delete it, or leave such files out with --data.corrupt skip")
+    main_ok(*words, "--out", "run", "--data.corrupt", "skip")
+    assert (here / "run" / "encoder.safetensors").exists()
+
+
+def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, capsys):
+    (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=2, train__steps=9)])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("hjepa: photos/a/0.png cannot be read as an image (") and error.count("\n") == 1
+    assert '"status": "failed"' in (here / "run" / "run.json").read_text()
+
+
+def main_ok(*words: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*words])
+    assert left.value.code == 0
+
+
+def test_checkpoint_of_another_shape(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "small", *tiny_options(optim__batch_size=4, train__steps=1))
+    capsys.readouterr()
+    wide = tiny_options(model__width=64, optim__batch_size=4)
+    assert complaint("pretrain", "photos", "--out", "run", "--init-from", "small/encoder.safetensors", *wide) == (
+        "encoder: pos_embed is (1, 16, 32), this model needs (1, 16, 64) (4 of 29 tensors matched); "
+        "set model.* to the checkpoint's sizes"
+    )
+
+
+def test_not_enough_memory(complaint):
+    big = {"optim.batch_size": 4000000, "model.width": 1024, "model.heads": 16, "train.attention": "plain"}
+    exact = {"train.precision": "float32", "data.mean": "0,0,0", "data.std": "1,1,1"}
+    words = [word for name, value in (big | exact).items() for word in (f"--{name}", str(value))]
+    line = complaint("pretrain", "scenes", "--out", "run", *words)
+    assert line.startswith("optim.batch_size = 4000000: a step needs about ")
+    assert line.endswith(", or a smaller --optim.batch_size")
+
+
+def test_impossible_masks_name_the_nearest_possible(complaint):
+    line = complaint(*["masks", "--grid", "14x14", "--masking.target_scale", "0.95,1.0"])
+    assert line.startswith("masking.target_scale = (0.95, 1.0)") and "the nearest possible is" in line
+
+
+def test_cuda_that_is_not_there(complaint):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert complaint("pretrain", "scenes", "--out", "run", "--train.device", "cuda").startswith(
+        "train.device = cuda: not available here, this machine has cpu"
+    )
+
+
+def test_fashion_mnist_absent_and_offline_says_all_three_ways(complaint, monkeypatch):
+    from torchvision import datasets
+
+    def offline(*_args, **_kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(sources, "FASHION_FOLDERS", (Path("fashion-mnist"),))
+    monkeypatch.setattr(datasets, "FashionMNIST", offline)  # stands for the network
+    assert complaint("pretrain", "fashion-mnist", "--out", "run") == (
+        "fashion-mnist is not here and could not be downloaded: install Debian's dataset-fashion-mnist, or put its "
+        "four files into ./fashion-mnist, or go online once so that torchvision can fetch it"
+    )
+
+
+def test_evaluation_mistakes(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    flat = photos.parent / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(photos.rglob("*.png"))):
+        shutil.copy(file, flat / f"{number}.png")
+    capsys.readouterr()
+    assert complaint("evaluate", "run", "--train", "flat", "--test", "photos").startswith("flat has no labels")
+    line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", "--pooling", "avgg")
+    assert "avgg" in line and "did you mean avg?" in line
+
+
+def test_in_a_real_process_too(tmp_path):
+    done = hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert "Traceback" in hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run", "--debug").stderr

@@ -1,0 +1,102 @@
+"""Strict settings: merging, origins, and that every one of them is read."""
+
+import pytest
+from conftest import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import pictures
+
+import hjepa
+from hjepa import config as configuration
+from hjepa.config import Config, Layer, Section, dump, load, read_options, read_recipe, resolve
+from hjepa.errors import UserError
+
+
+def test_later_layers_win_and_are_remembered():
+    resolved = resolve(
+        [Layer("recipe r", {"optim": {"lr": 1, "warmup": 0.2}}), Layer("file f", {"optim": {"lr": 2}}),
+         Layer("command line", {"train": {"steps": 5}})]
+    )  # fmt: skip
+    assert (resolved.config.optim.lr, resolved.config.optim.warmup, resolved.config.train.steps) == (2, 0.2, 5)
+    origin = resolved.origin
+    assert (origin["optim.lr"], origin["optim.warmup"]) == ("file f", "recipe r")
+    assert (origin["train.steps"], origin["train.seed"]) == ("command line", "default")
+
+
+@pytest.mark.parametrize("name", configuration.recipe_names())
+def test_recipes_are_valid_and_state_their_command(name):
+    resolved = resolve([read_recipe(name)])
+    assert resolved.config.recipe == name
+    text = (configuration.resources.files("hjepa.recipes") / f"{name}.yaml").read_text()
+    assert "# Command:  hjepa pretrain" in text
+    assert f"--recipe {name}" in text
+
+
+@pytest.mark.parametrize("name", configuration.recipe_names())
+def test_config_yaml_can_be_read_back(name):
+    resolved = resolve([read_recipe(name), read_options(["--optim.betas", "0.9,0.95"])])
+    again = load(dump(resolved))
+    assert again == resolved
+
+
+optim = st.fixed_dictionaries({}, optional={"lr": st.floats(1e-6, 1), "batch_size": st.integers(1, 9999)})
+scales = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))
+augment = st.fixed_dictionaries({}, optional={"crop_scale": scales})
+means = st.none() | st.just([0.5])
+data = st.fixed_dictionaries({}, optional={"image_size": st.integers(1, 500), "mean": means})
+
+
+@given(st.fixed_dictionaries({}, optional={"optim": optim, "augment": augment, "data": data}))
+def test_any_valid_configuration_survives_a_round_trip(values):
+    resolved = resolve([Layer("test", values)])
+    assert load(dump(resolved)) == resolved
+
+
+def test_options_are_read_as_people_write_them():
+    layer = read_options(
+        ["--optim.lr", "1e-3", "--augment.crop-scale=0.3,1", "--data.mean", "none", "--data.image_size", "64"]
+    )
+    config = resolve([layer]).config
+    assert (config.optim.lr, config.augment.crop_scale, config.data.mean) == (1e-3, (0.3, 1.0), None)
+    assert config.data.image_size == (64, 64)
+
+
+def test_a_config_file_of_a_run_can_be_used_for_another(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(resolve([read_recipe("demo")])))
+    assert resolve([configuration.read_file(file)]).config == resolve([read_recipe("demo")]).config
+
+
+def test_configurations_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().optim.lr = 3.0
+
+
+def test_every_setting_has_a_description():
+    assert all(text for _, _, text in configuration.describe())
+
+
+def test_the_first_problem_is_named_in_one_line():
+    with pytest.raises(UserError) as error:
+        resolve([Layer("file f.yaml", {"optim": {"lr": -1}, "train": {"steps": 0}})])
+    assert str(error.value) == "optim.lr = -1 (file f.yaml): input should be greater than 0"
+
+
+def test_every_setting_is_read(tmp_path, monkeypatch):
+    """Train and evaluate for real; each field of each section must be asked for by somebody."""
+    asked = set()
+    original = Section.__getattribute__
+
+    def watching(self, name):
+        if name in type(self).model_fields:
+            asked.add((type(self).__name__, name))
+        return original(self, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", watching)
+    settings = {section: dict(values) for section, values in TINY.items()}
+    settings["train"] |= {"steps": None, "epochs": 0.25, "attention": "auto", "precision": "auto", "device": "auto"}
+    settings["data"] |= {"image_size": None, "mean": None, "std": None, "workers": None, "channels": None}
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", **settings)
+    assert run.record["steps"] == 2
+    every = {(part.__name__, name) for part in (Config, *Section.__subclasses__()) for name in part.model_fields}
+    assert every - asked == set()

@@ -1,0 +1,137 @@
+"""The measures, on tensors whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from hjepa.models.hjepa import Forward
+from hjepa.training.health import (
+    VERDICTS,
+    FeatureQueue,
+    Health,
+    effective_rank,
+    judge,
+    measure,
+    teacher_distance,
+)
+
+B, N, D, K, T = 64, 16, 24, 4, 3
+
+
+def forward_of(tokens: torch.Tensor, predictions=None) -> tuple[Forward, torch.Tensor]:
+    index = torch.randint(0, N, (B, K, T), generator=torch.Generator().manual_seed(1))
+    targets = tokens.gather(1, index.flatten(1)[..., None].expand(-1, -1, D)).unflatten(1, (K, T))
+    predictions = targets if predictions is None else predictions(targets, index)
+    return Forward(predictions, targets, tokens, tokens.mean(1)), index
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_perfect_predictions_of_varied_images():
+    found = measure(*forward_of(normal(B, N, D)), "l2")
+    assert found["own_similarity"] == pytest.approx(1.0)
+    assert found["cross_sample_gap"] == pytest.approx(1.0, abs=0.05)
+    assert found["target_std"] == pytest.approx(1.0, abs=0.05)
+    assert found["position_share"] == pytest.approx(0.0, abs=0.02)
+    # Predicting a mean of others leaves variance 1 + 1/(B-1).
+    assert found["loss_mean_token"] == pytest.approx(1.0, abs=0.08)
+    assert found["loss_position_mean"] == pytest.approx(B / (B - 1), abs=0.08)
+
+
+def test_tokens_that_only_depend_on_their_position():
+    tokens = normal(1, N, D).expand(B, N, D) + 1e-4 * normal(B, N, D, seed=2)
+    found = measure(*forward_of(tokens), "l2")
+    assert found["position_share"] == pytest.approx(1.0, abs=1e-3)
+    assert found["cross_sample_gap"] == pytest.approx(0.0, abs=1e-3)
+    assert found["loss_position_mean"] == pytest.approx(0.0, abs=1e-3)
+    assert found["loss_mean_token"] > 0.5
+
+
+def test_half_of_the_variance_by_position():
+    tokens = normal(1, N, D) + normal(B, N, D, seed=2)
+    assert measure(*forward_of(tokens), "l2")["position_share"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_predictions_of_another_image_have_no_gap():
+    tokens = normal(B, N, D)
+    found = measure(*forward_of(tokens, lambda targets, _: targets.roll(B // 2, 0)), "l2")
+    assert found["cross_sample_gap"] == pytest.approx(0.0, abs=0.05)
+
+
+def test_baselines_leave_the_image_itself_out():
+    """With two images the mean of the others is the other image, not half of oneself."""
+    tokens = torch.stack([torch.zeros(N, D), torch.ones(N, D)])
+    index = torch.zeros(2, 1, 1, dtype=torch.long)
+    targets = tokens[:, :1, None].clone()
+    found = measure(Forward(targets, targets, tokens, tokens.mean(1)), index, "l2")
+    assert found["loss_position_mean"] == found["loss_mean_token"] == 1.0
+
+
+def test_effective_rank_of_known_matrices():
+    assert effective_rank(torch.eye(32)) == pytest.approx(32, rel=1e-3)
+    assert effective_rank(torch.ones(50, 8)) == pytest.approx(1.0, abs=1e-3)
+    half = torch.zeros(40, 10)
+    half[torch.arange(40), torch.arange(40) % 4] = 1.0
+    assert effective_rank(half) == pytest.approx(4.0, rel=1e-3)
+    values = torch.tensor([3.0, 1.0])  # exp(H(0.75, 0.25))
+    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert effective_rank(torch.diag(values)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_queue_keeps_the_newest():
+    queue = FeatureQueue(length=5)
+    assert math.isnan(queue.rank())
+    for number in range(4):
+        queue.add(torch.full((2, 3), float(number)))
+    assert queue.features[:, 0].tolist() == [1.0, 2.0, 2.0, 3.0, 3.0]
+
+
+def test_teacher_distance_is_relative():
+    student, teacher = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    with torch.no_grad():
+        for s, t in zip(student.parameters(), teacher.parameters(), strict=True):
+            s.fill_(2.0)
+            t.fill_(3.0)
+    assert teacher_distance(teacher, student) == pytest.approx(0.5)
+
+
+SOUND = {
+    "loss": 0.1, "relative_loss": 0.5, "target_std": 0.6, "effective_rank": 20.0, "cross_sample_gap": 0.2,
+    "position_share": 0.4, "grad_norm": 0.3, "prediction_std": 0.4, "lr": 1e-3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "healthy"),
+        ({"target_std": 0.001, "effective_rank": 1.0, "cross_sample_gap": 0.0}, "collapsed"),
+        ({"position_share": 0.99, "cross_sample_gap": 0.0}, "positional collapse"),
+        ({"effective_rank": 1.5}, "partial collapse"),
+        ({"effective_rank": 3.0}, "watch"),
+        ({"loss": math.nan}, "diverging"),
+        ({"grad_norm": math.inf}, "diverging"),
+    ],
+)
+def test_each_verdict(changes, expected):
+    history = [SOUND | changes | {"step": 20 * n} for n in range(1, 101)]
+    verdict = judge(history)
+    assert verdict.verdict == expected
+    assert expected in VERDICTS
+    assert verdict.evidence and verdict.next_step
+    assert judge(history[:1]).verdict in ("watch", "diverging")
+
+
+def test_one_odd_line_does_not_change_the_verdict():
+    history = [SOUND | {"step": 20 * n} for n in range(1, 100)]
+    assert judge([*history, SOUND | {"step": 2000, "cross_sample_gap": 0.0}]).verdict == "healthy"
+
+
+def test_health_remembers_what_it_needs_only():
+    health = Health()
+    for step in range(1000):
+        health.add(SOUND | {"step": step})
+    assert len(health.history) <= 200
