@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import environment, hjepa, last_weights, metrics
+from commands import call, environment, last_weights, metrics
 from conftest import tiny_options
 
 OPTIONS = tiny_options(train__steps=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
@@ -40,7 +40,7 @@ def launch(launcher: str, out: Path, *words: object) -> subprocess.CompletedProc
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "run"
-    done = hjepa("pretrain", "scenes", "--out", out, *OPTIONS)
+    done = call("pretrain", "scenes", "--out", out, *OPTIONS)
     assert done.returncode == 0, done.stderr
     return out
 

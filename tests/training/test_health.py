@@ -114,24 +114,27 @@ SOUND = {
         ({"effective_rank": 3.0}, "watch"),
         ({"loss": math.nan}, "diverging"),
         ({"grad_norm": math.inf}, "diverging"),
+        ({"relative_loss": 8.0, "grad_norm": 40.0}, "diverging"),
+        ({"relative_loss": 2.0}, "watch"),
     ],
 )
 def test_each_verdict(changes, expected):
-    history = [SOUND | changes | {"step": 20 * n} for n in range(1, 101)]
-    verdict = judge(history)
+    history = [SOUND | {"step": 20 * n} for n in range(1, 20)]
+    history += [SOUND | changes | {"step": 20 * n} for n in range(20, 101)]
+    verdict = judge(history, grace=60)
     assert verdict.verdict == expected
     assert expected in VERDICTS
     assert verdict.evidence and verdict.next_step
-    assert judge(history[:1]).verdict in ("watch", "diverging")
+    assert judge(history[:1], grace=60).verdict in ("watch", "diverging")
 
 
 def test_one_odd_line_does_not_change_the_verdict():
     history = [SOUND | {"step": 20 * n} for n in range(1, 100)]
-    assert judge([*history, SOUND | {"step": 2000, "cross_sample_gap": 0.0}]).verdict == "healthy"
+    assert judge([*history, SOUND | {"step": 2000, "cross_sample_gap": 0.0}], grace=60).verdict == "healthy"
 
 
 def test_health_remembers_what_it_needs_only():
-    health = Health()
+    health = Health(grace=60)
     for step in range(1000):
         health.add(SOUND | {"step": step})
     assert len(health.history) <= 200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import flat, hjepa, last_training, last_weights, metrics, start, tree
+from commands import call, flat, last_training, last_weights, metrics, start, tree
 from conftest import tiny_options
 
 STEPS = 40
@@ -22,7 +22,7 @@ def pretrain(out: Path, *more: object) -> list[object]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = hjepa(*pretrain(out))
+    done = call(*pretrain(out))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -108,7 +108,7 @@ def test_sigterm_saves_and_exits_143(undisturbed, tmp_path):
     text = (tmp_path / "log").read_text()
     assert "hjepa: SIGTERM at step" in text and "saved; go on with the same command and --resume" in text
     assert '"status": "stopped"' in (out / "run.json").read_text()
-    done = hjepa(*pretrain(out, "--resume"))
+    done = call(*pretrain(out, "--resume"))
     assert done.returncode == 0, done.stderr
     assert_identical(out, undisturbed)
 
@@ -124,7 +124,7 @@ def copy(undisturbed, tmp_path):
 def refused(out: Path, *more: object) -> str:
     """Resume, expect a one-line refusal that leaves every byte in place, and return the line."""
     before = tree(out)
-    done = hjepa(*pretrain(out, "--resume", *more))
+    done = call(*pretrain(out, "--resume", *more))
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert tree(out) == before
@@ -158,7 +158,7 @@ def test_an_edited_configuration_is_refused(copy):
     file = copy / "config.yaml"
     file.write_text(file.read_text().replace("width: 32", "width: 64", 1))
     before = tree(copy)
-    done = hjepa("pretrain", "scenes", "--out", copy, "--resume")
+    done = call("pretrain", "scenes", "--out", copy, "--resume")
     assert (done.returncode, done.stderr) == (
         2,
         "hjepa: the checkpoint has model.width = 32, this run 64: resume with the run's own settings, "
@@ -169,20 +169,20 @@ def test_an_edited_configuration_is_refused(copy):
 
 def test_other_images_are_refused(copy):
     before = tree(copy)
-    done = hjepa("pretrain", "scenes:test", "--out", copy, "--resume")
+    done = call("pretrain", "scenes:test", "--out", copy, "--resume")
     assert done.returncode == 2
     assert done.stderr.startswith("hjepa: scenes is not what this run was trained on")
     assert tree(copy) == before
 
 
 def test_resuming_a_finished_run_changes_no_weight(copy, undisturbed):
-    done = hjepa(*pretrain(copy, "--resume"))
+    done = call(*pretrain(copy, "--resume"))
     assert done.returncode == 0, done.stderr
     assert_identical(copy, undisturbed)
 
 
 def test_extend_to_says_what_it_does_to_each_schedule_and_goes_on(copy):
-    done = hjepa("pretrain", "scenes", "--out", copy, "--resume", "--extend-to", 50)
+    done = call("pretrain", "scenes", "--out", copy, "--resume", "--extend-to", 50)
     assert done.returncode == 0, done.stderr
     for name in ("lr", "weight_decay", "momentum"):
         assert f"--extend-to: {name} " in done.stdout
@@ -200,11 +200,11 @@ def test_extend_to_a_shorter_horizon_is_refused(copy):
 
 def test_init_from_a_run_starts_anew_from_its_weights(undisturbed, tmp_path):
     out = tmp_path / "second"
-    done = hjepa(*pretrain(out, "--init-from", undisturbed, "--train.steps", 1))
+    done = call(*pretrain(out, "--init-from", undisturbed, "--train.steps", 1))
     assert done.returncode == 0, done.stderr
     assert f"--init-from {undisturbed}: context_encoder: 29 of 29 tensors matched" in done.stdout
     assert metrics(out)[0]["step"] == 1
-    third = hjepa(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.steps", 1))
+    third = call(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.steps", 1))
     assert "encoder: 29 of 29 tensors matched" in third.stdout, third.stderr
 
 

@@ -29,7 +29,7 @@ from hjepa.models.frozen import encoder_bytes, encoder_card, normalise_pixels
 from hjepa.models.hjepa import HJEPA, build
 from hjepa.stopping import Stopped
 from hjepa.training import checkpoint as checkpoints
-from hjepa.training.health import Health, Verdict, measure, teacher_distance
+from hjepa.training.health import Health, Verdict, grace_steps, measure, teacher_distance
 from hjepa.training.machine import (
     autocast_dtype,
     choose_attention,
@@ -273,7 +273,7 @@ class Session:
     def __post_init__(self) -> None:
         self.config = self.resolved.config
         self.total_steps = _steps(self.config)
-        self.health = Health()
+        self.health = Health(grace=grace_steps(self.total_steps))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
         self.skipped_in_a_row = 0

@@ -1,0 +1,38 @@
+"""The examples run, and minimal.py is the whole method in one short file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import environment
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name], capture_output=True, text=True, check=False, env=environment(), timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_minimal_is_one_short_file_without_the_library():
+    text = (EXAMPLES / "minimal.py").read_text()
+    assert len(text.splitlines()) <= 150
+    assert "hjepa" not in text
+    assert text.index("optimizer.step()") < text.index("t.mul_(momentum)")
+
+
+@pytest.mark.slow
+def test_minimal_learns():
+    last = run("minimal.py").splitlines()[-1]
+    untrained, pretrained = (float(last.split(name)[1].split(",")[0]) for name in ("untrained ", "pretrained "))
+    assert pretrained >= untrained > 0.25
+
+
+@pytest.mark.slow
+def test_own_dataset():
+    text = run("own_dataset.py")
+    assert "tokens (8, 64, 96) pooled (8, 96)" in text
