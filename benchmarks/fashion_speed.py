@@ -7,7 +7,6 @@ measures, metrics.jsonl. A round is 25 steps of one, then 25 of the other; the o
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from plain_loop import PlainLoop
 from hjepa.api import Silent
 from hjepa.config import Layer, read_recipe, resolve
 from hjepa.data.sources import open_source
+from hjepa.training.machine import peak_memory_gb
 from hjepa.training.run_folder import RunFolder
 from hjepa.training.session import Batches, Session, build_model, build_trainer, complete, new_record
 from hjepa.training.trainer import fit
@@ -34,11 +34,11 @@ def our_session(folder: Path, source, total: int) -> Session:
     resolved = complete(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
     accelerator = Accelerator(cpu=True)
     model = build_model(resolved.config)
-    run = RunFolder(folder)
-    run.create()
+    run, record = RunFolder(folder), new_record("", source, model, resolved.config)
+    run.create(record, overwrite=False)
     trainer = build_trainer(resolved.config, model, accelerator)
     batches = Batches(resolved.config, source, accelerator)
-    return Session(resolved, source, trainer, batches, run, new_record("", source, model, resolved.config), Silent())
+    return Session(resolved, source, trainer, batches, run, record, Silent())
 
 
 def ours(session: Session, stream, until: int) -> float:
@@ -87,7 +87,7 @@ def memory(which: str, steps: int) -> None:
         else:
             del session.trainer
             plain(PlainLoop(steps), stream, steps)
-    print(f"{which} peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.3f} GiB")
+    print(f"{which:6} peak memory {peak_memory_gb(torch.device('cpu')):.3f} GiB after {steps} steps")
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
     change(model)
     with tempfile.TemporaryDirectory() as folder:
         target = RunFolder(Path(folder) / "run")
-        target.create()
-        trainer = build_trainer(resolved.config, model, accelerator)
         record = new_record("calibration", source, model, resolved.config)
+        target.create(record, overwrite=False)
+        trainer = build_trainer(resolved.config, model, accelerator)
         batches = Batches(resolved.config, source, accelerator)
         session = Session(resolved, source, trainer, batches, target, record, Silent())
         session.run()

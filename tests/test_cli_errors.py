@@ -86,7 +86,7 @@ CASES = {
     ),
     "setting in the wrong section": (
         "pretrain scenes --out run --train.lr 1",
-        "unknown setting --train.lr, did you mean --train.seed?",
+        "unknown setting --train.lr, did you mean --optim.lr?",
     ),
     "misspelt option": (
         "pretrain scenes --out run --recpie demo",
@@ -246,7 +246,7 @@ def test_checkpoint_of_another_shape(complaint, photos, capsys):
     capsys.readouterr()
     wide = tiny_options(model__width=64, optim__batch_size=4)
     assert complaint("pretrain", "photos", "--out", "run", "--init-from", "small/encoder.safetensors", *wide) == (
-        "encoder: pos_embed is (1, 16, 32), this model needs (1, 16, 64) (4 of 29 tensors matched); "
+        "encoder: pos_embed is (1, 16, 32), this model needs (1, 16, 64) (0 of 29 tensors matched); "
         "set model.* to the checkpoint's sizes"
     )
 
@@ -298,7 +298,7 @@ def test_evaluation_mistakes(complaint, photos, capsys):
     capsys.readouterr()
     assert complaint("evaluate", "run", "--train", "flat", "--test", "photos").startswith("flat has no labels")
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", "--pooling", "avgg")
-    assert "avgg" in line and "did you mean avg?" in line
+    assert "avgg" in line and "did you mean 'avg'?" in line
 
 
 def test_in_a_real_process_too(tmp_path):

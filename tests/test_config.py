@@ -40,7 +40,7 @@ def test_config_yaml_can_be_read_back(name):
 
 
 optim = st.fixed_dictionaries({}, optional={"lr": st.floats(1e-6, 1), "batch_size": st.integers(1, 9999)})
-scales = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))
+scales = st.none() | st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1))
 augment = st.fixed_dictionaries({}, optional={"crop_scale": scales})
 means = st.none() | st.just([0.5])
 data = st.fixed_dictionaries({}, optional={"image_size": st.integers(1, 500), "mean": means})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from hjepa import config as configuration
 from hjepa.config import Layer, Resolved
 from hjepa.data.augment import Fit
 from hjepa.data.loader import FittedImages, Share
-from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source
+from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source, renumber_classes
 from hjepa.errors import UserError
 from hjepa.masking import Coverage, coverage, svg
 from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
@@ -47,6 +48,7 @@ from hjepa.training.session import (
     momentum_of,
     new_record,
     schedules_of,
+    start_accelerator,
     write_config,
 )
 from hjepa.training.starting_weights import init_from as load_starting_weights
@@ -125,6 +127,7 @@ class Silent:
 
 def pretrain(
     data: Any,
+    /,  # so that the section of settings called data can be given by name
     *,
     out: str | os.PathLike[str],
     recipe: str | None = None,
@@ -148,54 +151,73 @@ def pretrain(
     folder = RunFolder(Path(out))
     layers = _layers(recipe, config, options, settings)
     _refuse_contradictions(resume=resume, overwrite=overwrite, extend_to=extend_to, init_from=init_from)
-    if resume:
-        saved_record = folder.read_record()
-        resolved = _resumed(folder, layers, extend_to)
-        source = open_source(data)
-        _refuse_other_images(source, saved_record)
-    else:
-        folder.refuse_if_occupied(overwrite=overwrite)
-        resolved, source = prepare(data, layers)
-    accelerator = Accelerator(cpu=resolved.config.train.device == "cpu")
-    resolved = agree(resolved)
-    _check_before_training(resolved, accelerator)
-
-    model = build_model(resolved.config)
-    notices = _load_into(model, init_from)
-    loaded = checkpoints.load(folder.checkpoints / "last") if resume else None
-    record = saved_record if resume else new_record(command or _as_call(data, out), source, model, resolved.config)
-    trainer = build_trainer(resolved.config, model, accelerator)
-    session = Session(
-        resolved, source, trainer, Batches(resolved.config, source, accelerator), folder, record, listener
-    )
-    if loaded:
-        session.restore(loaded)
-    if extend_to is not None:
-        notices += _horizon_notices(folder, resolved, trainer.step)
-    # Everything that can be refused has been; from here on files change.
-    if session.main:
+    with contextlib.ExitStack() as held:
         if resume:
-            folder.cut_metrics(trainer.step)
+            record = folder.read_record()
+            _hold(folder, held)
+            resolved = _resumed(folder, layers, recipe, extend_to)
+            source = open_source(data)
+            _refuse_other_images(source, record)
         else:
-            folder.create()
-        write_config(folder, resolved)
-        _write_mask_statistics(folder, resolved)
-        listener.on_start(resolved, record, trainer.step)
-        for text in (*notices, LOSS_NOTE):
-            listener.on_notice(text)
-    accelerator.wait_for_everyone()
+            folder.refuse_if_occupied(overwrite=overwrite)
+            resolved, source = prepare(data, layers)
+        accelerator = start_accelerator(resolved.config)
+        resolved = agree(resolved)
+        _check_before_training(resolved, accelerator)
+        try:
+            model = build_model(resolved.config)
+            notices = _load_into(model, init_from)
+            loaded = checkpoints.load(folder.checkpoints / "last") if resume else None
+            if not resume:
+                record = new_record(command or _as_call(data, out), source, model, resolved.config)
+            trainer = build_trainer(resolved.config, model, accelerator)
+            batches = Batches(resolved.config, source, accelerator)
+            session = Session(resolved, source, trainer, batches, folder, record, listener)
+            if loaded:
+                session.restore(loaded)
+            if extend_to is not None:
+                notices += _horizon_notices(folder, resolved, trainer.step)
+            if session.main:  # everything that can be refused has been; from here on files change
+                if resume:
+                    folder.cut_metrics(trainer.step)
+                    checkpoints.drop_after(folder.checkpoints, trainer.step)
+                else:
+                    _hold(folder, held)
+                    folder.create(record, overwrite=overwrite)
+                write_config(folder, resolved)
+                _write_mask_statistics(folder, resolved)
+                listener.on_start(resolved, record, trainer.step)
+                for text in (*notices, LOSS_NOTE):
+                    listener.on_notice(text)
+            accelerator.wait_for_everyone()
+            _train(session)
+        except RuntimeError as error:
+            raise _as_out_of_memory(error, resolved) or error from None
+    return Run(Path(out))
+
+
+def _train(session: Session) -> None:
+    """Run the session; whatever happens, its page is renewed and a run it replaced is not lost."""
     try:
         session.run()
-    except RuntimeError as error:
-        raise _as_out_of_memory(error, resolved) or error from None
+    except BaseException:
+        if session.main and not session.saved:
+            session.folder.restore_replaced()
+        raise
     finally:
-        if session.main:
-            write_report(folder.path)
-    return Run(folder.path)
+        if session.main and session.folder.record.is_file():
+            write_report(session.folder.path)
+
+
+def _hold(folder: RunFolder, held: contextlib.ExitStack) -> None:
+    """Keep other processes from training the same run; the first process holds it for all of a launch."""
+    if os.environ.get("RANK", "0") == "0":
+        held.enter_context(folder.locked())
 
 
 def plan(
     data: Any,
+    /,
     *,
     recipe: str | None = None,
     config: str | os.PathLike[str] | None = None,
@@ -204,8 +226,9 @@ def plan(
 ) -> tuple[Resolved, Plan]:
     """Say what a run would do and cost: resolved settings, measured memory and time. Writes nothing."""
     resolved, source = prepare(data, _layers(recipe, config, options, settings))
-    _check_before_training(resolved, Accelerator(cpu=resolved.config.train.device == "cpu"))
-    return resolved, measure_plan(resolved.config, source)
+    accelerator = start_accelerator(resolved.config)
+    _check_before_training(resolved, accelerator)
+    return resolved, measure_plan(resolved.config, source, accelerator)
 
 
 def prepare(data: Any, layers: list[Layer]) -> tuple[Resolved, ImageSource]:
@@ -238,8 +261,10 @@ def evaluate(
     control = random_twin(encoder, seed=encoder.card["provenance"]["seed"])
     preprocess = encoder.card["preprocess"]
     fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
+    sources = [open_source(data) for data in (train, test)]
+    renumber_classes(*sources)
     labelled = [
-        FittedImages(open_source(data), fit, limit=limit) for data, limit in ((train, max_train), (test, max_test))
+        FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     results = protocol.evaluate(
         encoder, control, *labelled, protocols=protocols, poolings=poolings, seed=seed, progress=progress
@@ -288,7 +313,7 @@ def _refuse_contradictions(
         raise UserError("--extend-to lengthens a run that exists: add --resume, or set --train.steps for a new run")
 
 
-def _resumed(folder: RunFolder, layers: list[Layer], extend_to: int | None) -> Resolved:
+def _resumed(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_to: int | None) -> Resolved:
     """Return the run's own configuration; raises UserError if what was given differs from it."""
     try:
         saved = configuration.load(folder.config.read_text())
@@ -296,6 +321,9 @@ def _resumed(folder: RunFolder, layers: list[Layer], extend_to: int | None) -> R
         raise UserError(f"{folder.path} has no config.yaml: nothing to resume") from None
     except yaml.YAMLError:
         raise UserError(f"{folder.config} is damaged: restore it, or start again with --overwrite") from None
+    if recipe and recipe != saved.config.recipe:
+        was = saved.config.recipe
+        raise UserError(f"--recipe {recipe} differs from the run's {was}: leave it out to resume, or start a new run")
     own = saved.config.model_dump(mode="json")
     changes: dict[str, tuple[Any, str]] = {}
     given = [layer for layer in layers if not layer.origin.startswith("recipe ")]
@@ -313,9 +341,9 @@ def _resumed(folder: RunFolder, layers: list[Layer], extend_to: int | None) -> R
             )
         changes[name] = (wanted[section][field], "changed at resume")
     if extend_to is not None:
-        if extend_to <= (saved.config.train.steps or 0):
+        if extend_to < (saved.config.train.steps or 0):
             raise UserError(
-                f"--extend-to {extend_to}: the run already has {saved.config.train.steps} steps, name a larger number"
+                f"--extend-to {extend_to}: the run has {saved.config.train.steps} steps already, name a larger number"
             )
         changes["train.steps"] = (extend_to, f"--extend-to, was {saved.config.train.steps}")
     return configuration.derive(saved, changes)
@@ -333,6 +361,11 @@ def _refuse_other_images(source: ImageSource, record: Mapping[str, Any]) -> None
 def _check_before_training(resolved: Resolved, accelerator: Accelerator) -> None:
     """Raise UserError for masks, shares or memory that cannot work."""
     config = resolved.config
+    if accelerator.device.type != config.train.device:
+        raise UserError(
+            f"train.device = {config.train.device}, but the launcher chose {accelerator.device.type}: "
+            f"use --train.device {accelerator.device.type}, or launch without --cpu"
+        )
     mask_sampler(config)
     Share(config.optim.batch_size, accelerator.num_processes, 0, config.optim.accumulate)
     if config.optim.batch_size // (accelerator.num_processes * config.optim.accumulate) < 2:
@@ -340,7 +373,7 @@ def _check_before_training(resolved: Resolved, accelerator: Accelerator) -> None
             f"optim.batch_size = {config.optim.batch_size}: a micro-batch needs at least 2 images, because each is "
             "compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
         )
-    refuse_too_large(config)
+    refuse_too_large(config, accelerator.num_processes)
 
 
 def _load_into(model: Any, path: str | os.PathLike[str] | None) -> list[str]:
@@ -373,12 +406,13 @@ def _write_mask_statistics(folder: RunFolder, resolved: Resolved) -> None:
 
 def _as_out_of_memory(error: RuntimeError, resolved: Resolved) -> UserError | None:
     """Return the user's version of an allocation that failed, or None for any other error."""
-    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    text = str(error).lower()
+    if "out of memory" not in text and "allocate memory" not in text:
         return None
-    optim = resolved.config.optim
+    parts = resolved.config.optim.accumulate
     return UserError(
-        f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "
-        f"resume with --overwrite and --optim.accumulate {optim.accumulate * 2}, or a smaller --optim.batch_size"
+        f"out of memory with optim.batch_size = {resolved.config.optim.batch_size} in {parts} micro-batches: "
+        f"use --optim.accumulate {parts * 2}; add --resume if the run had saved a checkpoint"
     )
 
 

@@ -245,6 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except BrokenPipeError:  # the reader (head, less) has gone
         sys.stderr.close()
+    except OSError as error:
+        if debug or error.errno is None:
+            raise
+        _complain(f"{error.filename or 'a file'}: {error.strerror}")
+        code = 2
     sys.exit(code)
 
 
@@ -318,7 +323,8 @@ def _print_plan(resolved: Any, plan: Any, *, json: bool) -> None:
         return
     print(dump(resolved))
     for name, value in plan.to_json().items():
-        print(f"{name.replace('_', ' '):<28} {value:,}")
+        shown = "never" if value is None else f"{value:,}"
+        print(f"{name.replace('_', ' '):<28} {shown}")
 
 
 def _print_settings() -> None:

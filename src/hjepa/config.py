@@ -1,7 +1,7 @@
 """Strict, typed configuration: every value is checked once and remembers where it came from.
 
 Values are merged in the order default < recipe < file < command line; what is still open is derived
-from the data and the machine (see ``training/resolve.py``). Unknown keys are errors.
+from the data and the machine (see ``training/session.py``, ``complete``). Unknown keys are errors.
 """
 
 import difflib
@@ -40,6 +40,27 @@ class DataConfig(Section):
     def _square(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int | str) else value
 
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_channel(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value and min(value) < 1:
+            raise ValueError("a size is at least one pixel")
+        return value
+
+    @model_validator(mode="after")
+    def _as_many_as_channels(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values and self.channels and len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels: give one for each")
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std = {list(self.std)} must be positive: it is divided by")
+        return self
+
 
 class AugmentConfig(Section):
     """Random crops and flips."""
@@ -47,6 +68,20 @@ class AugmentConfig(Section):
     crop_scale: Range | None = Field((0.3, 1.0), description="share of the area kept by a crop; null: no crops")
     crop_ratio: Range = Field((3 / 4, 4 / 3), description="width / height of a crop")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, value: Range | None) -> Range | None:
+        if value and not 0 < value[0] <= value[1]:
+            raise ValueError("a range is two positive numbers, the smaller first")
+        return value
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _share(cls, value: Range | None) -> Range | None:
+        if value and value[1] > 1:
+            raise ValueError("a crop keeps at most all of the area, 1")
+        return value
 
 
 class ModelConfig(Section):
@@ -99,6 +134,13 @@ class OptimConfig(Section):
     betas: Range = Field((0.9, 0.999), description="AdamW's betas")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
     loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
+
+    @field_validator("betas")
+    @classmethod
+    def _shares(cls, value: Range) -> Range:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("both lie between 0 and 1")
+        return value
 
 
 class EMAConfig(Section):
@@ -240,7 +282,13 @@ def read_file(path: Path) -> Layer:
         raise UserError(f"--config {path}{where}: not valid YAML") from None
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: holds no settings, expected lines such as 'optim: {{lr: 0.001}}'")
-    return Layer(f"file {path}", values)
+    layer = Layer(f"file {path}", values)
+    recipe = values.get("recipe")
+    if recipe is None:
+        return layer
+    # A file that names a recipe means it: its values come first, the file's own win.
+    merged = dict(_leaves(read_recipe(str(recipe)).values)) | dict(_leaves(values))
+    return layer._replace(values=merged)
 
 
 def read_options(tokens: list[str]) -> Layer:
@@ -279,7 +327,10 @@ def dump(resolved: Resolved) -> str:
 
 def load(text: str) -> Resolved:
     """Read what ``dump`` wrote; the origins are those in its comments."""
-    resolved = resolve([Layer("config.yaml", yaml.safe_load(text))])
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise UserError("config.yaml holds no settings: restore it, or start again with --overwrite")
+    resolved = resolve([Layer("config.yaml", values)])
     origin: dict[str, str] = {}
     section = ""
     for line in text.splitlines():
@@ -323,9 +374,9 @@ def unknown_name(name: str, origin: str) -> str:
 
 
 def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:  # the right field in the wrong section
-        close = [k for k in known if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    field = name.rpartition(".")[2]
+    close = [k for k in known if k.rpartition(".")[2] == field][:1]  # the right field in the wrong section
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f", did you mean {prefix}{close[0]}?" if close else ""
 
 
@@ -357,8 +408,11 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
 
 def _parse(text: str) -> Any:
     if "," in text and not text.startswith("["):
-        return [yaml.safe_load(part) for part in text.split(",")]
-    return None if text.lower() == "none" else yaml.safe_load(text)
+        return [_parse(part) for part in text.split(",")]
+    try:
+        return None if text.lower() == "none" else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r} is not a value: write a number, a word, or numbers with commas between") from None
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ def leave(stopped: Stopped, *, say: Callable[[str], None]) -> int:
     """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first."""
     say(f"{stopped}: saved; go on with the same command and --resume")
     job = os.environ.get("SLURM_JOB_ID")
-    if stopped.number == signal.SIGUSR1 and job and shutil.which("scontrol"):
+    first = os.environ.get("RANK", "0") == "0"
+    if stopped.number == signal.SIGUSR1 and job and first and shutil.which("scontrol"):
         subprocess.run(["scontrol", "requeue", job], check=False)
     return 128 + stopped.number

@@ -39,7 +39,8 @@ class Terminal(Silent):
         if self.bar is not None:
             self.bar.update(self.task, completed=line["step"], description=measures_text(line))
             return
-        remaining = (total_steps - line["step"]) * line["images"] / line["step"] / line["images_per_second"]
+        batch = line["images"] / max(line["step"], 1)
+        remaining = (total_steps - line["step"]) * batch / max(line["images_per_second"], 0.1)
         self._say(
             f"step {line['step']:,}/{total_steps:,}  {measures_text(line)}  "
             f"ETA {duration(remaining)}  {line['verdict']}"

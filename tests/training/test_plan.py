@@ -19,18 +19,19 @@ SIZES = {
 }
 
 MEASURE = """
-import json, resource, sys
+import json, sys
+import torch
 from conftest import tiny
 from runs import pictures, trainer_of
 from hjepa.training.plan import estimate_memory_gb
-from hjepa.training.machine import memory_gb
+from hjepa.training.machine import memory_gb, peak_memory_gb
 sections = json.loads(sys.argv[1])
 trainer, batches, config = trainer_of(tiny(**sections), pictures(512, 32))
 batch = next(batches)
 before = memory_gb()
 for _ in range(2):
     trainer.train_step(batch)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peak = peak_memory_gb(torch.device("cpu"))
 print(json.dumps([peak - before, estimate_memory_gb(config)]))
 """
 

@@ -1,6 +1,8 @@
 """Files are replaced whole or not at all; what must not be lost is refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -36,8 +38,8 @@ def test_metrics_are_cut_and_half_lines_ignored(tmp_path):
 
 def test_overwriting_replaces_a_run_and_nothing_else(tmp_path):
     run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "other")
-    run.create()
-    run.write_record({"status": "finished"})
+    run.create({"status": "finished"}, overwrite=False)
+    (run.checkpoints / "step-00000001").mkdir()
     (other.path).mkdir()
     (other.path / "photo.jpg").write_text("precious")
     with pytest.raises(UserError, match="not empty and not a run"):
@@ -45,9 +47,41 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path):
     with pytest.raises(UserError, match="not empty; continue that run with --resume"):
         run.refuse_if_occupied(overwrite=False)
     run.refuse_if_occupied(overwrite=True)
-    run.create()
-    assert [p.name for p in run.path.iterdir()] == ["checkpoints"]
+    run.create({"status": "running"}, overwrite=True)
+    assert not list(run.checkpoints.iterdir())
+    run.restore_replaced()  # the new run failed before it saved anything
+    assert run.read_record()["status"] == "finished" and (run.checkpoints / "step-00000001").is_dir()
+    run.create({"status": "running"}, overwrite=True)
+    run.discard_replaced()
+    assert run.read_record()["status"] == "running" and not list(run.checkpoints.iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "run"]
+
+
+def test_a_link_to_a_run_is_followed(tmp_path):
+    RunFolder(tmp_path / "run").create({"status": "finished"}, overwrite=False)
+    (tmp_path / "link").symlink_to("run")
+    linked = RunFolder(tmp_path / "link")
+    linked.create({"status": "running"}, overwrite=True)
+    linked.discard_replaced()
+    assert (tmp_path / "link").is_symlink()
+    assert RunFolder(tmp_path / "run").read_record()["status"] == "running"
+
+
+def test_two_processes_cannot_train_one_run(tmp_path):
+    code = "import sys, pathlib; from hjepa.training.run_folder import RunFolder\n"
+    code += "with RunFolder(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UserError, match="another process is training this run"),
+            RunFolder(tmp_path / "run").locked(),
+        ):
+            pass
+        other.communicate("")
+    with RunFolder(tmp_path / "run").locked():
+        assert (tmp_path / ".run.lock").exists()
+    assert not (tmp_path / ".run.lock").exists()
 
 
 def test_damaged_records_are_named(tmp_path):

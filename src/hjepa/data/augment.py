@@ -28,8 +28,7 @@ class Fit:
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Return uint8 [C, H, W] for uint8 [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
-        pixels = torch.from_numpy(np.ascontiguousarray(to_channels(image, self.channels)))
-        return self.fit(pixels.movedim(-1, -3))
+        return self.fit(channels_first(to_channels(image, self.channels)))
 
     def fit(self, image: Tensor) -> Tensor:
         """Fit [..., C, H', W'] to [..., C, H, W]."""
@@ -58,7 +57,7 @@ class Augment:
         if self.crop_scale is None:
             pixels = self.fit(image)
         else:
-            whole = torch.from_numpy(np.ascontiguousarray(to_channels(image, self.fit.channels))).movedim(-1, 0)
+            whole = channels_first(to_channels(image, self.fit.channels))
             box = crop_box((whole.shape[1], whole.shape[2]), self.crop_scale, self.crop_ratio, draws)
             pixels = TF.resized_crop(whole, *box, list(self.fit.size), antialias=True)
         return pixels.flip(-1) if draws[-1] < self.flip else pixels
@@ -70,6 +69,11 @@ class Augment:
         pixels = self.fit(images)
         flipped = torch.from_numpy(draws[:, -1] < self.flip)
         return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) if flipped.any() else pixels
+
+
+def channels_first(image: np.ndarray) -> Tensor:
+    """Return [..., H, W, C] as a tensor [..., C, H, W]; a read-only array is copied, torch cannot hold one."""
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).movedim(-1, -3)
 
 
 def crop_box(

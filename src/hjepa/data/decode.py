@@ -1,5 +1,6 @@
 """From a file to pixels: uint8 [H, W, C] with one channel for grey images and three for colour."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,13 @@ from hjepa.errors import UserError
 # What Pillow opens everywhere; other endings in a folder are not images to us.
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
+
+
+# What Pillow raises on files that are cut short, mislabelled or hostile.
+_DAMAGE = (
+    UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
+    struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -24,12 +32,12 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise UserError(
             f"{path} cannot be read as an image ({_reason(error)}): delete it, "
             "or leave such files out with --data.corrupt skip"
         ) from None
-    return _pixels(image)
+    return pil_pixels(image)
 
 
 def channels_of(path: Path) -> int:
@@ -37,7 +45,7 @@ def channels_of(path: Path) -> int:
     try:
         with Image.open(path) as file:
             return 1 if file.mode in GREY_MODES else 3
-    except (UnidentifiedImageError, OSError):
+    except _DAMAGE:
         return 3  # reading it later says what is wrong with it
 
 
@@ -57,10 +65,13 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     raise UserError(f"images have {have} channels and {channels} are wanted: set --data.channels {have}")
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def pil_pixels(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a PIL image of any mode: uint8 [H, W, 1] if grey, [H, W, 3] otherwise."""
     if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
         values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
+        finite = np.isfinite(values)
+        low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+        values = np.where(finite, values, low)  # a hole in a measurement is drawn dark
         return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)[..., None]
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[..., None]

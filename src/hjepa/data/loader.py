@@ -6,6 +6,8 @@ so neither workers nor processes change what is seen.
 """
 
 import functools
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,7 +69,7 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(images)
 
 
-class MicroBatches(Dataset[Tensor]):
+class MicroBatches(Dataset["Tensor | UserError"]):
     """Makes uint8 micro-batches [b, C, H, W] from pieces; has no state."""
 
     def __init__(
@@ -76,25 +78,35 @@ class MicroBatches(Dataset[Tensor]):
         self.source, self.augment = source, augment
         self.seed, self.batch_size, self.skip_corrupt = seed, batch_size, skip_corrupt
 
-    def __getitem__(self, piece: Piece) -> Tensor:
-        """Return the images of a piece."""
+    def __getitem__(self, piece: Piece) -> Tensor | UserError:
+        """Return the images of a piece, or what a user should know instead.
+
+        Returned, not raised: an exception that crosses from a worker arrives as a page of traceback.
+        """
+        try:
+            return self._images(piece)
+        except UserError as error:
+            return error
+
+    def _images(self, piece: Piece) -> Tensor:
         indices = sample_order(self.seed, len(self.source), piece.attempt, self.batch_size)[piece.rows]
         draws = generator(self.seed, "augment", piece.attempt).random((piece.rows.stop, DRAWS))[piece.rows]
         whole_batch = getattr(self.source, "batch", None)
         if whole_batch is not None:
             return self.augment.batch(whole_batch(indices), draws)
-        images = (self._read(int(index)) for index in indices)
+        images = (read(self.source, int(index), skip_corrupt=self.skip_corrupt) for index in indices)
         return torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
 
-    def _read(self, index: int) -> np.ndarray:
-        """Read an image; a damaged one is replaced by the next readable one if that is allowed."""
-        for offset in range(len(self.source)):
-            try:
-                return self.source[(index + offset) % len(self.source)]
-            except UserError:
-                if not self.skip_corrupt:
-                    raise
-        raise UserError(f"{self.source.name}: not one of its {len(self.source)} images can be read")
+
+def read(source: ImageSource, index: int, *, skip_corrupt: bool = False) -> np.ndarray:
+    """Read an image; a damaged one is replaced by the next readable one if that is allowed."""
+    for offset in range(len(source)):
+        try:
+            return source[(index + offset) % len(source)]
+        except UserError:
+            if not skip_corrupt:
+                raise
+    raise UserError(f"{source.name}: not one of its {len(source)} images can be read")
 
 
 class _Pieces(Sampler[Piece]):
@@ -110,17 +122,31 @@ class _Pieces(Sampler[Piece]):
             attempt += 1
 
 
-def micro_batches(data: MicroBatches, share: Share, *, first_attempt: int, workers: int) -> Iterator[Tensor]:
+def micro_batches(
+    data: MicroBatches, share: Share, *, first_attempt: int, workers: int, pin_memory: bool = False
+) -> Iterator[Tensor]:
     """Yield the micro-batches of this process for ever, starting at an attempt."""
-    loader: DataLoader[Tensor] = DataLoader(
+    loader: DataLoader[Tensor | UserError] = DataLoader(
         data,
         batch_size=None,  # a piece is already a batch
         sampler=_Pieces(share, first_attempt),
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="forkserver" if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # ours: the global one belongs to the caller
+        # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        worker_init_fn=_leave_signals_to_the_parent if workers else None,
     )
-    return iter(loader)
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ignore stop signals sent to the whole process group: the parent saves, then ends its workers."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class FittedImages:
@@ -144,18 +170,21 @@ class FittedImages:
             yield fitted(self.source, self.indices[start : start + batch_size].tolist(), self.fit)
 
 
-def fitted(source: ImageSource, indices: Sequence[int], fit: Fit) -> Tensor:
+def fitted(source: ImageSource, indices: Sequence[int], fit: Fit, *, skip_corrupt: bool = False) -> Tensor:
     """Return chosen images fitted to the encoder: uint8 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
         return fit(whole_batch(indices))
-    return torch.stack([fit(source[index]) for index in indices])
+    return torch.stack([fit(read(source, index, skip_corrupt=skip_corrupt)) for index in indices])
 
 
-def pixel_statistics(source: ImageSource, fit: Fit, *, sample: int = 512) -> tuple[list[float], list[float]]:
+def pixel_statistics(
+    source: ImageSource, fit: Fit, *, sample: int = 512, skip_corrupt: bool = False
+) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
-    pixels = fitted(source, [i * len(source) // count for i in range(count)], fit).double() / 255.0
+    chosen = [i * len(source) // count for i in range(count)]
+    pixels = fitted(source, chosen, fit, skip_corrupt=skip_corrupt).double() / 255.0
     flat = pixels.movedim(1, 0).flatten(1)  # [C, n*H*W]
     mean = [round(value, 4) for value in flat.mean(1).tolist()]
     deviation = [round(max(value, 0.01), 4) for value in flat.std(1).tolist()]

@@ -5,13 +5,14 @@ import gzip
 import hashlib
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from hjepa.data.decode import ENDINGS, channels_of, read_image
+from hjepa.data.decode import ENDINGS, channels_of, pil_pixels, read_image
 from hjepa.data.scenes import Scenes
 from hjepa.errors import UserError
 
@@ -91,6 +92,7 @@ class FileSource:
 
     def __init__(self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray]) -> None:
         self.name, self.paths, self._root, self._labels = name, list(paths), root, labels
+        self.classes: list[str] = []
         sampled = self.paths[:: max(1, len(self.paths) // 64)]
         self.channels = max(channels_of(path) for path in sampled)
 
@@ -124,12 +126,9 @@ class FolderSource(FileSource):
         if not paths:
             raise UserError(f"{root} holds no images: looked in all its subfolders for {', '.join(sorted(ENDINGS))}")
         parts = [path.relative_to(root).parts for path in paths]
-        labels = {}
-        if all(len(p) > 1 for p in parts):
-            self.classes = sorted({p[0] for p in parts})
-            number = {name: i for i, name in enumerate(self.classes)}
-            labels = {"label": np.array([number[p[0]] for p in parts], dtype=np.int64)}
+        classes, labels = _number([p[0] if len(p) > 1 else None for p in parts])
         super().__init__(str(root), paths, root, labels)
+        self.classes = classes
 
 
 class ListSource(FileSource):
@@ -139,20 +138,20 @@ class ListSource(FileSource):
     """
 
     def __init__(self, file: Path) -> None:
-        with file.open(newline="") as lines:
-            rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as lines:
+                rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
+        except (UnicodeDecodeError, csv.Error):
+            raise UserError(f"{file} is not a text file in UTF-8: save it as UTF-8") from None
         if not rows:
             raise UserError(f"{file} names no images: write one path a line")
         paths = [file.parent / Path(path).expanduser() for path, _ in rows]
         for path in paths:
             if not path.is_file():
                 raise UserError(f"{file} names {path}, which does not exist: correct the list")
-        names = [label for _, label in rows]
-        labels = {}
-        if all(name is not None for name in names):
-            _, numbers = np.unique(np.array(names), return_inverse=True)
-            labels = {"label": numbers.astype(np.int64)}
+        classes, labels = _number([label for _, label in rows])
         super().__init__(str(file), paths, file.parent, labels)
+        self.classes = classes
 
 
 class ArraySource:
@@ -228,8 +227,7 @@ def fashion_mnist_is_here() -> bool:
 def as_pixels(item: Any) -> np.ndarray:
     """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into uint8 [H, W, C]."""
     if hasattr(item, "convert"):  # a PIL image
-        item = item if item.mode in ("L", "RGB") else item.convert("RGB")
-        pixels = np.asarray(item)
+        pixels = pil_pixels(item)
     elif hasattr(item, "detach"):  # a tensor, channels first
         pixels = item.detach().cpu().numpy()
         pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
@@ -239,12 +237,16 @@ def as_pixels(item: Any) -> np.ndarray:
     if pixels.ndim != 3:
         raise UserError(f"an image has 2 or 3 axes, the Dataset gave one of shape {list(pixels.shape)}")
     if np.issubdtype(pixels.dtype, np.floating):
-        if pixels.min() < 0.0 or pixels.max() > 1.0:
+        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # so that NaN is refused too
             raise UserError(
                 f"the Dataset gave floats from {pixels.min():.3g} to {pixels.max():.3g}: give uint8, or "
                 "floats in 0..1 (leave normalisation to hjepa)"
             )
         pixels = np.rint(pixels * 255.0)
+    elif pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
+        raise UserError(
+            f"the Dataset gave {pixels.dtype} from {pixels.min()} to {pixels.max()}: scale it to uint8, 0..255"
+        )
     return pixels.astype(np.uint8)
 
 
@@ -257,6 +259,8 @@ def open_fashion_mnist(split: str) -> ArraySource:
         pixels, classes = _either(folder / images), _either(folder / labels)
         if pixels and classes:
             return ArraySource(f"fashion-mnist:{split}", _read_idx(pixels), _read_idx(classes))
+    if os.environ.get("RANK", "0") != "0":
+        raise UserError("fashion-mnist is not here: run hjepa once in a single process, so that one fetches it")
     try:
         from torchvision.datasets import FashionMNIST
 
@@ -277,8 +281,11 @@ def _either(path: Path) -> Path | None:
 def _read_idx(path: Path) -> np.ndarray:
     """Read an IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist)."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        raw = file.read()
+    try:
+        with opener(path, "rb") as file:
+            raw = file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path} is damaged: delete it and get it again") from None
     axes = raw[3] if len(raw) > 4 else 0
     shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes]) if axes else ()
     if not axes or raw[2] != 8 or len(raw) != 4 + 4 * axes + int(np.prod(shape)):
@@ -287,11 +294,17 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def _image_files(root: Path) -> Iterable[Path]:
-    for folder, subfolders, files in os.walk(root):
+    seen: set[str] = set()  # real paths: a link may lead back up
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in ENDINGS:
-                yield Path(folder, name)
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in ENDINGS and path.is_file():
+                yield path
 
 
 def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
@@ -299,8 +312,36 @@ def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
     return [(line, None) for line in stripped if line and not line.startswith("#")]
 
 
+def _number(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the class names in order, and each image's class as a number; nothing if one has no class."""
+    if not all(names):
+        return [], {}
+    classes, numbers = np.unique(np.array(names), return_inverse=True)
+    return classes.tolist(), {"label": numbers.astype(np.int64)}
+
+
+def renumber_classes(train: ImageSource, test: ImageSource) -> None:
+    """Give the test images the training set's class numbers: each source has numbered its own classes.
+
+    Raises UserError if the test set has a class that the training set does not know.
+    """
+    known, asked = getattr(train, "classes", []), getattr(test, "classes", [])
+    if not (known and asked) or known == asked:
+        return
+    if strange := [name for name in asked if name not in known]:
+        raise UserError(
+            f"{test.name} has the class {strange[0]!r}, which {train.name} does not have: "
+            f"its classes are {', '.join(known[:10])}"
+        )
+    numbers = np.array([known.index(name) for name in asked], dtype=np.int64)
+    test.labels["label"] = numbers[test.labels["label"]]
+
+
 def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:
     reader = csv.DictReader(lines)
     if "path" not in (reader.fieldnames or ()):
         raise UserError(f"{file} has no column 'path': its first line must name the columns path and, if any, label")
-    return [(row["path"], row.get("label")) for row in reader]
+    rows = [(row["path"], row.get("label")) for row in reader]
+    if not all(path for path, _ in rows):
+        raise UserError(f"{file}, line {1 + [not p for p, _ in rows].index(True) + 1}: has no path")
+    return rows

@@ -1,5 +1,8 @@
 """ContextEncoder: a timm ViT that drops hidden patches before its first block."""
 
+from typing import Any
+
+import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -77,6 +80,12 @@ class ContextEncoder(nn.Module):
         if grid == tuple(self.vit.patch_embed.grid_size):
             return stored
         return sincos_2d(self.width, grid)[None].to(stored)
+
+
+def build_encoder(**sizes: Any) -> ContextEncoder:
+    """Build an encoder without touching the caller's random state; its weights are yet to be set."""
+    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw first values when they are made
+        return ContextEncoder(**sizes)
 
 
 # What a stock `timm.models.vision_transformer.VisionTransformer` needs to be the same network.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hjepa.errors import UserError
-from hjepa.models.encoder import TIMM_FIXED, ContextEncoder
+from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder
 from hjepa.models.initialisation import initialise
 from hjepa.models.released import refuse_misfit
 
@@ -119,7 +119,7 @@ def random_twin(frozen: FrozenEncoder, *, seed: int) -> FrozenEncoder:
 def blank_encoder(card: Mapping[str, Any]) -> ContextEncoder:
     """Build the network a card describes; its weights are not set."""
     sizes = card["timm"]
-    return ContextEncoder(
+    return build_encoder(
         image_size=tuple(sizes["img_size"]),
         patch_size=sizes["patch_size"],
         channels=sizes["in_chans"],

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from hjepa.models.encoder import ContextEncoder
+from hjepa.models.encoder import ContextEncoder, build_encoder
 from hjepa.models.initialisation import initialise
 from hjepa.models.levels import at_least_float32, normalise_targets
 from hjepa.models.predictor import Predictor
@@ -68,7 +69,7 @@ def build(
     seed: int,
 ) -> HJEPA:
     """Build and initialise the model; the target encoder is copied after initialisation."""
-    context_encoder = ContextEncoder(
+    context_encoder = build_encoder(
         image_size=image_size,
         patch_size=patch_size,
         channels=channels,
@@ -77,14 +78,15 @@ def build(
         heads=heads,
         mlp_ratio=mlp_ratio,
     )
-    predictor = Predictor(
-        grid=context_encoder.grid(image_size),
-        encoder_width=width,
-        width=predictor_width,
-        depth=predictor_depth,
-        heads=predictor_heads,
-        mlp_ratio=mlp_ratio,
-    )
+    with torch.random.fork_rng(devices=[]):
+        predictor = Predictor(
+            grid=context_encoder.grid(image_size),
+            encoder_width=width,
+            width=predictor_width,
+            depth=predictor_depth,
+            heads=predictor_heads,
+            mlp_ratio=mlp_ratio,
+        )
     initialise(context_encoder, seed=seed)
     initialise(predictor, seed=seed + 1)
     return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum))

@@ -38,7 +38,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: bool) -> Path
         shutil.rmtree(leftover)
     if not (folder / name).exists():  # it may be there: killed after the rename, before the link
         _write(folder / f".{name}.tmp", checkpoint).rename(folder / name)
-    for link in ("last", "best") if best else ("last",):
+    for link in ("best", "last") if best else ("last",):  # ``last`` last: the state saved in it speaks of ``best``
         _point(folder / link, name)
     flush_to_disk(folder)
     _remove_old(folder, keep)
@@ -56,6 +56,18 @@ def _write(beside: Path, checkpoint: Checkpoint) -> Path:
     for file in (*manifest, MANIFEST, ""):
         flush_to_disk(beside / file)
     return beside
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove checkpoints beyond ``step``: a run that goes on from there writes them anew.
+
+    They may be the damaged ones somebody went back from, or of a horizon that has been changed.
+    """
+    for path in folder.glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    if (folder / "best").is_symlink() and not (folder / "best").exists():
+        (folder / "best").unlink()
 
 
 def load(path: Path) -> Checkpoint:

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +99,18 @@ def memory_gb() -> float:
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
+def peak_memory_gb(device: torch.device) -> float:
+    """Return the largest memory this process has used so far, in GiB (on a GPU: the GPU's)."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**30
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage counts what the parent had used before it started us
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 def available_memory_gb(device: torch.device) -> float:
     """Return the memory that is free for us on a device, in GiB."""
     if device.type == "cuda":
@@ -113,7 +127,8 @@ def _refuse_impossible(precision: str, device: torch.device) -> None:
 
 def _block_seconds(kind: str, precision: str, shape: tuple[int, int, int, int]) -> float:
     sequences, tokens, width, heads = shape
-    block = Block(width, heads, qkv_bias=True)
+    with torch.random.fork_rng(devices=[]):
+        block = Block(width, heads, qkv_bias=True)
     set_attention(block, kind)
     x = torch.zeros(sequences, tokens, width)
     dtype = autocast_dtype(precision)

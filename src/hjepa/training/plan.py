@@ -1,18 +1,16 @@
 """What a run will cost: memory estimated before anything is built, memory and time measured on request."""
 
-import resource
-import sys
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from hjepa.config import Config
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
-from hjepa.training.machine import available_memory_gb, choose_device
+from hjepa.training.machine import available_memory_gb, choose_device, peak_memory_gb
 from hjepa.training.schedules import half_life_images
 from hjepa.training.session import Batches, build_model, build_trainer, mask_sampler
 
@@ -30,14 +28,14 @@ class Plan:
     estimated_memory_gb: float
     context_tokens: int
     target_tokens: int
-    momentum_half_life_images: float
+    momentum_half_life_images: int | None  # None: never, the momentum is 1
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name."""
         return asdict(self)
 
 
-def estimate_memory_gb(config: Config) -> float:
+def estimate_memory_gb(config: Config, processes: int = 1) -> float:
     """Return a rough size of weights, optimizer and activations of one micro-batch, in GiB.
 
     Activations kept for the backward pass of a transformer block: about 16 values per token and width
@@ -45,9 +43,9 @@ def estimate_memory_gb(config: Config) -> float:
     keeps none. ``tests/training/test_plan.py`` compares this with a measurement.
     """
     m, optim = config.model, config.optim
-    masks = mask_sampler(config).sample(0, optim.batch_size, slice(0, 1))
+    masks = mask_sampler(config).sample(0, min(optim.batch_size, 256), slice(0, 1))
     visible, blocks, size = masks.context.shape[1], *masks.targets.shape[1:]
-    images = optim.batch_size // optim.accumulate
+    images = optim.batch_size // (optim.accumulate * processes)
     value = {"float64": 8, "float32": 4}.get(config.train.precision, 2)
     plain = config.train.attention == "plain"
 
@@ -69,25 +67,30 @@ def estimate_memory_gb(config: Config) -> float:
     return total / 2**30
 
 
-def refuse_too_large(config: Config) -> None:
+def refuse_too_large(config: Config, processes: int = 1) -> None:
     """Raise UserError if a step would clearly not fit into memory."""
-    need, free = estimate_memory_gb(config), available_memory_gb(choose_device(config.train.device))
-    if need <= free:
+    device = choose_device(config.train.device)
+    sharing = processes if device.type == "cpu" else 1  # processes on one machine's CPU share its memory
+
+    def need(parts: int) -> float:
+        return sharing * estimate_memory_gb(_with_accumulate(config, parts), processes)
+
+    parts, free = config.optim.accumulate, available_memory_gb(device)
+    if need(parts) <= free:
         return
-    parts = config.optim.accumulate
-    while estimate_memory_gb(_with_accumulate(config, parts)) > free and parts < config.optim.batch_size:
+    wanted = need(parts)
+    while need(parts) > free and parts * processes < config.optim.batch_size // 2:
         parts *= 2
-    fits = parts < config.optim.batch_size and config.optim.batch_size % parts == 0
+    fits = need(parts) <= free and config.optim.batch_size % (parts * processes) == 0
     remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
     raise UserError(
-        f"optim.batch_size = {config.optim.batch_size}: a step needs about {need:.0f} GB and {free:.0f} GB are free; "
+        f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB and {free:.0f} GB are free; "
         f"{remedy}, or a smaller --optim.batch_size"
     )
 
 
-def measure_plan(config: Config, source: ImageSource, *, steps: int = 4) -> Plan:
+def measure_plan(config: Config, source: ImageSource, accelerator: Accelerator, *, steps: int = 4) -> Plan:
     """Take a few real steps without writing anything, and say what the whole run will cost."""
-    accelerator = Accelerator(cpu=config.train.device == "cpu")
     trainer = build_trainer(config, build_model(config), accelerator)
     batches = Batches(config, source, accelerator)(0)
     times = []
@@ -98,26 +101,19 @@ def measure_plan(config: Config, source: ImageSource, *, steps: int = 4) -> Plan
         times.append(time.perf_counter() - start)
     seconds = sorted(times[1:])[len(times[1:]) // 2]  # the first step allocates
     total = config.train.steps or 0
+    half_life = half_life_images(config.ema.momentum, config.optim.batch_size)
     return Plan(
         steps=total,
         images=len(source),
         seconds_per_step=round(seconds, 4),
         images_per_second=round(config.optim.batch_size / seconds, 1),
         hours=round(total * seconds / 3600, 3),
-        peak_memory_gb=round(peak_memory_gb(), 2),
+        peak_memory_gb=round(peak_memory_gb(accelerator.device), 2),
         estimated_memory_gb=round(estimate_memory_gb(config), 2),
         context_tokens=micro[0].context_index.shape[1],
         target_tokens=micro[0].target_index.shape[2],
-        momentum_half_life_images=round(half_life_images(config.ema.momentum, config.optim.batch_size)),
+        momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
     )
-
-
-def peak_memory_gb() -> float:
-    """Return the largest memory this process has used so far, in GiB (on a GPU: the GPU's)."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _with_accumulate(config: Config, parts: int) -> Config:

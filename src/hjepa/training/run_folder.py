@@ -1,5 +1,7 @@
 """A run on disk: what is written where, atomically, and what is refused."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
@@ -17,7 +19,9 @@ class RunFolder:
     """The files of one run; see docs/decisions and DESIGN contract C8 for what they mean."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.shown = path  # as the user wrote it
+        self.path = path = path.expanduser().resolve()
+        self._replaced = path.with_name(f".{path.name}.replaced")
         self.config = path / "config.yaml"
         self.record = path / "run.json"
         self.metrics = path / "metrics.jsonl"
@@ -29,33 +33,69 @@ class RunFolder:
         self.report = path / "report.html"
 
     def refuse_if_occupied(self, *, overwrite: bool) -> None:
-        """Raise UserError if something is here that must not be lost."""
+        """Raise UserError if something is here that must not be lost, or if nothing can be written here."""
+        shown = self.shown
         if self.path.is_file():
-            raise UserError(f"--out {self.path}: is a file, name a folder")
+            raise UserError(f"--out {shown}: is a file, name a folder")
+        parent = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"--out {shown}: {parent} is not a folder that can be written to, name another place")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not overwrite:
             raise UserError(
-                f"--out {self.path}: not empty; continue that run with --resume, replace it with --overwrite, "
+                f"--out {shown}: not empty; continue that run with --resume, replace it with --overwrite, "
                 "or name another folder"
             )
         if not self.record.is_file():
-            raise UserError(f"--out {self.path}: not empty and not a run, --overwrite only replaces runs")
+            raise UserError(f"--out {shown}: not empty and not a run, --overwrite only replaces runs")
 
-    def create(self) -> None:
-        """Make an empty run folder; an old run that stood here is removed."""
+    def create(self, record: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the folder of a new run. An old run is put aside until ``discard_replaced``."""
+        self.refuse_if_occupied(overwrite=overwrite)  # again: seconds have passed since the first look
         if self.record.is_file():
-            old = self.path.with_name(f".{self.path.name}.replaced-{os.getpid()}")
-            self.path.rename(old)
-            shutil.rmtree(old)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if self._replaced.exists() and (self.checkpoints / "last").exists():
+                shutil.rmtree(self._replaced)  # left by a kill; the run that replaced it stands
+            if self._replaced.exists():
+                shutil.rmtree(self.path)  # never got to its first checkpoint
+            else:
+                self.path.rename(self._replaced)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_record(record)  # first, so that the folder is known as a run whatever happens next
+        self.checkpoints.mkdir()
+
+    def discard_replaced(self) -> None:
+        """Forget the run that was overwritten: the new one has saved something."""
+        if self._replaced.exists():
+            shutil.rmtree(self._replaced)
+
+    def restore_replaced(self) -> None:
+        """Bring back the run that was to be overwritten, if the new one has saved nothing."""
+        if self._replaced.exists():
+            shutil.rmtree(self.path)
+            self._replaced.rename(self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; raises UserError if another one is training it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {self.shown}: another process is training this run, wait for it") from None
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def read_record(self) -> dict[str, Any]:
         """Return run.json; raises UserError if this is not a run."""
         try:
             record: dict[str, Any] = json.loads(self.record.read_text())
         except FileNotFoundError:
-            raise UserError(f"{self.path} is not a run: it has no run.json") from None
+            raise UserError(f"{self.shown} is not a run: it has no run.json") from None
         except json.JSONDecodeError:
             raise UserError(f"{self.record} is damaged: restore it from a copy, or start a new run") from None
         return record

@@ -1,6 +1,7 @@
 """From a configuration and a source of images to a finished run on disk."""
 
 import contextlib
+import os
 import platform
 import signal
 import subprocess
@@ -14,14 +15,15 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from hjepa import __version__
 from hjepa.config import Config, Resolved, derive, dump
 from hjepa.data.augment import Augment, Fit
-from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics
-from hjepa.data.sources import ImageSource
+from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics, read
+from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UserError
 from hjepa.masking import Masks, MaskSettings, MultiBlockSampler, ReferenceSampler
 from hjepa.models.encoder import set_attention
@@ -40,13 +42,15 @@ from hjepa.training.machine import (
     memory_gb,
 )
 from hjepa.training.parameters import build_optimizer
-from hjepa.training.run_folder import RunFolder, write_atomically, write_json, write_text
+from hjepa.training.run_folder import RunFolder, flush_to_disk, write_atomically, write_json, write_text
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import MicroBatch, Schedules, StepResult, Trainer, fit
 
 MAX_SKIPPED_IN_A_ROW = 20
 # Settings that may change between two parts of one run without changing what it computes.
 FREE_TO_CHANGE = {
+    "data.corrupt",
+    "optim.accumulate",
     "train.steps",
     "train.epochs",
     "train.log_every",
@@ -81,13 +85,16 @@ def complete(resolved: Resolved, source: ImageSource) -> Resolved:
     if config.data.channels is None:
         values["data.channels"] = (channels, "as the images are")
     if config.data.mean is None or config.data.std is None:
-        mean, std = pixel_statistics(source, fit_of(config, channels))
+        skip = config.data.corrupt == "skip"
+        measured = pixel_statistics(source, fit_of(config, channels), skip_corrupt=skip)
         reason = f"measured on {min(512, len(source))} images"
-        values["data.mean"], values["data.std"] = (mean, reason), (std, reason)
+        for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
+            if given is None:
+                values[f"data.{name}"] = (value, reason)
     if config.data.workers is None:
-        in_memory = hasattr(source, "batch")
-        workers, reason = (0, "the images are in memory") if in_memory else (2, "images are read from files")
-        values["data.workers"] = (workers, reason)
+        from_files = isinstance(source, FileSource)
+        reason = "images are read from files" if from_files else "no files to read"
+        values["data.workers"] = (2 if from_files else 0, reason)
     if config.train.steps is None:
         steps = max(1, int(config.train.epochs * len(source) / config.optim.batch_size))
         values["train.steps"] = (steps, f"{config.train.epochs:g} epochs of {len(source):,} images")
@@ -111,14 +118,25 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     values: dict[str, tuple[Any, str]] = {}
     size = data.image_size
     if size is None:
-        side = min(source[0].shape[:2])
+        side = min(read(source, 0, skip_corrupt=data.corrupt == "skip").shape[:2])
         patch = resolved.config.model.patch_size or 8
         chosen = next((s for s in (32, 64) if side <= s), 96) // patch * patch
+        if chosen < 2 * patch:
+            raise UserError(
+                f"model.patch_size = {patch} leaves less than 2x2 patches on images of {side} pixels: use a smaller one"
+            )
         size = (chosen, chosen)
         values["data.image_size"] = (size, f"the first image is {side} pixels wide or high")
     if resolved.config.model.patch_size is None:
         values["model.patch_size"] = (max(1, min(size) // 8), f"8 patches across {min(size)} pixels")
     return derive(resolved, values)
+
+
+def start_accelerator(config: Config) -> Accelerator:
+    """Return what knows about devices and processes; precision and compilation are ours, whatever the launcher says."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        AcceleratorState._reset_state(True)  # an earlier run of this Python process may have been on another device
+    return Accelerator(cpu=config.train.device == "cpu", mixed_precision="no", dynamo_backend="no")
 
 
 def agree(resolved: Resolved) -> Resolved:
@@ -215,6 +233,7 @@ class Batches:
 
     def __init__(self, config: Config, source: ImageSource, accelerator: Accelerator) -> None:
         self.config, self.device = config, accelerator.device
+        self.on_cuda = self.device.type == "cuda"
         self.share = Share(
             config.optim.batch_size,
             accelerator.num_processes,
@@ -239,7 +258,11 @@ class Batches:
     def __call__(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of each attempt, for ever."""
         stream = micro_batches(
-            self.images, self.share, first_attempt=first_attempt, workers=self.config.data.workers or 0
+            self.images,
+            self.share,
+            first_attempt=first_attempt,
+            workers=self.config.data.workers or 0,
+            pin_memory=self.on_cuda,
         )
         attempt = first_attempt
         while True:
@@ -251,11 +274,12 @@ class Batches:
             attempt += 1
 
     def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
-        images = normalise_pixels(pixels.to(self.device, non_blocking=True), self.mean, self.std)
-        context, targets = (
-            torch.from_numpy(index).to(self.device, non_blocking=True) for index in (masks.context, masks.targets)
+        # Only CUDA orders an asynchronous copy before the memory it reads is used again.
+        pixels, context, targets = (
+            tensor.to(self.device, non_blocking=self.on_cuda)
+            for tensor in (pixels, torch.from_numpy(masks.context), torch.from_numpy(masks.targets))
         )
-        return MicroBatch(images, context, targets)
+        return MicroBatch(normalise_pixels(pixels, self.mean, self.std), context, targets)
 
 
 @dataclass
@@ -277,7 +301,10 @@ class Session:
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
         self.skipped_in_a_row = 0
-        self.signal: int | None = None
+        self.signal: int | None = None  # what this process was sent
+        self.stop: int | None = None  # what all processes have agreed to stop for
+        self.saved = False
+        self.first_step = self.trainer.step
         self.waited = self.worked = 0.0
         self.interval_images = 0
         self.started = self.mark = time.perf_counter()
@@ -286,32 +313,38 @@ class Session:
     # ---- the loop -------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the end, or raise Stopped after a signal or UserError when it diverges; saved in each case."""
-        trainer = self.trainer
+        """Train to the end; raises Stopped after a signal, UserError if it diverges or meets a damaged image.
+
+        What was learned is saved in each case.
+        """
+        trainer, status = self.trainer, "failed"
         self._write_record("running")
-        status = "failed"
         try:
             with self._signals():
-                if trainer.step < self.total_steps:
-                    attempts = trainer.step + trainer.skipped_steps
-                    fit(
-                        trainer,
-                        self.batches(attempts),
-                        total_steps=self.total_steps,
-                        after_step=self._after_step,
-                    )
+                self._fit()
             self.save()
-            if self.signal is not None:
+            if trainer.step == self.total_steps:
+                status = "finished"
+            elif self.stop is not None:
                 status = "stopped"
-                raise Stopped(self.signal, trainer.step)
-            if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                raise Stopped(self.stop, trainer.step)
+            else:
                 raise UserError(
                     f"diverging: {self.skipped_in_a_row} steps in a row had gradients that are not finite "
                     f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
                 )
-            status = "finished"
         finally:
             self._write_record(status)
+
+    def _fit(self) -> None:
+        trainer = self.trainer
+        attempts = trainer.step + trainer.skipped_steps
+        try:
+            fit(trainer, self.batches(attempts), total_steps=self.total_steps, after_step=self._after_step)
+        except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
+            if trainer.accelerator.num_processes == 1 and trainer.step > self.first_step:
+                self.save()
+            raise
 
     def _after_step(self, result: StepResult, waited: float) -> bool:
         """Log, save, and say whether to stop."""
@@ -334,7 +367,9 @@ class Session:
 
     def _log(self, result: StepResult) -> None:
         trainer = self.trainer
-        loss = float(trainer.accelerator.reduce(torch.tensor(result.loss, device=trainer.accelerator.device), "mean"))
+        precise = torch.float32 if trainer.accelerator.device.type == "mps" else torch.float64
+        own_loss = torch.tensor(result.loss, dtype=precise, device=trainer.accelerator.device)
+        loss = float(trainer.accelerator.reduce(own_loss, "mean"))
         if not self.main:
             return
         measures = measure(result.forward, result.batch.target_index, self.config.optim.loss)
@@ -374,6 +409,8 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint and the encoder; by the first process, the others wait."""
         if self.main:
+            if self.folder.metrics.is_file():
+                flush_to_disk(self.folder.metrics)
             rank = self.health.queue.rank()
             best = rank > self.best_rank  # labels would be better; the loss would be worse
             self.best_rank = rank if best else self.best_rank
@@ -385,6 +422,8 @@ class Session:
             )
             self._write_encoder()
             self._write_record("running")
+            self.folder.discard_replaced()
+        self.saved = True
         self.trainer.accelerator.wait_for_everyone()
         self.mark = time.perf_counter()
 
@@ -419,6 +458,7 @@ class Session:
         trainer.optimizer.load_state_dict(checkpoint.training["optimizer"])
         trainer.scaler.load_state_dict(checkpoint.training["scaler"])
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
+        self.first_step = trainer.step
         self.health.queue.features = checkpoint.training["features"]
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
@@ -496,10 +536,11 @@ class Session:
         """Return whether any process got a signal; all must agree to stop at the same step."""
         accelerator = self.trainer.accelerator
         if accelerator.num_processes == 1:
-            return self.signal is not None
-        numbers = accelerator.gather(torch.tensor([self.signal or 0], device=accelerator.device))
-        self.signal = int(numbers.max()) or None
-        return self.signal is not None
+            self.stop = self.signal
+        else:
+            sent = torch.tensor([self.signal or 0], device=accelerator.device)
+            self.stop = int(accelerator.gather(sent).max()) or None
+        return self.stop is not None
 
 
 def refuse_other_configuration(config: Config, saved: dict[str, Any]) -> None:
@@ -559,7 +600,7 @@ def _steps(config: Config) -> int:
 def _attention_shapes(config: Config) -> list[tuple[int, int, int, int]]:
     """Return (sequences, tokens, width, heads) of target, context and predictor for one micro-batch."""
     m, images = config.model, max(1, config.optim.batch_size // config.optim.accumulate)
-    sample = mask_sampler(config).sample(0, config.optim.batch_size, slice(0, 1))
+    sample = mask_sampler(config).sample(0, min(config.optim.batch_size, 256), slice(0, 1))
     visible, (blocks, size) = sample.context.shape[1], sample.targets.shape[1:]
     patches = config.grid[0] * config.grid[1]
     images = min(images, 64)  # enough to tell the kernels apart
