@@ -1,8 +1,8 @@
 """Runs made to fail on purpose, and sound ones: what the measures say, and the verdict.
 
-Usage:  python benchmarks/health_calibration.py [--steps 240] [--seeds 0 1 2] [--only NAME]
+Usage:  python benchmarks/health_calibration.py [--steps 200] [--seeds 0 1 2] [--only NAME]
 
-Each run is a real Session (the product's loop) on the embedded scenes at 32 pixels; the faults are put in
+Each run is a real Session (the product's loop) on the embedded scenes; the faults are put in
 from outside, the health code does not know of them.
 """
 
@@ -24,14 +24,14 @@ from hjepa.training.run_folder import RunFolder
 from hjepa.training.session import Batches, Session, build_model, build_trainer, complete, new_record
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "data": {"image_size": [32, 32]},
+    "data": {"image_size": [64, 64]},
     "augment": {"crop_scale": None},
     "model": {
-        "patch_size": 4, "width": 64, "depth": 3, "heads": 2,
-        "predictor_width": 32, "predictor_depth": 2, "predictor_heads": 2,
+        "patch_size": 8, "width": 96, "depth": 3, "heads": 3,
+        "predictor_width": 48, "predictor_depth": 2, "predictor_heads": 3,
     },
-    "optim": {"batch_size": 64, "lr": 2e-3, "final_weight_decay": 0.04},
-    "ema": {"momentum": 0.98},
+    "optim": {"batch_size": 64, "lr": 1e-3, "final_weight_decay": 0.04},
+    "ema": {"momentum": 0.99},
     "train": {"precision": "float32", "attention": "plain", "device": "cpu", "log_every": 10},
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[HJEPA], None], dict[str, dict[str, Any]], set[s
 def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
     """Train one case; return its last line and its verdict."""
     change, settings, _ = CASES[name]
-    source = Scenes(length=4096, size=32)
+    source = Scenes(length=20_000)
     sections = {s: SETTINGS.get(s, {}) | settings.get(s, {}) for s in SETTINGS}
     sections["train"] = sections["train"] | {"steps": steps, "seed": seed, "checkpoint_every": 10**6}
     resolved = complete(resolve([Layer("calibration", sections)]), source)
@@ -96,7 +96,7 @@ def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=CASES)
     given = parser.parse_args()
