@@ -66,7 +66,7 @@ COLLAPSES = {"collapsed", "partial collapse"}
 CASES: dict[str, tuple[Callable[[HJEPA], None], dict[str, dict[str, Any]], set[str]]] = {
     "sound": (sound, {}, {"healthy", "watch"}),
     "no EMA and no stop-gradient": (share_weights_and_gradients, {}, COLLAPSES),
-    "momentum 0": (sound, NO_AVERAGE, COLLAPSES | {"positional collapse"}),
+    "momentum 0": (sound, NO_AVERAGE, COLLAPSES | {"positional collapse", "diverging"}),
     "learning rate x100": (sound, TOO_FAST, COLLAPSES | {"diverging"}),
     "context hidden": (hide_the_context, {}, {"positional collapse"}),
 }

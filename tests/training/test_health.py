@@ -115,7 +115,8 @@ SOUND = {
         ({"loss": math.nan}, "diverging"),
         ({"grad_norm": math.inf}, "diverging"),
         ({"relative_loss": 8.0, "grad_norm": 40.0}, "diverging"),
-        ({"relative_loss": 2.0}, "watch"),
+        ({"relative_loss": 1.2}, "watch"),
+        ({"relative_loss": 2.0}, "diverging"),
     ],
 )
 def test_each_verdict(changes, expected):

@@ -1,5 +1,6 @@
 """What this machine can do: device, number formats, attention kernels, memory."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -109,6 +110,17 @@ def peak_memory_gb(device: torch.device) -> float:
         return int(line.split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc).
+
+    Writing a checkpoint needs a copy of everything for a moment; without this the process stays that large.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in musl
+        if trim is not None:
+            trim(0)
 
 
 def available_memory_gb(device: torch.device) -> float:

@@ -40,6 +40,7 @@ from hjepa.training.machine import (
     grad_scaler,
     hardware,
     memory_gb,
+    return_freed_memory,
 )
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.run_folder import RunFolder, flush_to_disk, write_atomically, write_json, write_text
@@ -423,6 +424,7 @@ class Session:
             self._write_encoder()
             self._write_record("running")
             self.folder.discard_replaced()
+            return_freed_memory()
         self.saved = True
         self.trainer.accelerator.wait_for_everyone()
         self.mark = time.perf_counter()
