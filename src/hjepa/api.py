@@ -84,7 +84,7 @@ class Run:
     @property
     def report(self) -> Path:
         """Return the path of the report page."""
-        return RunFolder(self.path).report
+        return self.path / "report.html"
 
     def summary(self) -> dict[str, Any]:
         """Return the stable last line of ``hjepa pretrain --json``."""
