@@ -194,7 +194,7 @@ def test_extend_to_says_what_it_does_to_each_schedule_and_goes_on(copy):
 
 def test_extend_to_a_shorter_horizon_is_refused(copy):
     assert refused(copy, "--extend-to", 30) == (
-        "hjepa: --extend-to 30: the run already has 40 steps, name a larger number"
+        "hjepa: --extend-to 30: the run has 40 steps already, name a larger number"
     )
 
 
