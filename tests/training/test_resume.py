@@ -171,7 +171,7 @@ def test_other_images_are_refused(copy):
     before = tree(copy)
     done = call("pretrain", "scenes:test", "--out", copy, "--resume")
     assert done.returncode == 2
-    assert done.stderr.startswith("hjepa: scenes is not what this run was trained on")
+    assert done.stderr.startswith("hjepa: scenes:test is not what this run was trained on")
     assert tree(copy) == before
 
 

@@ -309,7 +309,6 @@ class Scenes:
     ``test``, a length below 1, or a side below 16 pixels.
     """
 
-    name = "scenes"
     channels = 3
 
     def __init__(
@@ -322,6 +321,7 @@ class Scenes:
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < MIN_SIZE:
             raise UserError(f"scenes cannot be drawn at {height}x{width} pixels; use at least {MIN_SIZE} a side")
+        self.name = f"scenes:{split}"
         self.split, self.length, self.size, self.seed = split, length, (height, width), seed
         self._keys = generator(seed, f"scenes-{split}").integers(0, 2**64, size=7, dtype=np.uint64)
         self._pixel = UNITS / min(height, width)  # side of a pixel in units
