@@ -114,6 +114,7 @@ COLLAPSED_RANK = 1.1  # all images in one direction
 PARTIAL_RANK = 2.0
 WATCH_RANK = 5.0
 NO_GAP = 0.01  # predictions fit their own image no better than another; sound runs pass 0.05 soon
+WHERE = 0.2  # below this share of the variance, position does not explain the targets either
 TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
 RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
@@ -143,15 +144,17 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int) -> Verdict:
     step = int(history[-1]["step"])
     if step < grace:
         return Verdict("watch", f"too early to tell before step {grace}; {shown}", "wait")
-    if now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK:
-        found = f"all images get nearly the same features (target std {now['target_std']:.3f}); {shown}"
+    no_gap = now["cross_sample_gap"] < NO_GAP
+    alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
+    if alike or (no_gap and now["position_share"] < WHERE and now["relative_loss"] < TOO_BAD):
+        found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
         remedy = "start again with a target encoder that moves slowly (--ema.momentum 0.996) and a lower --optim.lr"
         return Verdict("collapsed", found, remedy)
     if now["relative_loss"] > TOO_BAD:
         found = f"predictions are worse than the mean at each position: the targets run away; {shown}"
         remedy = "start again with a slower target encoder (--ema.momentum 0.996) or a tenth of --optim.lr"
         return Verdict("diverging", found, remedy)
-    if now["cross_sample_gap"] < NO_GAP:
+    if no_gap:
         found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
         remedy = "let the context show more (--masking.target_scale 0.1,0.15), or train longer, then compare"
         return Verdict("positional collapse", found, remedy)
