@@ -12,11 +12,9 @@ from typing import Any
 
 from hjepa.errors import UserError
 
-TIMING = ("images_per_second", "data_wait", "memory_gb")  # differ between two runs of the same thing
-
 
 class RunFolder:
-    """The files of one run; see docs/decisions and DESIGN contract C8 for what they mean."""
+    """The files of one run: configuration, record, metrics, checkpoints, encoder, masks, evaluation."""
 
     def __init__(self, path: Path) -> None:
         self.shown = path  # as the user wrote it
@@ -30,7 +28,6 @@ class RunFolder:
         self.encoder_card = path / "encoder.json"
         self.masks = path / "masks.json"
         self.evaluation = path / "evaluation.json"
-        self.report = path / "report.html"
 
     def refuse_if_occupied(self, *, overwrite: bool) -> None:
         """Raise UserError if something is here that must not be lost, or if nothing can be written here."""
