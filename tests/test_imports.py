@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom of DESIGN's picture to its top: a part imports only from its own row and below.
 ROWS = [
     {"errors", "randomness", "stopping"},
+    {"audit"},
     {"config", "recipes"},
     {"data", "masking", "models"},
     {"training"},

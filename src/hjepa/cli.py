@@ -23,7 +23,7 @@ app = App(
     version_flags=["--version"],
 )
 
-COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "report")
+COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "audit", "report")
 Settings = Annotated[list[str], Parameter(parse=False)]
 
 
@@ -217,6 +217,15 @@ def doctor(*, json: bool = False) -> None:
 
 
 @app.command
+def audit(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """Run any training script and learn whether its teacher is updated as it should be.
+
+    hjepa audit [OPTIONS] SCRIPT [ARGUMENTS]; hjepa audit --help lists the options.
+    """
+    raise AssertionError("main() hands these words to hjepa.audit.command, which knows where the script begins")
+
+
+@app.command
 def report(run: Path) -> None:
     """Rebuild the page of a run.
 
@@ -233,6 +242,8 @@ def report(run: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 when done, 2 for anything the user can mend, 128 + n after signal n."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["audit"]:
+        sys.exit(_audit(arguments[1:]))
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     code = 0
@@ -251,6 +262,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"{error.filename or 'a file'}: {error.strerror}")
         code = 2
     sys.exit(code)
+
+
+def _audit(words: list[str]) -> int:
+    """Hand everything to the auditor: what follows the script is the script's, ``--debug`` included."""
+    from hjepa.audit.command import run
+
+    try:
+        return run(words)
+    except (ValueError, OSError) as error:
+        _complain(" ".join(str(error).split()))
+        return 2
 
 
 def _dispatch(arguments: list[str]) -> int:

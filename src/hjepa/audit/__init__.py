@@ -1,0 +1,20 @@
+"""The auditor: whether a training loop updates its teacher as its specification says.
+
+Stands alone: imports torch and the standard library.  See ``TeacherAudit``, and ``hjepa audit --help``.
+"""
+
+from typing import Any
+
+__all__ = ["Report", "TeacherAudit", "assert_conforms", "specs"]
+
+_HOME = {"TeacherAudit": "session", "assert_conforms": "session", "Report": "report"}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib  # what is named is imported when it is asked for: torch takes a second
+
+    if name == "specs":
+        return importlib.import_module("hjepa.audit.specs")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"hjepa.audit.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hjepa.audit' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""``python -m hjepa.audit SCRIPT``, for launchers that start modules (torchrun -m hjepa.audit train.py)."""
+
+from hjepa.audit.command import main
+
+main()

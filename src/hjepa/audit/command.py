@@ -1,0 +1,107 @@
+"""``hjepa audit``: parses its own options, leaves everything after the script to the script."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from hjepa.audit.specs import Spec
+
+USAGE = "hjepa audit [OPTIONS] SCRIPT [ARGUMENTS OF THE SCRIPT ...]"
+DESCRIPTION = """\
+Run a training script unmodified and learn whether its teacher (the EMA copy of the
+student) is updated as it should be. Options stand before the script; everything after
+it belongs to the script. The summary goes to standard error.
+
+exit code: 0 conforms, 1 deviates or fails, 2 wrong use, 3 too little could be seen
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (hjepa audit --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``hjepa audit``."""
+    made = _Parser(
+        "hjepa audit", usage=USAGE, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    made.add_argument("script", type=Path, metavar="SCRIPT", help="a Python script that trains")
+    made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="handed to the script")
+    what = made.add_argument_group("what is prescribed")
+    what.add_argument("--spec", default=None, metavar="NAME", help="ijepa, vjepa2, byol, dino, moco, data2vec2, "
+                      "mean-teacher ..., a .toml file, custom, or auto (default: the nearest is named)")  # fmt: skip
+    what.add_argument("--total-steps", type=int, metavar="N", help="optimizer steps of the whole run, for schedules")
+    what.add_argument("--momentum", type=float, metavar="M", help="with custom: the teacher's share, such as 0.99")
+    what.add_argument("--final-momentum", type=float, metavar="M", help="with custom: its value at the end")
+    what.add_argument("--kind", metavar="KIND", help="with custom: constant, linear or cosine")
+    what.add_argument("--start-step", type=int, default=0, metavar="N", help="step at which a resumed run begins")
+    which = made.add_argument_group("what is watched")
+    which.add_argument("--student", metavar="NAME", help="as in the script, such as model.encoder (default: found)")
+    which.add_argument("--teacher", metavar="NAME", help="as in the script, such as model.target (default: found)")
+    which.add_argument("--steps", type=int, default=20, metavar="N", help="optimizer steps to watch (default: 20)")
+    which.add_argument("--stop", action="store_true", help="end the script when they have been watched")
+    which.add_argument("--deep", action="store_true", help="trace three steps instead of one (slower)")
+    out = made.add_argument_group("reports")
+    for name in ("json", "markdown", "html", "junit"):
+        out.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the report as {name} to FILE")
+    return made
+
+
+def run(words: Sequence[str]) -> int:
+    """Parse ``words``, audit, and return the exit code.
+
+    Raises ``ValueError`` or ``OSError`` with one line for the user when nothing could be started.
+    """
+    options = parser().parse_args(words)
+    from hjepa.audit.script import Outputs, audit_script  # torch is imported from here on
+
+    spec = _spec(options)
+    if options.steps < 2:
+        raise ValueError(f"--steps {options.steps}: watch at least 2 optimizer steps")
+    if options.start_step < 0:
+        raise ValueError(f"--start-step {options.start_step}: steps are counted from 0")
+    return audit_script(
+        options.script,
+        options.arguments,
+        spec=spec,
+        student=options.student,
+        teacher=options.teacher,
+        steps=options.steps,
+        stop=options.stop,
+        deep=options.deep,
+        start_step=options.start_step,
+        outputs=Outputs(options.json, options.markdown, options.html, options.junit),
+    )
+
+
+def _spec(options: argparse.Namespace) -> "Spec":
+    from hjepa.audit import specs
+
+    given = {
+        "total_steps": options.total_steps,
+        "momentum": options.momentum,
+        "final_momentum": options.final_momentum,
+        "kind": options.kind,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    name = options.spec or ("custom" if "momentum" in given else "auto")
+    if name.endswith(".toml"):
+        if set(given) - {"total_steps"}:
+            raise ValueError(f"--{min(set(given)).replace('_', '-')} cannot be combined with {name}: write it there")
+        return specs.from_toml(name)
+    return specs.named(name, **given)
+
+
+def main() -> None:
+    """Run as a program of its own: ``python -m hjepa.audit SCRIPT``, ``torchrun -m hjepa.audit SCRIPT``."""
+    try:
+        code = run(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        print(f"hjepa audit: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,0 +1,276 @@
+"""Finds teacher, student and optimizers of a running program, without arguments.
+
+At an optimizer step, a student is a module whose parameters that optimizer trains; its teacher is another
+module with parameters of the same names and shapes that is not trained.  Several that fit are listed with
+the way to choose; none is guessed.
+"""
+
+import gc
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from hjepa.audit.pairing import Part, local, named, unwrap
+
+TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
+OVERLAP = 0.8  # share of names and shapes that two networks must have in common
+DEPTH = 6  # attributes followed to name a module
+
+
+@dataclass
+class Found:
+    """What was found: ``parts`` of one subject, or several ``candidates`` of which none was chosen."""
+
+    parts: list[Part] = field(default_factory=list)
+    student: str = ""
+    teacher: str = ""
+    wrappers: list[str] = field(default_factory=list)
+    how: str = ""
+    candidates: list[str] = field(default_factory=list)
+
+
+class NotFound(ValueError):
+    """A name given for a module does not lead to one; the message is for the user."""
+
+
+def discover(optimizer: Optimizer, student: str | None = None, teacher: str | None = None) -> Found:
+    """Return the teacher-student pair that ``optimizer`` trains, or candidates.
+
+    ``student`` and ``teacher`` are names as in the program (``model.encoder``).  Raises ``NotFound`` when a
+    name leads nowhere.
+    """
+    names = _Names()
+    if student and teacher:
+        return _named_pair(names, student, teacher)
+    modules = [unwrap(module)[0] for module in _live_modules()]
+    modules = list({id(module): module for module in modules}.values())
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    pairs = _largest(_pairs(modules, trained) or _both_trained(modules, trained, names))
+    if student or teacher:
+        pairs = _chosen(pairs, names, student, teacher)
+    return _decide(pairs, names)
+
+
+def _named_pair(names: "_Names", student: str, teacher: str) -> Found:
+    (mine, taken), (other, more) = unwrap(names.module(student)), unwrap(names.module(teacher))
+    return Found([Part(mine, other)], student, teacher, taken + more, "named by the user")
+
+
+def _live_modules() -> Iterator[nn.Module]:
+    for thing in gc.get_objects():
+        if issubclass(type(thing), nn.Module) and "_parameters" in thing.__dict__:  # initialised
+            yield thing
+
+
+def _signature(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
+    return frozenset((name, parameter.shape) for name, parameter in named(module).items())
+
+
+def _pairs(modules: list[nn.Module], trained: set[int]) -> list[tuple[nn.Module, nn.Module]]:
+    """Return (student, teacher) pairs of modules with the same parameters of which one is trained."""
+    students, others = [], []
+    # A step with a closure computes its gradients inside: there are none yet.
+    waiting = all(p.grad is None for module in modules for p in module.parameters() if id(p) in trained)
+    for module in modules:
+        parameters = list(module.parameters())
+        if not parameters or all(p.ndim < 2 for p in parameters):
+            continue
+        learning = [p for p in parameters if id(p) in trained and p.requires_grad and (waiting or p.grad is not None)]
+        if len(learning) > len(parameters) / 2:
+            students.append(module)
+        if not learning or any(word in type(module).__name__.lower() for word in TEACHER_WORDS):
+            others.append(module)
+    found = []
+    signatures = {id(module): _signature(module) for module in (*students, *others)}
+    by_signature: dict[frozenset[Any], list[nn.Module]] = {}
+    for other in others:
+        by_signature.setdefault(signatures[id(other)], []).append(other)
+    for mine in students:
+        exact = by_signature.get(signatures[id(mine)], [])
+        close = exact or [
+            o for o in others if _close(signatures[id(mine)], signatures[id(o)]) and type(o) is type(mine)
+        ]
+        found += [(mine, other) for other in close if _separate(mine, other)]
+    return found
+
+
+def _both_trained(
+    modules: Iterable[nn.Module], trained: set[int], names: "_Names"
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Return pairs of which both are trained, by mistake: the teacher is known by its name and values alone."""
+    learning = [module for module in modules if any(id(p) in trained for p in module.parameters())]
+    teachers = [module for module in learning if _called_teacher(names.of(module))]
+    return [
+        (mine, other)
+        for other in teachers
+        for mine in learning
+        if not _called_teacher(names.of(mine))
+        and _signature(mine) == _signature(other)
+        and _separate(mine, other)
+        and _near(mine, other)
+    ]
+
+
+def _close(a: frozenset[Any], b: frozenset[Any]) -> bool:
+    return len(a) > 3 and len(a & b) >= OVERLAP * max(len(a), len(b))
+
+
+def _separate(a: nn.Module, b: nn.Module) -> bool:
+    """Return whether neither stands inside the other."""
+    return all(a is not module for module in b.modules()) and all(b is not module for module in a.modules())
+
+
+def _largest(pairs: list[tuple[nn.Module, nn.Module]]) -> list[tuple[nn.Module, nn.Module]]:
+    """Drop pairs that are the same place inside a larger pair, or cross pairs of twins inside one."""
+    kept: list[tuple[nn.Module, nn.Module]] = []
+    inside: list[tuple[set[int], set[int]]] = []
+    for mine, other in sorted(pairs, key=lambda pair: -sum(p.numel() for p in pair[0].parameters())):
+        ids = {id(p) for p in mine.parameters()}, {id(p) for p in other.parameters()}
+        if any(ids[0] <= students and ids[1] <= teachers for students, teachers in inside):
+            continue
+        # A block of the student beside a block of ANOTHER place of the teacher is no pair either.
+        if any(ids[0] < students or ids[1] < teachers for students, teachers in inside):
+            continue
+        kept.append((mine, other))
+        inside.append(ids)
+    return kept
+
+
+def _chosen(
+    pairs: list[tuple[nn.Module, nn.Module]], names: "_Names", student: str | None, teacher: str | None
+) -> list[tuple[nn.Module, nn.Module]]:
+    for name, side in ((student, 0), (teacher, 1)):
+        if name:
+            module = unwrap(names.module(name))[0]
+            pairs = [pair for pair in pairs if pair[side] is module]
+    return pairs
+
+
+def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
+    """Accept when every student has one teacher and every teacher one student; otherwise list."""
+    if not pairs:
+        return Found()
+    pairs = _prefer(pairs, names)
+    students, teachers = [id(mine) for mine, _ in pairs], [id(other) for _, other in pairs]
+    lines = [f"student {names.of(mine)}, teacher {names.of(other)}" for mine, other in pairs]
+    if len(set(students)) < len(pairs) or len(set(teachers)) < len(pairs):
+        return Found(candidates=lines)
+    shown = [(names.of(mine), names.of(other)) for mine, other in pairs]
+    parts = [Part(mine, other, name.rsplit(".", 1)[-1]) for (mine, other), (name, _) in zip(pairs, shown, strict=True)]
+    if len({part.name for part in parts}) < len(parts):
+        parts = [Part(part.student, part.teacher, f"{part.name}{n}") for n, part in enumerate(parts)]
+    return Found(
+        parts,
+        ", ".join(name for name, _ in shown),
+        ", ".join(name for _, name in shown),
+        names.wrappers_of(parts),
+        "the optimizer trains the student; the teacher has parameters of the same names and shapes and is not trained",
+    )
+
+
+def _prefer(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> list[tuple[nn.Module, nn.Module]]:
+    """Where a module has several twins, prefer those that hold its values, then those named as teachers."""
+    tests = (
+        lambda pair: _near(*pair),
+        lambda pair: _called_teacher(names.of(pair[1])),
+        lambda pair: _last(names.of(pair[0])) in _last(names.of(pair[1])),  # projector, target_projector
+    )
+    for side in (0, 1):
+        for test in tests:
+            kept = []
+            for module in {id(pair[side]): pair[side] for pair in pairs}.values():
+                twins = [pair for pair in pairs if pair[side] is module]
+                kept += ([pair for pair in twins if test(pair)] or twins) if len(twins) > 1 else twins
+            pairs = kept
+    return pairs
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _near(student: nn.Module, teacher: nn.Module) -> bool:
+    """Return whether the two hold nearly the same values: closer than a fresh copy would be."""
+    mine = named(student)
+    with torch.no_grad():
+        for name, other in named(teacher).items():
+            partner = mine.get(name)
+            if partner is None or partner.shape != other.shape or other.ndim < 2:
+                continue
+            a, b = local(partner).float().reshape(-1)[:4096], local(other).float().reshape(-1)[:4096]
+            if float((a - b).norm()) > 0.5 * float(a.norm() + 1e-12):
+                return False
+    return True
+
+
+def _called_teacher(name: str) -> bool:
+    return any(word in name.lower() for word in TEACHER_WORDS)
+
+
+class _Names:
+    """Names of modules as the running program writes them: ``trainer.model.encoder``."""
+
+    def __init__(self) -> None:
+        self._roots: list[tuple[str, Any]] = []
+        frame = sys._getframe(1)
+        while frame is not None:
+            if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
+                self._roots += list(frame.f_locals.items())
+            frame = frame.f_back  # type: ignore[assignment]
+        self._roots += list(vars(sys.modules["__main__"]).items())
+        self._names: dict[int, str] = {}
+        for name, value in self._roots:
+            if not name.startswith("__"):
+                self._walk("" if name == "self" else name, value, 0, set())
+
+    def _walk(self, name: str, value: Any, depth: int, above: set[int]) -> None:
+        if depth > DEPTH or id(value) in above:
+            return
+        if issubclass(type(value), nn.Module):
+            for inner, module in value.named_modules():
+                full = ".".join(part for part in (name, inner) if part) or type(value).__name__
+                known = self._names.get(id(module))
+                if known is None or full.count(".") < known.count("."):
+                    self._names[id(module)] = full
+        children: Iterable[tuple[str, Any]] = ()
+        if isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, type(sys)) and depth < 2:
+            children = [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
+        elif isinstance(value, dict) and depth < 2 and len(value) < 100:
+            children = [(str(k), v) for k, v in value.items()]
+        elif isinstance(value, (list, tuple)) and depth < 2 and len(value) < 20:
+            children = [(str(k), v) for k, v in enumerate(value)]
+        for key, child in children:
+            if isinstance(getattr(child, "__dict__", None), dict) or isinstance(child, (dict, list, tuple)):
+                self._walk(f"{name}.{key}" if name else key, child, depth + 1, above | {id(value)})
+
+    def of(self, module: nn.Module) -> str:
+        """Return the module's shortest name, or its class in brackets."""
+        return self._names.get(id(module)) or f"<{type(module).__name__}>"
+
+    def wrappers_of(self, parts: Iterable[Part]) -> list[str]:
+        """Return classes of wrappers (DDP, compiled) around the students."""
+        inner = {id(part.student) for part in parts}
+        found = []
+        for module in _live_modules():
+            core, taken = unwrap(module)
+            if taken and any(id(child) in inner for child in core.modules()):
+                found += taken
+        return sorted(set(found))
+
+    def module(self, name: str) -> nn.Module:
+        """Return the module that ``name`` leads to, in the program's variables."""
+        first, *rest = name.split(".")
+        starts = [value for key, value in self._roots if key == first]
+        starts += [getattr(value, first) for key, value in self._roots if key == "self" and hasattr(value, first)]
+        for value in starts:
+            for attribute in rest:
+                value = value[attribute] if isinstance(value, dict) else getattr(value, attribute, None)
+            if issubclass(type(value), nn.Module):
+                return value
+        known = sorted({shown for shown in self._names.values() if shown.count(".") < 3})
+        raise NotFound(f"no module is named {name}; there are {', '.join(known[:12]) or 'none'}")

@@ -1,0 +1,62 @@
+"""Where in the user's code something happens."""
+
+import os
+import sys
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OURS = str(Path(__file__).parent) + os.sep
+_LIBRARY = (f"site-packages{os.sep}", f"dist-packages{os.sep}", str(Path(os.__file__).parent) + os.sep)
+
+
+def caller() -> str | None:
+    """Return ``file.py:line`` of the innermost frame in the user's own code.
+
+    When that code called into an installed library which did it, the library's place is added.
+    """
+    inner: FrameType | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _OURS, "<")):
+            inner = inner or frame
+            if not any(part in name for part in _LIBRARY):
+                return _show(frame) if frame is inner else f"{_show(frame)} (in {_show(inner)})"
+        frame = frame.f_back
+    return _show(inner) if inner is not None else None
+
+
+def stack() -> tuple[tuple[str, int, int], ...]:
+    """Return (file, first line of the function, current line) of every frame, outermost first."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(reversed(found))
+
+
+def follows(first: tuple[tuple[str, int, int], ...], second: tuple[tuple[str, int, int], ...]) -> bool | None:
+    """Return whether ``first`` stands after ``second`` in the text of the function they have in common."""
+    for one, other in zip(first, second, strict=False):
+        if one[:2] != other[:2]:
+            return None
+        if one[2] != other[2]:
+            return one[2] > other[2]
+    return None
+
+
+def _show(frame: FrameType) -> str:
+    path = Path(frame.f_code.co_filename)
+    for part in _LIBRARY:
+        head, found, tail = str(path).partition(part)
+        if found and head:
+            return f"{tail}:{frame.f_lineno}"
+    try:
+        shown = path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        shown = path
+    return f"{shown if len(str(shown)) < len(str(path)) else path}:{frame.f_lineno}"

@@ -1,0 +1,615 @@
+"""Watches a training loop from outside: hooks, and samples of the weights at chosen instants.
+
+Nothing here changes what it watches: no random number is drawn, no graph is kept, no flag is set, no
+collective is called.  Hooks are global ones, so modules, their copies and their pickles stay as they are.
+"""
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
+
+from hjepa.audit import replicas
+from hjepa.audit.criterion import Criterion
+from hjepa.audit.location import caller, stack
+from hjepa.audit.pairing import Part, Sampler, Tensors, match, named, plain_name, storages
+from hjepa.audit.recording import Event, Kind, Look, Recording
+from hjepa.audit.tracing import Tracer
+
+TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
+LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
+GRAPH_STEPS = 4  # steps in which the loss is looked into
+EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
+
+
+class Observer:
+    """Records one subject for ``steps`` optimizer steps.
+
+    ``parts`` are student and teacher modules; ``optimizers`` those that train the student (found by
+    themselves when none are given).  ``trace`` names the steps of which every operation is followed.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        optimizers: Sequence[Optimizer] = (),
+        steps: int = 20,
+        trace: Sequence[int] = (),
+        on_done: Callable[[], None] | None = None,
+    ) -> None:
+        self.parts = list(parts)
+        self.steps = steps
+        self.recording = Recording()
+        self.criterion = Criterion()
+        self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
+        self._chosen = bool(optimizers)
+        self._on_done = on_done
+        self._trace_steps = frozenset(trace)
+        self._tracer: Tracer | None = None
+        self._open = contextlib.ExitStack()
+        self._roles: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
+        self._inside = {TEACHER: 0, STUDENT: 0, TRAINED: 0}
+        self._stepping: list[int] = []
+        self._on_target: set[int] = set()
+        self.last_look: Look | None = None
+        self.published: int | None = None
+        self._looks_since_step = 0
+        self._backwards = 0
+        self._teacher_outputs: dict[int, weakref.ref[Tensor]] = {}
+        self.pair()
+
+    # ------------------------------------------------------------------ what is watched
+
+    def pair(self) -> None:
+        """Pair the tensors of student and teacher as they are now."""
+        self.tensors: Tensors = match(self.parts)
+        self.sampler = Sampler(self.tensors.pairs)
+        self._buffer_sampler = Sampler(self.tensors.buffers)
+        self._trained_ids = {id(p) for part in self.parts for p in part.student.parameters()}
+        self._teacher_ids = {id(p) for part in self.parts for p in part.teacher.parameters()}
+        self._roles.clear()
+        for part in self.parts:
+            for role, root in ((STUDENT, part.student), (TEACHER, part.teacher)):
+                for module in root.modules():
+                    self._roles.setdefault(id(module), (weakref.ref(module), role))
+
+    def _role(self, module: nn.Module) -> str:
+        known = self._roles.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1]
+        role = self._new_role(module)
+        self._roles[id(module)] = (weakref.ref(module), role)
+        return role
+
+    def _new_role(self, module: nn.Module) -> str:
+        inside = {id(child) for child in module.modules()}
+        if any(id(part.student) in inside or id(part.teacher) in inside for part in self.parts):
+            return ENCLOSING
+        for number, part in enumerate(self.parts):
+            if _same_kind(module, part.teacher) and not _same_parameters(module, part.student):
+                trained = {id(p) for p in self.optimized()}
+                if not any(id(p) in trained for p in module.parameters()):
+                    self._replaced(number, module)
+                    return TEACHER
+        return TRAINED if any(p.requires_grad for p in module.parameters()) else NEITHER
+
+    def _replaced(self, number: int, module: nn.Module) -> None:
+        before = self.parts[number]
+        self.parts[number] = Part(before.student, module, before.name)
+        self._record(Kind.REPLACED, look=False, name=before.name or type(module).__name__)
+        self.pair()
+        self.last_look = None
+
+    def optimized(self) -> Iterator[Tensor]:
+        """Yield what the optimizers train."""
+        for reference in self._optimizers:
+            optimizer = reference()
+            for group in optimizer.param_groups if optimizer is not None else ():
+                yield from group["params"]
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that train the student and are still alive."""
+        return [optimizer for optimizer in (reference() for reference in self._optimizers) if optimizer is not None]
+
+    # ------------------------------------------------------------------ start and stop
+
+    def start(self) -> None:
+        """Register everything."""
+        hooks = (
+            register_optimizer_step_pre_hook(self.step_begins),
+            register_optimizer_step_post_hook(self._step_ends),
+        )
+        for hook in hooks:
+            self._open.callback(hook.remove)
+        pre = nn.modules.module.register_module_forward_pre_hook(self._forward_begins)
+        post = nn.modules.module.register_module_forward_hook(self._forward_ends, with_kwargs=True)
+        self._open.callback(pre.remove)
+        self._open.callback(post.remove)
+        if self.compiled():
+            self.recording.problems.append("compiled code is in use: what happens inside forwards is not seen")
+        self._open.enter_context(_replaced_attribute(torch.autograd, "backward", self._backward))
+        scaler = torch.amp.GradScaler
+        self._open.enter_context(_replaced_attribute(scaler, "unscale_", self._unscale))
+        self._open.enter_context(_replaced_attribute(scaler, "step", self._scaler_step))
+        for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"):
+            for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
+                if hasattr(owner, name):
+                    self._open.enter_context(_replaced_attribute(owner, name, self._clip))
+
+    def stop(self) -> None:
+        """Take a last look and remove everything; the second call does nothing."""
+        if self.recording.finished:
+            return
+        if self.last_look is not None or self.recording.events:
+            self._record(Kind.END)
+        self._close()
+
+    def _close(self) -> None:
+        self.recording.finished = True
+        self._stop_tracing()
+        self._open.close()
+        if self._on_done is not None:
+            self._on_done()
+
+    def compiled(self) -> bool:
+        """Return whether torch.compile is in use: its code must not be traced, or it would run otherwise."""
+        modules = (module for part in self.parts for root in (part.student, part.teacher) for module in root.modules())
+        return any(module._compiled_call_impl is not None for module in modules) or _dynamo_in_use()
+
+    # ------------------------------------------------------------------ looks
+
+    def _look(self) -> Look:
+        with torch.no_grad(), _disable_current_modes():
+            sides = [self._parameters(teacher=True), self._parameters(teacher=False)]
+            buffers = [self._buffers(teacher=True), self._buffers(teacher=False)]
+            look = Look(
+                self.sampler.read(sides[0]),
+                self.sampler.read(sides[1]),
+                self._buffer_sampler.read(buffers[0]),
+                self._buffer_sampler.read(buffers[1]),
+                tuple(module.training for part in self.parts for module in part.teacher.modules()),
+                tuple(module.training for part in self.parts for module in part.student.modules()),
+            )
+        self.last_look = look
+        return look
+
+    def _parameters(self, *, teacher: bool) -> dict[str, Tensor]:
+        return self._current(teacher=teacher, buffers=False)
+
+    def _buffers(self, *, teacher: bool) -> dict[str, Tensor]:
+        return self._current(teacher=teacher, buffers=True) if self.tensors.buffers else {}
+
+    def _current(self, *, teacher: bool, buffers: bool) -> dict[str, Tensor]:
+        """Return the tensors as the modules hold them now (they may have been exchanged)."""
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            prefix = f"{part.name}." if part.name and len(self.parts) > 1 else ""
+            module = part.teacher if teacher else part.student
+            found.update((prefix + name, tensor) for name, tensor in named(module, buffers=buffers).items())
+        return found
+
+    def _record(self, kind: Kind, *, look: bool = True, **facts: Any) -> Event:
+        step = self.recording.steps
+        event = Event(kind, step, facts=facts)
+        if step <= LOCATED_STEPS:
+            event.location = caller()
+        if look and self._looks_since_step < EVALUATION_LOOKS + 4 * (self._backwards + 1):
+            event.look = self._look()
+            self._looks_since_step += 1
+        self.recording.events.append(event)
+        if self._tracer is not None:
+            self._tracer.events = len(self.recording.events)
+        return event
+
+    # ------------------------------------------------------------------ forwards
+
+    def _forward_begins(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if _elsewhere():
+            return
+        role = self._role(module)
+        inside = self._inside
+        if role in (TEACHER, STUDENT):
+            other = STUDENT if role is TEACHER else TEACHER
+            if not inside[role] and not inside[other]:
+                self._pass_begins(role, args)
+            elif role is STUDENT and inside[TEACHER] and not inside[STUDENT]:
+                self._online_on_target(module, "inside the teacher's forward")
+            inside[role] += 1
+        elif role is TRAINED:
+            if inside[TEACHER]:
+                self._online_on_target(module, "inside the teacher's forward")
+            elif not inside[TRAINED] and self._gets_target(args):
+                self._online_on_target(module, "on the teacher's output")
+                self._on_target.add(id(module))
+            inside[TRAINED] += 1
+
+    def _pass_begins(self, role: str, args: tuple[Any, ...]) -> None:
+        kind, end = (
+            (Kind.TEACHER_FORWARD, Kind.TEACHER_END) if role is TEACHER else (Kind.STUDENT_FORWARD, Kind.STUDENT_END)
+        )
+        events, inputs = self.recording.events, _tensors(args)
+        if events and events[-1].kind is end:
+            pass  # the same pass goes on: a part called by itself, a second crop
+        elif self._window_is_over():
+            return
+        else:
+            event = self._record(kind, gradients=torch.is_grad_enabled(), cleared=self._cleared())
+            event.facts["input"] = _identity(inputs)
+            if role is TEACHER:
+                event.facts["random"] = self._random_modules()
+        if role is TEACHER and self._tracer is not None:
+            self._tracer.enter_teacher(inputs)
+
+    def _forward_ends(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if _elsewhere():
+            return
+        role = self._role(module)
+        inside = self._inside
+        if role not in inside or not inside[role]:
+            return
+        inside[role] -= 1
+        if inside[role]:
+            return
+        if role is TEACHER and not inside[STUDENT]:
+            self._teacher_ends(output)
+        elif role is STUDENT and not inside[TEACHER]:
+            event = self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
+            event.facts["training"] = module.training
+            if self._tracer is not None:
+                self._tracer.mark_student(_tensors(output))
+        elif role is TRAINED and id(module) in self._on_target:
+            self._on_target.discard(id(module))
+            self._watch_gradient(self.recording.events[-1], _tensors(output))
+        elif role is TRAINED and not inside[TEACHER] and not inside[STUDENT]:
+            self._predictor_ends(args, kwargs, output)
+
+    def _teacher_ends(self, output: Any) -> None:
+        tensors = _tensors(output)
+        facts: dict[str, Any] = {"graph": any(t.requires_grad for t in tensors), "reached": False}
+        event = self._record(Kind.TEACHER_END, look=False, **facts)
+        if len(self._teacher_outputs) > 64:
+            self._teacher_outputs.clear()
+        for tensor in tensors:
+            self._teacher_outputs[id(tensor)] = weakref.ref(tensor)
+        self._watch_gradient(event, tensors)
+        if self._tracer is not None:
+            self._tracer.leave_teacher(tensors)
+
+    def _watch_gradient(self, event: Event, targets: list[Tensor]) -> None:
+        """Note in the event's facts what a target depends on, and whether gradient flows into it."""
+        for tensor in targets:
+            if tensor.requires_grad and tensor.grad_fn is not None and self.recording.steps < GRAPH_STEPS:
+                event.facts["leaves"] = self._leaves(tensor)
+                tensor.register_hook(_Reached(event.facts))
+
+    def _leaves(self, tensor: Tensor) -> dict[str, int]:
+        """Return how many trained tensors of which network the target depends on through its graph."""
+        found = {"teacher": 0, "trained": 0}
+        stack, seen = [tensor.grad_fn], set()
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)
+            if leaf is not None:
+                found["teacher" if id(leaf) in self._teacher_ids else "trained"] += 1
+            stack += [following for following, _ in node.next_functions]
+        return found
+
+    def _predictor_ends(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        index = _indices(args, kwargs)
+        outputs = _tensors(output)
+        if not index or not outputs or not any(t.is_floating_point() and t.ndim >= 3 for t in _tensors((args, kwargs))):
+            return
+        event = self._record(Kind.PREDICTOR, look=False, index=index)
+        if outputs[0].requires_grad and self.recording.steps < GRAPH_STEPS:
+            outputs[0].register_hook(_Rows(event.facts))
+
+    def _gets_target(self, args: tuple[Any, ...]) -> bool:
+        tensors = _tensors(args)
+        if self._tracer is not None and self._tracer.is_target(tensors):
+            return True
+        known = ((tensor, self._teacher_outputs.get(id(tensor))) for tensor in tensors)
+        return any(reference is not None and reference() is tensor for tensor, reference in known)
+
+    def _online_on_target(self, module: nn.Module, how: str) -> None:
+        if any(True for p in module.parameters() if p.requires_grad):
+            self._record(Kind.ONLINE_ON_TARGET, look=False, module=type(module).__name__, how=how)
+
+    def _random_modules(self) -> list[str]:
+        """Return modules of the teacher that are random as they stand (dropout, drop-path in training mode)."""
+        found = []
+        for part in self.parts:
+            for name, module in part.teacher.named_modules():
+                rate = _drop_rate(module)
+                if module.training and rate:
+                    found.append(f"{plain_name(name)} ({type(module).__name__} {rate:g})")
+        return found
+
+    # ------------------------------------------------------------------ backward
+
+    def _backward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        roots = _tensors(args[:1] or tuple(kwargs.get("tensors", ())))
+        if self.recording.finished or torch._C._current_graph_task_id() != -1 or self._window_is_over():
+            return original(*args, **kwargs)  # (a nested pass belongs to checkpointing)
+        event = self._record(Kind.BACKWARD, cleared=self._cleared())
+        self._backwards += 1
+        if self.recording.steps < GRAPH_STEPS:
+            event.facts["criteria"] = self.criterion.watch(roots)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if not self.recording.finished:
+                # In a step with a closure the step's own change comes next: look what was before it.
+                self._record(Kind.BACKWARD_END, look=bool(self._stepping))
+                if self._tracer is not None:
+                    self._tracer.forget()
+
+    def _cleared(self) -> bool:
+        """Return whether gradients that a backward pass left were cleared without a step."""
+        if not self._backwards:
+            return False
+        for parameter in self.optimized():
+            if id(parameter) in self._trained_ids and parameter.requires_grad:
+                gradient = parameter.grad
+                if gradient is not None:
+                    with torch.no_grad(), _disable_current_modes():
+                        if bool((gradient != 0).any()):
+                            return False
+                    if gradient.numel() > 1:
+                        return True
+        return all(p.grad is None for p in self.optimized() if id(p) in self._trained_ids)
+
+    def _unscale(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._record(Kind.UNSCALE, look=False)
+        return original(*args, **kwargs)
+
+    def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._record(Kind.CLIP, look=False)
+        return original(*args, **kwargs)
+
+    def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        scaler = args[0]
+        before = self.recording.steps
+        event = self._record(Kind.SCALER_STEP, look=False, scale=_scale(scaler), stepped=None)
+        result = original(*args, **kwargs)
+        event.facts["stepped"] = self.recording.steps > before
+        return result
+
+    # ------------------------------------------------------------------ the optimizer
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        if self._chosen:
+            return optimizer is self._optimizers[0]()
+        mine = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if id(p) in self._trained_ids)
+        if not mine:
+            return False
+        if all(reference() is not optimizer for reference in self._optimizers):
+            self._optimizers.append(weakref.ref(optimizer))
+            sizes = {
+                id(o): sum(p.numel() for g in o.param_groups for p in g["params"] if id(p) in self._trained_ids)
+                for o in self.optimizers
+            }
+            self._optimizers.sort(key=lambda r: -sizes.get(id(r()), 0))
+        return self._optimizers[0]() is optimizer  # with several, steps are counted by the largest
+
+    def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair."""
+        if not self._is_ours(optimizer):
+            return
+        if id(optimizer) in self._stepping:
+            if self.recording.events and self.recording.events[-1].kind is Kind.STEP:
+                return  # the step of a parent class, called by its child
+            self._stepping.clear()  # an earlier step ended with an error
+        self._stepping.append(id(optimizer))
+        self._inside = dict.fromkeys(self._inside, 0)
+        if self._window_is_over():
+            return
+        self._refresh()
+        event = self._record(Kind.STEP, optimizer=type(optimizer).__name__, cleared=self._cleared())
+        if self.recording.steps <= LOCATED_STEPS:
+            event.facts["stack"] = stack()
+        event.facts.update(self._optimizer_facts(optimizer))
+
+    @property
+    def in_step(self) -> bool:
+        """Whether an optimizer is at work itself (not in a closure that computes its gradients)."""
+        return bool(self._stepping) and self.recording.events[-1].kind in (Kind.STEP, Kind.BACKWARD_END)
+
+    def _refresh(self) -> None:
+        """Notice a teacher whose parameters are other objects than before (assigned anew)."""
+        now = {id(p) for part in self.parts for p in part.teacher.parameters()}
+        if now != self._teacher_ids:
+            self._record(Kind.REPLACED, look=False, name="its parameters")
+            self.pair()
+            self.last_look = None
+
+    def _optimizer_facts(self, optimizer: Optimizer) -> dict[str, Any]:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        pairs = self.tensors.pairs
+        teachers = [p for part in self.parts for p in part.teacher.parameters()]
+        decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+        return {
+            "lr": max((float(group.get("lr", 1.0)) for group in optimizer.param_groups), default=0.0),
+            "teacher_held": sum(id(p) in held for p in teachers),
+            "teacher_state": sum(p in optimizer.state for p in teachers),
+            "teacher_gradients": sum(p.grad is not None for p in teachers),
+            "teacher_trainable": sum(p.requires_grad for p in teachers),
+            "teacher_tensors": len(teachers),
+            "student_held": sum(id(pair.student) in held for pair in pairs),
+            "weight_decay": decays,
+            "found_inf": _found_inf(optimizer),
+            "aliased": self._aliased(),
+        }
+
+    def _aliased(self) -> list[str]:
+        """Return tensors of the teacher whose memory overlaps with the student's."""
+        mine = named_storages(self._parameters(teacher=False))
+        found = []
+        for name, spans in named_storages(self._parameters(teacher=True)).items():
+            for address, start, stop in spans:
+                for other in mine.values():
+                    if any(address == a and start < e and s < stop for a, s, e in other):
+                        found.append(name)
+                        break
+        return found
+
+    def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._stepping or self._stepping[-1] != id(optimizer):
+            return
+        self._stepping.pop()
+        if self.recording.finished:
+            return
+        self._looks_since_step = 0
+        self._record(Kind.STEP_END)
+        self.recording.steps += 1
+        self._backwards = 0
+        if self.recording.steps in (self.steps // 2, self.steps):
+            replicas.publish(self, self.recording.steps)
+            self.published = self.recording.steps
+        self._trace_next()
+
+    def _window_is_over(self) -> bool:
+        """Close after the first event that follows the last step, so that its update is seen."""
+        if self.recording.finished:
+            return True
+        if self.recording.steps < self.steps:
+            return False
+        self._record(Kind.END, cut=True)
+        self._close()
+        return True
+
+    # ------------------------------------------------------------------ tracing
+
+    def _trace_next(self) -> None:
+        step = self.recording.steps
+        if step in self._trace_steps and self._tracer is None and not self.compiled():
+            self._tracer = Tracer(self, self.recording.trace)
+            self._tracer.events = len(self.recording.events)
+            self._tracer.begin(step)
+        elif self._tracer is not None and step not in self._trace_steps:
+            self._stop_tracing()
+
+    def _stop_tracing(self) -> None:
+        if self._tracer is not None:
+            self._tracer.end(self.recording.steps)
+            self._tracer = None
+
+
+def named_storages(tensors: dict[str, Tensor]) -> dict[str, list[tuple[int, int, int]]]:
+    """Return the memory spans of each tensor."""
+    return {name: list(storages([tensor])) for name, tensor in tensors.items()}
+
+
+class _Reached:
+    """Notes that a gradient flowed into the teacher's output."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.facts["reached"] = True
+
+
+class _Rows:
+    """Notes which tokens of the predictor's output the loss depends on, bool ``[..., T]``."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    def __call__(self, gradient: Tensor) -> None:
+        with torch.no_grad(), _disable_current_modes():
+            self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
+
+
+@contextlib.contextmanager
+def _replaced_attribute(owner: Any, name: str, observe: Callable[..., Any]) -> Iterator[None]:
+    """Let calls of a function pass by ``observe(original, *args)`` for a while."""
+    original = getattr(owner, name)
+
+    def passing(*args: Any, **kwargs: Any) -> Any:
+        return observe(original, *args, **kwargs)
+
+    passing.__name__ = name
+    passing.__doc__ = original.__doc__
+    setattr(owner, name, passing)
+    try:
+        yield
+    finally:
+        if getattr(owner, name) is passing:
+            setattr(owner, name, original)
+
+
+def _drop_rate(module: nn.Module) -> float:
+    """Return the rate of a dropout or drop-path module, 0 for others."""
+    if "drop" not in type(module).__name__.lower():
+        return 0.0
+    rates = [vars(module).get(name) for name in ("p", "drop_prob", "drop_path", "drop_rate", "rate", "prob")]
+    return next((float(rate) for rate in rates if isinstance(rate, (int, float)) and rate > 0), 0.0)
+
+
+def _identity(inputs: list[Tensor]) -> tuple[int, tuple[int, ...]] | None:
+    """Return what tells whether two forwards got the very same images."""
+    first = next((tensor for tensor in inputs if tensor.is_floating_point()), None)
+    return (first.data_ptr(), tuple(first.shape)) if first is not None else None
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [tensor for name in value.__dataclass_fields__ for tensor in _tensors(getattr(value, name))]
+    return []
+
+
+def _indices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return integer tensors among the arguments: positions of tokens ``[..., T]``, or an empty list."""
+    found = [t for t in _tensors((args, kwargs)) if t.dtype in (torch.int32, torch.int64) and t.ndim >= 2]
+    with torch.no_grad(), _disable_current_modes():
+        return [t.detach().to("cpu", copy=True) for t in found]
+
+
+def _same_kind(module: nn.Module, teacher: nn.Module) -> bool:
+    if type(module) is not type(teacher) or module is teacher:
+        return False
+    shapes = [{plain_name(n): p.shape for n, p in m.named_parameters()} for m in (module, teacher)]
+    return bool(shapes[0]) and shapes[0] == shapes[1]
+
+
+def _same_parameters(module: nn.Module, other: nn.Module) -> bool:
+    return {id(p) for p in module.parameters()} <= {id(p) for p in other.parameters()}
+
+
+def _elsewhere() -> bool:
+    """Return whether a compiler traces us, or a backward pass recomputes a forward (checkpointing)."""
+    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
+
+
+def _dynamo_in_use() -> bool:
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    counters = getattr(dynamo, "counters", None) if dynamo is not None else None
+    return bool(counters and counters.get("stats"))
+
+
+def _scale(scaler: Any) -> float:
+    return float(scaler.get_scale()) if scaler.is_enabled() else 1.0
+
+
+def _found_inf(optimizer: Optimizer) -> bool:
+    found = getattr(optimizer, "found_inf", None)
+    return bool(found is not None and float(found) > 0)

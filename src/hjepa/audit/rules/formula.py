@@ -1,0 +1,314 @@
+"""F: the arithmetic of the update, and which tensor follows which."""
+
+from itertools import pairwise
+
+import torch
+
+from hjepa.audit.findings import Severity
+from hjepa.audit.measure import TensorFit
+from hjepa.audit.recording import Look
+from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+
+NO_UPDATE = "no update was seen"
+LOW = (torch.bfloat16, torch.float16)
+
+
+def _bounds(case: Case) -> tuple[Look, Look] | None:
+    looks = [event.look for event in case.recording.events if event.look is not None]
+    return (looks[0], looks[-1]) if looks else None
+
+
+def hard_copies(case: Case) -> int:
+    """Return how many updates left the teacher equal to the student, bit for bit."""
+    count = 0
+    for update in case.updates:
+        look = update.after.look
+        if look is not None and update.fit is not None and update.fit.momentum < 0.5:
+            count += bool(torch.equal(look.teacher, look.student))
+    return count
+
+
+@rule(
+    "swapped-coefficients", "F1", Severity.S4,
+    meaning="The teacher is almost the student, so the targets run with what is trained: nothing holds them back "
+    "from collapse.",
+    remedy="- t.mul_(1 - m).add_(m * s)\n+ t.mul_(m).add_((1 - m) * s)      # m, near 1, belongs to the teacher",
+)  # fmt: skip
+def swapped_coefficients(case: Case) -> Outcome:
+    """F1, F2: the measured momentum is 1 minus the declared one.  Signature: about 0.004 for 0.996."""
+    fits = [u.fit for u in case.fitted[1:] or case.fitted if u.fit is not None]
+    if not fits:
+        return unchecked(NO_UPDATE)
+    middle = sorted(fit.momentum for fit in fits)[len(fits) // 2]
+    declared = case.spec.momentum(case.start_step) if case.spec.prescribed else None
+    if 1e-6 < middle < 0.2 and (declared is None or declared > 0.5):
+        return failed(
+            f"the teacher's share is {middle:.6f}",
+            f"about {1 - middle:.6f}" if declared is None else f"{declared:.6f}",
+            location=case.update_location(),
+            momentum=middle,
+        )
+    return passed(f"the teacher's share is {middle:.6f}", momentum=middle)
+
+
+@rule(
+    "hard-copy", "F3", Severity.S4,
+    meaning="The effective momentum is 0: the teacher is the student of the same step, whatever the log says, and the "
+    "run is self-distillation without an average.",
+    remedy="- teacher.load_state_dict(student.state_dict())\n"
+    "+ t.mul_(m).add_((1 - m) * s)      # for each pair of parameters",
+)  # fmt: skip
+def hard_copy(case: Case) -> Outcome:
+    """F3: the teacher equals the student after the update, bit for bit."""
+    if not case.updates:
+        looks = _bounds(case)
+        if looks and case.measured.effective >= 2 and torch.equal(looks[1].teacher, looks[1].student):
+            return unchecked("teacher and student are the same at every look: see aliased-teacher")
+        return unchecked(NO_UPDATE)
+    copies = hard_copies(case)
+    if copies >= max(2, len(case.updates) / 2):
+        return failed(
+            f"after {copies} of {len(case.updates)} updates the teacher equals the student bit for bit",
+            "a weighted average",
+            location=case.update_location(),
+            updates=copies,
+        )
+    if copies:
+        return noted(f"{copies} of {len(case.updates)} updates copied the student (a warm-up?)", updates=copies)
+    return passed("no update copied the student")
+
+
+@rule(
+    "student-modified", "F4", Severity.S3,
+    meaning="The update writes to the network that is being trained, behind the optimizer's back.",
+    remedy="- s.mul_(...)      # inside the update\n  compute the average into the teacher only",
+)  # fmt: skip
+def student_modified(case: Case) -> Outcome:
+    """F4: the update changes the student.  Signature: both change between two looks without an optimizer step."""
+    jumps, steps = case.measured.student_jumps, case.measured.steps
+    if jumps >= max(2, steps / 4):
+        places = sorted({place for place in case.recording.trace.student_writes.values() if place})
+        return failed(
+            f"the student changed {jumps} times outside its optimizer's {steps} steps",
+            "the student changes in the optimizer step only",
+            location=places[0] if places else case.update_location(),
+            changes=jumps,
+        )
+    return passed("the student changed in its optimizer's steps only")
+
+
+def _judged(case: Case) -> list[TensorFit]:
+    return [fit for fit in case.measured.tensors if fit.student_moved]
+
+
+def _odd(fit: TensorFit) -> bool:
+    """Return whether the tensor moved, but not towards its partner."""
+    return fit.moved and fit.chi > 20 and fit.rest > 0.1
+
+
+@rule(
+    "mispaired-parameters", "F5", Severity.S4,
+    meaning="Tensors of the teacher average the wrong tensors of the student, so the teacher is no average of it.",
+    remedy="- for t, s in zip(teacher.parameters(), student.parameters())\n"
+    "+ mine = dict(student.named_parameters())\n+ for name, t in teacher.named_parameters():  s = mine[name]",
+)  # fmt: skip
+def mispaired_parameters(case: Case) -> Outcome:
+    """F5, F6: tensors follow the wrong partner.
+
+    Signature: their change is not explained by the student's tensor of the same name, while others' is.
+    """
+    if not case.updates:
+        return unchecked(NO_UPDATE)
+    judged = _judged(case)
+    odd = [fit for fit in judged if _odd(fit)]
+    if not judged:
+        return unchecked("no tensor of the student moved")
+    if odd and not _other_writer(case) and not _uneven(case):
+        return failed(
+            f"{len(odd)} of {len(judged)} tensors do not follow their partner, such as {odd[0].name}",
+            "every tensor follows the student's tensor of the same name",
+            location=case.update_location(),
+            tensors=[fit.name for fit in odd[:20]],
+        )
+    return passed(f"all {len(judged)} tensors that moved follow the student's tensor of the same name")
+
+
+def _other_writer(case: Case) -> bool:
+    """Return whether something else explains a teacher that does not follow: see the rules for it."""
+    return bool(
+        case.measured.by_optimizer
+        or any(event.kind == "teacher replaced" for event in case.recording.events)
+        or hard_copies(case)
+        or (case.parts and any(p.dtype in LOW for part in case.parts for p in part.teacher.parameters()))
+    )
+
+
+@rule(
+    "partial-update", "T11", Severity.S3,
+    meaning="Part of the teacher stays at its start while the rest follows, so targets come from a network that never "
+    "existed.",
+    remedy="  average every parameter that the teacher's forward uses, heads included",
+)  # fmt: skip
+def partial_update(case: Case) -> Outcome:
+    """T11, F11: part of the teacher never moves.  Signature: tensors at rest whose partners move."""
+    if not case.updates:
+        return unchecked(NO_UPDATE)
+    judged = _judged(case)
+    still = [fit for fit in judged if not fit.moved and not _lost_in_rounding(case, fit)]
+    alone = case.tensors.teacher_only
+    if still:
+        return failed(
+            f"{len(still)} of {len(judged)} tensors never moved although their partners did, such as {still[0].name}",
+            "every tensor of the teacher is averaged",
+            location=case.update_location(),
+            tensors=[fit.name for fit in still[:20]],
+        )
+    if alone:
+        return warned(
+            f"{len(alone)} tensors of the teacher have no partner in the student, such as {alone[0]}",
+            "a partner for every tensor",
+            tensors=alone[:20],
+        )
+    return passed(f"all {len(judged)} tensors whose partners moved moved too")
+
+
+def _lost_in_rounding(case: Case, fit: TensorFit) -> bool:
+    pair = next((pair for pair in case.tensors.pairs if pair.name == fit.name), None)
+    return pair is not None and pair.teacher.dtype in LOW
+
+
+@rule(
+    "tied-weights-updated-twice", "F7", Severity.S2,
+    meaning="A tensor that stands under two names is averaged twice in each update: its momentum is squared.",
+    remedy="- for name, t in teacher.state_dict().items()\n"
+    "+ for name, t in teacher.named_parameters()      # names tied ones once",
+)  # fmt: skip
+def tied_weights_updated_twice(case: Case) -> Outcome:
+    """F7: momentum squared on shared tensors only.  Signature: twice the step of the others."""
+    tied = {pair.name for pair in case.tensors.pairs if pair.tied}
+    if not tied:
+        return passed("the teacher has no tied weights")
+    if not case.updates:
+        return unchecked(NO_UPDATE)
+    fits = [fit for fit in case.measured.tensors if fit.name in tied and fit.moved]
+    twice = [fit for fit in fits if fit.ratio > 1.5 and fit.error < 0.2]
+    if twice:
+        return failed(
+            f"{twice[0].name} makes {twice[0].ratio:.2f} times the step of the other tensors",
+            "one average for each tensor",
+            location=case.update_location(),
+            tensors=[fit.name for fit in twice], ratio=twice[0].ratio,
+        )  # fmt: skip
+    return passed(f"{len(fits)} tied tensors make the same step as the others")
+
+
+@rule(
+    "precision-underflow", "F8", Severity.S3,
+    meaning="The number format of the teacher is too coarse for steps of (1 - momentum) times the difference: they are "
+    "rounded away or the coefficients no longer sum to 1, so the teacher freezes or drifts silently.",
+    remedy="+ keep the teacher (or a master copy of it) in float32, and the momentum a Python number",
+)  # fmt: skip
+def precision_underflow(case: Case) -> Outcome:
+    """F8: the update is lost in the teacher's format, or the coefficients do not sum to 1.
+
+    Signature: unchanged coordinates although the student differs; ``s`` of the full fit is not 0.
+    """
+    dtypes = {pair.teacher.dtype for pair in case.tensors.pairs}
+    low = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes if dtype in LOW)
+    rounded = _uneven(case)
+    if rounded and not _other_writer(case):
+        excess = rounded[0]
+        return failed(
+            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's size changes in every step",
+            "momentum + (1 - momentum) = 1",
+            location=case.update_location(),
+            excess=excess,
+        )
+    if not low:
+        return passed(f"the teacher is kept in {', '.join(sorted(str(d).removeprefix('torch.') for d in dtypes))}")
+    lost, whole = _lost(case)
+    if whole and lost > 0.3 * whole:
+        return failed(
+            f"{100 * lost / whole:.0f} % of the coordinates where teacher and student differ did not move "
+            f"({', '.join(low)} teacher)",
+            "every coordinate moves",
+            location=case.update_location(),
+            unchanged=lost / whole,
+        )
+    return warned(f"the teacher is kept in {', '.join(low)}", "float32", dtypes=low)
+
+
+def _uneven(case: Case) -> list[float]:
+    """Return by how much the coefficients miss a sum of 1, when they do in most updates; else an empty list."""
+    found = [
+        u.fit.excess
+        for u in case.updates
+        if u.fit is not None and u.fit.explains and abs(u.fit.excess) > max(1e-5, 6 * u.fit.excess_error)
+    ]
+    return found if len(found) >= max(2, len(case.updates) / 2) else []
+
+
+def _lost(case: Case) -> tuple[int, int]:
+    """Return (unmoved, all) coordinates where teacher and student differ, between first and last look."""
+    looks = _bounds(case)
+    if looks is None or len(looks[0].teacher) != len(looks[1].teacher):
+        return 0, 0
+    first, last = looks
+    differs = first.teacher != last.student
+    return int((differs & (first.teacher == last.teacher)).sum()), int(differs.sum())
+
+
+@rule(
+    "buffers-mishandled", "F9", Severity.S3,
+    meaning="Statistics of the teacher that are never filled, or counters that are averaged, make its output wrong as "
+    "soon as it is evaluated with them.",
+    remedy="+ for name, b in teacher.named_buffers():  copy the student's integers; average or copy its statistics",
+)  # fmt: skip
+def buffers_mishandled(case: Case) -> Outcome:
+    """F9: integer buffers averaged, normalisation statistics left behind.
+
+    Signature: integers that equal neither their own past nor the student; running statistics of a teacher
+    in evaluation mode that never move while the student's do.
+    """
+    buffers = case.tensors.buffers
+    if not buffers:
+        return passed("the teacher has no buffers")
+    looks = [event.look for event in case.recording.events if event.look is not None]
+    if len(looks) < 2:
+        return unchecked("fewer than two looks")
+    first, last = looks[0], looks[-1]
+    for pair in buffers:
+        part = pair.sampled
+        before, after, mine = first.teacher_buffers[part], last.teacher_buffers[part], last.student_buffers[part]
+        moves = not torch.equal(first.student_buffers[part], mine)
+        if not pair.teacher.is_floating_point():
+            counted = _counts(case, part)
+            if not torch.equal(before, after) and not torch.equal(after, mine) and not counted:
+                return failed(
+                    f"the integer buffer {pair.name} went from {before[0]:g} to {after[0]:g} while the student's "
+                    f"is {mine[0]:g}",
+                    "a copy of the student's, or its own count",
+                    location=case.update_location(),
+                    buffer=pair.name,
+                )
+        elif moves and torch.equal(before, after) and "running" in pair.name and _in_evaluation(case):
+            return failed(
+                f"{pair.name} never moved while the student's did, and the teacher "
+                "is in evaluation mode, which uses it",
+                "statistics that follow the student's",
+                location=case.update_location(),
+                buffer=pair.name,
+            )
+    return passed(f"{len(buffers)} buffers keep up")
+
+
+def _counts(case: Case, part: slice) -> bool:
+    """Return whether an integer buffer of the teacher counts up by itself, as a normalisation layer does."""
+    values = [e.look.teacher_buffers[part] for e in case.recording.events if e.look is not None]
+    steps = [b - a for a, b in pairwise(values)]
+    return all(bool((step >= 0).all()) and bool((step <= 8).all()) for step in steps)
+
+
+def _in_evaluation(case: Case) -> bool:
+    looks = [e.look for e in case.recording.events if e.kind == "teacher forward" and e.look is not None]
+    return bool(looks) and not any(any(look.teacher_modes) for look in looks)

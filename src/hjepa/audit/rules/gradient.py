@@ -1,0 +1,142 @@
+"""G: gradients that go where they must not, or are the wrong size.  D: several processes."""
+
+from hjepa.audit.findings import Severity
+from hjepa.audit.recording import Kind
+from hjepa.audit.rules.case import Case, Outcome, failed, passed, rule, unchecked
+
+
+@rule(
+    "gradient-reaches-teacher", "G1", Severity.S4,
+    meaning="The teacher learns by gradient: both networks can agree on a constant, and the targets are no average.",
+    remedy="+ with torch.no_grad():  target = teacher(x)",
+)  # fmt: skip
+def gradient_reaches_teacher(case: Case) -> Outcome:
+    """G1: a parameter of the teacher has a gradient after the backward pass."""
+    steps = [event for event in case.events(Kind.STEP) if "teacher_gradients" in event.facts]
+    if not steps:
+        return unchecked("no optimizer step of the student was seen")
+    hit = next((event for event in steps if event.facts["teacher_gradients"]), None)
+    if hit is not None:
+        return failed(
+            f"{hit.facts['teacher_gradients']} of {hit.facts['teacher_tensors']} tensors of the teacher have a "
+            f"gradient "
+            f"at step {hit.step}",
+            "no gradient",
+            location=case.location(Kind.TEACHER_FORWARD),
+            tensors=hit.facts["teacher_gradients"],
+        )
+    return passed(f"no tensor of the teacher had a gradient in {len(steps)} steps")
+
+
+@rule(
+    "target-not-detached", "G2", Severity.S4,
+    meaning="Trained weights can lower the loss by moving the target: the short way is to collapse.",
+    remedy="- target = teacher(online_part(x))\n+ with torch.no_grad():  target = teacher(x)",
+)  # fmt: skip
+def target_not_detached(case: Case) -> Outcome:
+    """G2: the target carries a graph into online weights, and gradient flows through it."""
+    ends = case.events(Kind.TEACHER_END)
+    if not ends:
+        return unchecked("no forward of the teacher was seen")
+    for event in case.events(Kind.TEACHER_END, Kind.ONLINE_ON_TARGET):
+        leaves = event.facts.get("leaves") or {}
+        if event.facts.get("reached") and leaves.get("trained"):
+            return failed(
+                f"gradient flows through the target into {leaves['trained']} trained tensors",
+                "a target without a graph",
+                location=case.location(Kind.TEACHER_FORWARD),
+                tensors=leaves["trained"],
+            )
+    graphs = sum(bool(event.facts.get("graph")) for event in ends)
+    return passed(
+        "no gradient flowed into the teacher's output"
+        + (f" ({graphs} forwards built a graph that was cut later: memory for nothing)" if graphs else "")
+    )
+
+
+@rule(
+    "clip-before-unscale", "G5", Severity.S2,
+    meaning="The clipping threshold is compared with gradients that are still multiplied by the loss scale, so nearly "
+    "every step is clipped to almost nothing.",
+    remedy="+ scaler.unscale_(optimizer)\n"
+    "  torch.nn.utils.clip_grad_norm_(parameters, max_norm)\n  scaler.step(optimizer)",
+)  # fmt: skip
+def clip_before_unscale(case: Case) -> Outcome:
+    """G5: clipping between backward and step of a gradient scaler without unscaling first."""
+    scaled = [e for e in case.events(Kind.SCALER_STEP) if e.facts.get("scale", 1.0) != 1.0]
+    if not scaled:
+        return passed("no gradient scaler is in use")
+    if not case.events(Kind.CLIP):
+        return passed("gradients are not clipped (by torch.nn.utils)")
+    unscaled, hits = False, 0
+    for event in case.recording.events:
+        if event.kind is Kind.UNSCALE:
+            unscaled = True
+        elif event.kind in (Kind.BACKWARD, Kind.STEP_END):
+            unscaled = False
+        elif event.kind is Kind.CLIP and not unscaled:
+            hits += 1
+    if hits:
+        return failed(
+            f"gradients were clipped {hits} times while scaled by {scaled[0].facts['scale']:g}",
+            "unscale_ before clipping",
+            location=case.location(Kind.CLIP),
+            times=hits, scale=scaled[0].facts["scale"],
+        )  # fmt: skip
+    return passed("gradients were unscaled before clipping")
+
+
+@rule(
+    "accumulation-not-scaled", "G6", Severity.S2,
+    meaning="k micro-batches give k times the gradient: clipping and the learning rate act on another size than in one "
+    "large batch.",
+    remedy="- loss.backward()\n+ (loss / accumulation_steps).backward()",
+)  # fmt: skip
+def accumulation_not_scaled(case: Case) -> Outcome:
+    """G6: with k micro-batches the criterion enters the loss with factor 1, not 1/k."""
+    count = case.measured.micro_batches
+    if count < 2:
+        return passed("gradients are not accumulated")
+    scales = [e.facts["scale"] for e in case.events(Kind.SCALER_STEP)]
+    scale = scales[0] if scales else 1.0
+    factors = [
+        compared.factor / scale
+        for event in case.events(Kind.BACKWARD)
+        for compared in event.facts.get("criteria", ())
+        if compared.factor is not None
+    ]
+    if not factors:
+        return unchecked("the loss has no criterion that can be recognised (smooth-L1, MSE ...)")
+    middle = sorted(factors)[len(factors) // 2]
+    if abs(middle - 1) < 1e-3:
+        return failed(
+            f"with {count:.0f} micro-batches the loss enters each backward pass with factor {middle:.3g}",
+            f"1/{count:.0f}",
+            location=case.location(Kind.BACKWARD),
+            factor=middle, micro_batches=count,
+        )  # fmt: skip
+    return passed(f"the loss enters each of {count:.0f} backward passes with factor {middle:.3g}")
+
+
+@rule(
+    "replicas-diverge", "D1", Severity.S3,
+    meaning="Each process has targets of its own, and the teacher that is saved is only one of them.",
+    remedy="- if rank == 0:  update_teacher(...)\n+ update_teacher(...)      # the same on every process",
+)  # fmt: skip
+def replicas_diverge(case: Case) -> Outcome:
+    """D1: ranks hold different teachers.  Signature: digests of the same samples after the last watched step."""
+    if case.replicas is None:
+        return passed("one process") if not _distributed(case) else unchecked("the other processes were not audited")
+    digests = set(case.replicas.values())
+    if len(digests) > 1:
+        return failed(
+            f"{len(case.replicas)} processes hold {len(digests)} different teachers",
+            "the same teacher everywhere",
+            location=case.update_location(),
+            processes=len(case.replicas),
+        )
+    return passed(f"{len(case.replicas)} processes hold the same teacher")
+
+
+def _distributed(case: Case) -> bool:
+    return any("processes" in problem for problem in case.recording.problems)

@@ -1,0 +1,238 @@
+"""T: the state of the teacher."""
+
+import torch
+from torch import Tensor
+
+from hjepa.audit.findings import Severity
+from hjepa.audit.pairing import TensorPair
+from hjepa.audit.recording import Event, Kind
+from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked
+
+NO_STEP = "no optimizer step of the student was seen"
+
+
+def _steps(case: Case) -> list[Event]:
+    return [event for event in case.events(Kind.STEP) if "teacher_tensors" in event.facts]
+
+
+@rule(
+    "initial-mismatch", "T1", Severity.S2,
+    meaning="The start of the teacher is forgotten only at the rate of the momentum: at 0.996 it takes 1,724 steps to "
+    "fall to a thousandth. Until then the targets carry an unrelated random network.",
+    remedy="+ teacher.load_state_dict(student.state_dict())      # before the first step, after every initialisation",
+)  # fmt: skip
+def initial_mismatch(case: Case) -> Outcome:
+    """T1: teacher and student differ before the first step.  Signature: samples at the first look."""
+    if not case.recording.from_start:
+        return unchecked("the audit began after the first optimizer step")
+    first = next((event.look for event in case.recording.events if event.look is not None), None)
+    if first is None or case.recording.events[0].step > 0:
+        return unchecked(NO_STEP)
+    if case.start_step:
+        return unchecked("the run was resumed, so the two differ rightly")
+    differs = [p.name for p in case.tensors.pairs if not _equal(p, first.teacher[p.sampled], first.student[p.sampled])]
+    if not differs:
+        return passed(f"all {len(case.tensors.pairs)} tensors are equal at the start")
+    saw = f"{len(differs)} of {len(case.tensors.pairs)} tensors differ before the first step, such as {differs[0]}"
+    if case.spec.initial == "any" and case.spec.prescribed:
+        return noted(f"{saw}; {case.spec.name} does not ask for equality", tensors=differs[:20])
+    if not case.spec.prescribed and _ramps(case):
+        return noted(f"{saw}; the momentum ramps up from 0, which overwrites it", tensors=differs[:20])
+    return failed(saw, "equal weights", tensors=differs[:20], share=len(differs) / len(case.tensors.pairs))
+
+
+def _equal(pair: TensorPair, teacher: Tensor, student: Tensor) -> bool:
+    """Return whether two samples are equal but for the rounding of an average of equal numbers, or of the format."""
+    mine = student.to(pair.teacher.dtype).double() if pair.teacher.is_floating_point() else student
+    spacing = torch.finfo(pair.teacher.dtype).eps if pair.teacher.is_floating_point() else 0.0
+    return bool(((teacher - mine).abs() <= 4 * spacing * mine.abs()).all())
+
+
+def _ramps(case: Case) -> bool:
+    values = [u.fit.momentum for u in case.measured.regular if u.fit is not None]
+    return len(values) >= 2 and values[0] < 0.6 and values == sorted(values) and values[-1] > values[0] + 0.1
+
+
+@rule(
+    "aliased-teacher", "T2", Severity.S4,
+    meaning="Teacher and student share memory: what the optimizer writes is in the teacher at once, so there is no "
+    "average and the targets run with what is trained.",
+    remedy="- teacher.load_state_dict(student.state_dict(), assign=True)\n+ teacher = copy.deepcopy(student)",
+)  # fmt: skip
+def aliased_teacher(case: Case) -> Outcome:
+    """T2: shared storage.  Signature: overlapping bytes of one storage."""
+    steps = _steps(case)
+    if not steps:
+        return unchecked(NO_STEP)
+    shared = sorted({name for event in steps for name in event.facts["aliased"]})
+    if shared:
+        return failed(
+            f"{len(shared)} of {len(case.tensors.pairs)} tensors share memory with the student, such as {shared[0]}",
+            "memory of its own",
+            tensors=shared[:20],
+        )
+    return passed("no tensor shares memory with the student")
+
+
+@rule(
+    "teacher-not-frozen", "T3", Severity.S1,
+    meaning="Nothing but a forgotten no_grad keeps gradients from the teacher, and memory may be spent on its graph.",
+    remedy="+ for p in teacher.parameters():  p.requires_grad_(False)",
+)  # fmt: skip
+def teacher_not_frozen(case: Case) -> Outcome:
+    """T3: parameters of the teacher with ``requires_grad=True``."""
+    steps = _steps(case)
+    if not steps:
+        return unchecked(NO_STEP)
+    facts = steps[-1].facts
+    count, whole = facts["teacher_trainable"], facts["teacher_tensors"]
+    if count:
+        gradients = max(event.facts["teacher_gradients"] for event in steps)
+        saw = f"{count} of {whole} tensors of the teacher ask for gradients" + (
+            "" if gradients else "; none has received one"
+        )
+        # Without gradients it is hygiene: many sound code bases rely on no_grad alone.
+        return failed(saw, "requires_grad=False", tensors=count, gradients=gradients)
+    return passed(f"all {whole} tensors of the teacher are frozen")
+
+
+@rule(
+    "teacher-in-optimizer", "T4", Severity.S1,
+    meaning="The optimizer may move the teacher, by gradient or by weight decay, beside the average.",
+    remedy="- optimizer = AdamW(model.parameters())\n"
+    "+ optimizer = AdamW(p for p in model.parameters() if p.requires_grad)",
+)  # fmt: skip
+def teacher_in_optimizer(case: Case) -> Outcome:
+    """T4, T5: parameters of the teacher in an optimizer group, or weight decay acting on them."""
+    steps = _steps(case)
+    if not steps:
+        return unchecked(NO_STEP)
+    held = max(event.facts["teacher_held"] for event in steps)
+    if not held:
+        return passed("the optimizer holds no tensor of the teacher")
+    if case.measured.by_optimizer:
+        return failed(
+            f"the optimizer holds {held} tensors of the teacher and moved it in {case.measured.by_optimizer} steps",
+            "none",
+            severity=Severity.S3,
+            tensors=held, moved=True,
+        )  # fmt: skip
+    return failed(f"the optimizer holds {held} tensors of the teacher; none has moved by it", "none", tensors=held)
+
+
+@rule(
+    "stochastic-teacher", "T6", Severity.S2,
+    meaning="The targets are random: the same image has another target in each forward.",
+    remedy="+ teacher.eval()      # and keep it there: model.train() switches it back",
+)  # fmt: skip
+def stochastic_teacher(case: Case) -> Outcome:
+    """T6: dropout or drop-path active in the target forward."""
+    forwards = case.events(Kind.TEACHER_FORWARD)
+    if not forwards:
+        return unchecked("no forward of the teacher was seen")
+    active = next((event.facts["random"] for event in forwards if event.facts.get("random")), None)
+    if active:
+        saw = f"{len(active)} random modules are active in the teacher's forward, such as {active[0]}"
+        if case.spec.stochastic_teacher == "allowed" and case.spec.prescribed:
+            return noted(f"{saw}; {case.spec.name} allows it")
+        return failed(saw, "a teacher without dropout", location=forwards[0].location, modules=active[:20])
+    return passed(f"no random module was active in {len(forwards)} teacher forwards")
+
+
+@rule(
+    "mode-left-changed", "T7", Severity.S2,
+    meaning="The student trains on in evaluation mode: dropout and normalisation no longer do what they should.",
+    remedy="- student.eval()      # inside the update\n+ leave the modes alone: averaging needs none",
+)  # fmt: skip
+def mode_left_changed(case: Case) -> Outcome:
+    """T7: the update leaves a module in the wrong mode.
+
+    Signature: training flags of the student differ before and after an update and stay so in the next
+    training forward.
+    """
+    hits = []
+    for update in case.updates:
+        before, after = update.before.look, update.after.look
+        if before is None or after is None or (update.evaluation and not update.first):
+            continue
+        lost = sum(a and not b for a, b in zip(before.student_modes, after.student_modes, strict=False))
+        if lost:
+            hits.append((update, lost))
+    trained_so = [
+        event
+        for event in case.events(Kind.BACKWARD)
+        if event.look is not None and event.look.student_modes and not any(event.look.student_modes)
+    ]
+    if hits and trained_so:
+        update, lost = hits[0]
+        return failed(
+            f"after the update of step {update.step} {lost} modules of the student are in evaluation mode, and "
+            f"{len(trained_so)} backward passes were made so",
+            "the student in training mode",
+            location=case.update_location(),
+            modules=lost,
+        )
+    if not case.updates:
+        return unchecked("no update was seen")
+    return passed("updates leave the modes of modules as they were")
+
+
+@rule(
+    "teacher-replaced", "T8", Severity.S3,
+    meaning="The average is thrown away: the teacher becomes another object, usually a copy of the student of that "
+    "moment.",
+    remedy="- self.teacher = copy.deepcopy(self.student)      # again, in mid-run\n+ update the one teacher in place",
+)  # fmt: skip
+def teacher_replaced(case: Case) -> Outcome:
+    """T8, T10: another object serves as teacher, or isolated jumps to the student."""
+    replaced = case.events(Kind.REPLACED)
+    if replaced:
+        return failed(
+            f"from step {replaced[0].step} on another module serves as teacher ({len(replaced)} times)",
+            "one teacher for the whole run",
+            location=replaced[0].location,
+            steps=[event.step for event in replaced],
+        )
+    jumps = []
+    for number, update in enumerate(case.updates):
+        look = update.after.look
+        if number > 1 and look is not None and torch.equal(look.teacher, look.student):
+            jumps.append(update.step)
+    if jumps and len(jumps) < len(case.updates) / 2:
+        return failed(
+            f"at step{'s' * (len(jumps) > 1)} {', '.join(map(str, jumps[:8]))} the student overwrote the teacher",
+            "an average that goes on",
+            location=case.update_location(),
+            steps=jumps,
+        )
+    return passed("one module served as teacher throughout")
+
+
+@rule(
+    "trained-module-on-target-branch", "G3", Severity.S3,
+    meaning="What is trained shapes the targets as well: they move with every step, not with the average, and the loss "
+    "can fall by changing the shared part.",
+    remedy="- target = online_head(teacher(x))\n+ target = teacher_head(teacher(x))      # averaged like the rest",
+)  # fmt: skip
+def trained_module_on_target_branch(case: Case) -> Outcome:
+    """G3, T11: a trained module shapes the targets.
+
+    Signature: an operation between the teacher's output (or inside its forward) and a trained parameter,
+    by tracing; without tracing, a trained module that is called there.
+    """
+    traced = case.recording.trace.online_on_target
+    called = case.events(Kind.ONLINE_ON_TARGET)
+    if traced or called:
+        name = next(iter(traced), None) or called[0].facts["module"]
+        place = next((value for value in traced.values() if value), None) or (called[0].location if called else None)
+        return failed(
+            f"{max(len(traced), 1)} trained tensors take part in computing the targets, such as {name}",
+            "only the teacher's own tensors",
+            location=place,
+            tensors=list(traced)[:20],
+        )
+    if not case.events(Kind.TEACHER_FORWARD):
+        return unchecked("no forward of the teacher was seen")
+    if case.recording.trace.first_step < 0:
+        return unchecked("no step was traced (compiled code, or tracing is off); no trained module was called there")
+    return passed("no trained tensor took part in computing the targets of a traced step")

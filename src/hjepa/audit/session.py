@@ -1,0 +1,369 @@
+"""An audit from beginning to end: watch, measure, judge, report."""
+
+import contextlib
+import datetime
+import platform
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from hjepa.audit import replicas, specs
+from hjepa.audit.discovery import Found, NotFound, discover
+from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
+from hjepa.audit.measure import BEFORE_STEP, INSIDE_STEP, measure
+from hjepa.audit.observer import Observer
+from hjepa.audit.pairing import Part, unwrap
+from hjepa.audit.recording import Kind
+from hjepa.audit.report import Report
+from hjepa.audit.rules import Case, judge
+from hjepa.audit.specs import Spec
+
+STEPS = 20  # optimizer steps watched
+TRACED = (2,)  # of these, followed operation by operation: the third, when everything has settled
+DEEP = (1, 2, 3)
+SHOWN_STEPS = 4  # steps whose events the report lists
+ATTEMPTS = 5  # optimizer steps at which discovery looks for a pair
+
+
+class TeacherAudit:
+    """Watches a training loop and says whether its teacher follows its specification.
+
+    ``student`` and ``teacher`` are modules, lists of modules that belong together (backbone and projector,
+    in the same order), or names in the running program; left out, they are found at the first optimizer
+    steps. ``optimizer`` may be left out too. ``spec`` comes from ``hjepa.audit.specs`` (default: nothing
+    is prescribed, the nearest is named). ``steps`` optimizer steps are watched, ``deep`` traces three of
+    them. ``start_step`` is the step of the schedule at which the run begins, when it is resumed.
+
+    Raises ``ValueError`` for arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module | Sequence[nn.Module] | str | None = None,
+        teacher: nn.Module | Sequence[nn.Module] | str | None = None,
+        optimizer: Optimizer | None = None,
+        spec: Spec | str | None = None,
+        *,
+        steps: int = STEPS,
+        deep: bool = False,
+        trace: bool = True,
+        start_step: int = 0,
+        on_done: Callable[[], None] | None = None,
+        script: str = "",
+    ) -> None:
+        if steps < 2:
+            raise ValueError(f"steps = {steps}: watch at least 2 optimizer steps")
+        self.spec = specs.auto() if spec is None else specs.named(spec) if isinstance(spec, str) else spec
+        self.steps, self.start_step, self.script = steps, start_step, script
+        self._on_done = on_done
+        self._trace: tuple[int, ...] = () if not trace else DEEP if deep else TRACED
+        self._student, self._teacher, self._optimizer = student, teacher, optimizer
+        self._open = contextlib.ExitStack()
+        self._observer: Observer | None = None
+        self._found = Found()
+        self._attempts = 0
+        self._steps_before = 0
+        self.problem = ""
+        self._replicas: dict[int, str] | None = None
+
+    # ------------------------------------------------------------------ watching
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        if isinstance(self._student, str) or self._student is None or self._teacher is None:
+            hook = register_optimizer_step_pre_hook(self._look_for_pair)
+            self._open.callback(hook.remove)
+            return
+        students, teachers = _modules(self._student), _modules(self._teacher)
+        if len(students) != len(teachers):
+            raise ValueError(f"{len(students)} student modules but {len(teachers)} teacher modules: give them in pairs")
+        cores = [(unwrap(mine), unwrap(other)) for mine, other in zip(students, teachers, strict=True)]
+        names = [f"{n}" for n in range(len(cores))] if len(cores) > 1 else [""]
+        parts = [Part(mine[0], other[0], name) for (mine, other), name in zip(cores, names, strict=True)]
+        taken = sorted({wrapper for pair in cores for _, wrappers in pair for wrapper in wrappers})
+        shown = ", ".join(type(part.student).__name__ for part in parts)
+        self._found = Found(
+            parts, shown, ", ".join(type(part.teacher).__name__ for part in parts), taken, "given by the caller"
+        )
+        self._watch(parts, [self._optimizer] if self._optimizer is not None else [])
+
+    def stop(self) -> None:
+        """Stop watching; further calls do nothing."""
+        self._open.close()
+        if self._observer is not None:
+            self._observer.stop()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been watched."""
+        return self._observer is not None and self._observer.recording.finished
+
+    def _watch(self, parts: list[Part], optimizers: list[Optimizer]) -> None:
+        self._observer = Observer(
+            parts, optimizers=optimizers, steps=self.steps, trace=self._trace, on_done=self._observed
+        )
+        self._observer.recording.from_start = self._steps_before == 0
+        self._observer.start()
+
+    def _look_for_pair(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Find the pair at an optimizer step, then watch; this step is the first event."""
+        if self._optimizer is not None and optimizer is not self._optimizer:
+            return
+        try:
+            found = discover(optimizer, _name(self._student), _name(self._teacher))
+        except NotFound as error:
+            self.problem = str(error)
+            self._open.close()
+            return
+        self._found = found
+        if not found.parts:
+            self._attempts += 1
+            self._steps_before += 1
+            if self._attempts >= ATTEMPTS:
+                self._open.close()  # the program goes on as if we were not there
+            return
+        self._open.close()
+        self._watch(found.parts, [optimizer])
+        if self._observer is not None:
+            self._observer.step_begins(optimizer, args, kwargs)
+
+    def _observed(self) -> None:
+        if self._observer is not None:
+            self._replicas = replicas.compare(self._observer)
+        if self._on_done is not None:
+            self._on_done()
+
+    # ------------------------------------------------------------------ reporting
+
+    def report(self) -> Report:
+        """Return what was found; may be asked for at any time after the first steps."""
+        observer = self._observer
+        if observer is None or not observer.recording.steps:
+            return self._nothing()
+        recording, tensors = observer.recording, observer.tensors
+        measured = measure(recording, tensors.pairs)
+        case = Case(recording, measured, self.spec, tensors, observer.parts, self.start_step, replicas=self._replicas)
+        order = _order(case, recording.finished and not _cut(observer))
+        series = _series(case)
+        values, errors, steps = series
+        spec = self.spec.closest(values, steps) if values else self.spec
+        case = Case(
+            recording, measured, spec, tensors, observer.parts, self.start_step,
+            schedule=specs.kind_of(values, errors, steps), replicas=self._replicas,
+        )  # fmt: skip
+        findings = judge(case)
+        verdict = verdict_of(findings, steps=measured.effective)
+        reason = ""
+        if verdict is Verdict.INCONCLUSIVE:
+            reason = (
+                f"only {measured.effective} optimizer steps changed the student: watch more (--steps), train longer"
+            )
+        return Report(
+            verdict=verdict,
+            spec=spec.name,
+            spec_source=spec.source,
+            nearest=self._nearest(values, steps, order),
+            steps=recording.steps,
+            subject=self._subject(observer),
+            measured=_measured(case, order, series),
+            findings=findings,
+            timeline=_timeline(case),
+            date=_now(),
+            versions=_versions(),
+            reason=reason,
+        )
+
+    def _nearest(self, values: list[float], steps: list[int], order: str | None) -> list[str]:
+        matches = specs.nearest(values, steps, order=order, total_steps=self.spec.total_steps)
+        return [match.says for match in matches[:3]]
+
+    def _subject(self, observer: Observer) -> Subject:
+        pairs = observer.tensors.pairs
+        return Subject(
+            student=self._found.student,
+            teacher=self._found.teacher,
+            optimizer=", ".join(type(optimizer).__name__ for optimizer in observer.optimizers),
+            script=self.script,
+            parameters=sum(pair.teacher.numel() for pair in pairs),
+            tensors=len(pairs),
+            sampled=pairs[-1].stop if pairs else 0,
+            wrappers=self._found.wrappers,
+            discovered=self._found.how,
+        )
+
+    def _nothing(self) -> Report:
+        """Return the report of an audit that saw nothing to audit."""
+        if self.problem:
+            reason = self.problem
+        elif self._found.candidates:
+            reason = "several pairs fit; choose one with --student NAME --teacher NAME"
+        elif self._observer is not None:
+            reason = "the student's optimizer took no step: train at least 2 steps while the audit watches"
+        elif self._attempts:
+            reason = (
+                "no teacher was found: no untrained module has parameters of the same names and shapes as a trained "
+                "one; name them with --student NAME --teacher NAME if there is one"
+            )
+        else:
+            reason = "no optimizer of torch took a step in this process, so there was nothing to watch"
+        subject = Subject(script=self.script, candidates=self._found.candidates)
+        return Report(
+            verdict=Verdict.INCONCLUSIVE, spec=self.spec.name, spec_source=self.spec.source, nearest=(), steps=0,
+            subject=subject, measured=Measured(), findings=(), timeline=(), date=_now(), versions=_versions(),
+            reason=reason,
+        )  # fmt: skip
+
+
+def assert_conforms(
+    student: nn.Module,
+    teacher: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    spec: Spec | str | None = None,
+    **how: Any,
+) -> TeacherAudit:
+    """Return an audit to be used in a ``with`` statement that raises at its end unless the loop conforms.
+
+    For test suites. Raises ``ConformanceError`` (an AssertionError) that lists what failed, and also
+    when too little was seen to say anything.
+    """
+    return _Asserting(student, teacher, optimizer, spec, **how)
+
+
+class _Asserting(TeacherAudit):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if kind is None:
+            self.report().raise_for_failures()
+
+
+def _modules(value: nn.Module | Sequence[nn.Module] | str) -> list[nn.Module]:
+    if isinstance(value, nn.Module):
+        return [value]
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is a name: give both student and teacher by name, or both as modules")
+    return list(value)
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _cut(observer: Observer) -> bool:
+    return any(event.facts.get("cut") for event in observer.recording.events if event.kind is Kind.END)
+
+
+def _order(case: Case, ended: bool) -> str | None:
+    """Return the order that most updates show; A and B differ only in the text and in what follows the last step."""
+    measured = case.measured
+    updates = measured.regular[1:] or measured.regular
+    if not updates:
+        return None
+    positions = [_position(update) for update in updates]
+    common = max(sorted(set(positions)), key=positions.count)
+    if positions.count(common) < 0.6 * len(positions):
+        return "mixed"
+    if common == "A" and case.begins_step():
+        return "B"
+    if common == "A" and ended and measured.updates[-1].version < measured.effective:
+        return "B"  # training ended and the last step was not followed by an update
+    return common
+
+
+def _position(update: Any) -> str:
+    if update.position == INSIDE_STEP:
+        old = update.stale is not None and update.stale > 0.5
+        return BEFORE_STEP if old else "A"
+    return str(update.position)
+
+
+def _series(case: Case) -> tuple[list[float], list[float], list[int]]:
+    from hjepa.audit.rules.schedule import series
+
+    found = [(u.fit.momentum, u.fit.error, step) for step, u in series(case) if u.fit is not None]
+    return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+
+
+def _measured(case: Case, order: str | None, series: tuple[list[float], list[float], list[int]]) -> Measured:
+    values, errors, steps = series
+    lags = [float(lag) for _, lag in case.measured.lags]
+    stale_errors = [u.stale_error for u in case.updates if u.stale_error is not None]
+    unknown = []
+    if case.schedule is None and values:
+        unknown.append("the kind of schedule, from these steps")
+    if order == "A" and _ambiguous(case):
+        unknown.append("whether the update follows the step (A) or begins the next one (B): both are sound")
+    if case.measured.per_interval > 1:
+        rate: float | None = (case.measured.per_step or 1.0) * case.measured.per_interval
+    else:
+        rate = case.measured.per_step
+    return Measured(
+        order=order,
+        lag=sum(lags) / len(lags) if lags else None,
+        lag_error=min(stale_errors) if stale_errors else None,
+        updates_per_step=rate,
+        momentum=values,
+        momentum_error=errors,
+        momentum_step=steps,
+        expected=[case.spec.momentum(step) for step in steps],
+        schedule=case.schedule,
+        not_identifiable=unknown,
+    )
+
+
+def _ambiguous(case: Case) -> bool:
+    """Return whether nothing told A from B: the window closed before training ended, and nothing fell inside a step."""
+    inside = any(u.position == INSIDE_STEP for u in case.updates)
+    return not inside and case.begins_step() is None and any(event.facts.get("cut") for event in case.events(Kind.END))
+
+
+def _timeline(case: Case) -> list[TimelineEntry]:
+    """Return the events of the first steps in words, with the updates where they fell."""
+    skip = (Kind.TEACHER_END, Kind.STUDENT_END, Kind.BACKWARD_END, Kind.STEP_END, Kind.END)
+    updates = {id(update.before): update for update in case.updates}
+    place = case.update_location()
+    entries = []
+    for event in case.recording.events:
+        if event.step >= SHOWN_STEPS:
+            break
+        if event.kind not in skip:
+            entries.append(TimelineEntry(event.step, event.kind.value, event.location))
+        update = updates.get(id(event))
+        if update is not None:
+            entries.append(TimelineEntry(event.step, _update_in_words(update), place))
+    return entries
+
+
+def _update_in_words(update: Any) -> str:
+    momentum = f" with momentum {update.fit.momentum:.6f}" if update.fit is not None else ""
+    extra = "" if update.first else ", the student unchanged since the last"
+    return f"teacher update{momentum}{extra}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    with contextlib.suppress(PackageNotFoundError):
+        found["hjepa"] = version("hjepa")
+    return found

@@ -1,0 +1,172 @@
+"""Follows every operation of a step: writes to the teacher with file and line, and where targets come from.
+
+A dispatch mode sees also what ``Tensor._version`` and hooks miss: writes through ``.data`` and in lists.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
+
+from hjepa.audit.location import caller, stack
+from hjepa.audit.recording import Trace, Write
+
+if TYPE_CHECKING:
+    from hjepa.audit.observer import Observer
+
+FROM_TEACHER, FROM_STUDENT = 1, 2
+
+
+class Tracer(TorchDispatchMode):
+    """Active from the end of one optimizer step to the end of another."""
+
+    def __init__(self, observer: "Observer", trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.events = 0
+        self._observer = observer
+        self._lent: dict[int, int] = {}  # the teacher's inputs: what they were before its forward
+        self._active = False
+        self._origin: dict[int, int] = {}  # storage -> what its values depend on
+        self._written: dict[Any, tuple[int, ...]] = {}  # operation -> which arguments it writes to
+        self._places()
+
+    def _places(self) -> None:
+        pairs = self._observer.tensors.pairs
+        self._teacher = {_storage(pair.teacher): pair for pair in pairs}
+        self._student = {_storage(pair.student): pair for pair in pairs if pair.student is not None}
+        teachers = {id(p) for part in self._observer.parts for p in part.teacher.parameters()}
+        self._trained = {
+            _storage(p): name
+            for name, p in _trained_parameters(self._observer)
+            if id(p) not in teachers and _storage(p) not in self._teacher
+        }
+
+    def begin(self, step: int) -> None:
+        """Start following."""
+        if self.trace.first_step < 0:
+            self.trace.first_step = step
+        self._active = True
+        self.__enter__()
+
+    def end(self, step: int) -> None:
+        """Stop following, also when other modes lie on top."""
+        self.trace.last_step = step
+        self._active = False
+        if _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+
+    def enter_teacher(self, inputs: list[Tensor]) -> None:
+        """Note the teacher's inputs; one computed with trained parameters is a finding."""
+        if any(self._origin.get(_storage(tensor), 0) & FROM_STUDENT for tensor in inputs):
+            self.trace.online_on_target.setdefault("what feeds the teacher", caller())
+        self._lent = {_storage(tensor): self._origin.get(_storage(tensor), 0) for tensor in inputs}
+        self._origin.update(dict.fromkeys(self._lent, FROM_TEACHER))
+
+    def leave_teacher(self, outputs: list[Tensor]) -> None:
+        """Note that these tensors are the teacher's output."""
+        self._origin.update(self._lent)
+        self._lent = {}
+        for tensor in outputs:
+            self._origin[_storage(tensor)] = FROM_TEACHER
+
+    def mark_student(self, outputs: list[Tensor]) -> None:
+        """Note that these tensors are the student's output."""
+        for tensor in outputs:
+            self._origin[_storage(tensor)] = FROM_STUDENT
+
+    def forget(self) -> None:
+        """Drop what is known of values: after a backward pass nothing of the forward is left."""
+        self._origin.clear()
+
+    def is_target(self, tensors: list[Tensor]) -> bool:
+        """Return whether one of these was computed from the teacher's output alone."""
+        return any(self._origin.get(_storage(tensor), 0) == FROM_TEACHER for tensor in tensors)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self._active:
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        written = self._written.get(func)
+        if written is None:
+            written = self._written[func] = _writes(func)
+        if written:
+            self._note_writes(func, written, args)
+        if torch._C._current_graph_task_id() == -1 and not self._observer.in_step:
+            self._follow(args, kwargs, result, func)
+        return result
+
+    def _note_writes(self, func: Any, written: tuple[int, ...], args: Any) -> None:
+        for position in written:
+            for tensor in _flat(args[position]) if position < len(args) else ():
+                place = _storage(tensor)
+                pair = self._teacher.get(place)
+                if pair is not None:
+                    with torch.no_grad(), _disable_current_modes():
+                        sample = self._observer.sampler.one(pair.name, tensor)
+                    step, operation = self._observer.recording.steps, func.overloadpacket.__name__
+                    write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
+                    self.trace.writes.append(write)
+                elif place in self._student and not self._observer.in_step:
+                    self.trace.student_writes.setdefault(self._student[place].name, caller())
+
+    def _follow(self, args: Any, kwargs: Any, result: Any, func: Any) -> None:
+        """Pass on where values come from; note operations of trained parameters on the target branch."""
+        inputs = _flat((args, kwargs)) if kwargs else _flat(args)
+        origin, trained = 0, None
+        for tensor in inputs:
+            place = _storage(tensor)
+            origin |= self._origin.get(place, 0)
+            if place in self._trained:
+                trained = self._trained[place]
+        if trained is not None and not _is_view(func):
+            if origin == FROM_TEACHER:
+                self.trace.online_on_target.setdefault(trained, caller())
+            origin = origin or FROM_STUDENT
+        for tensor in _flat(result):
+            place = _storage(tensor)
+            if place in self._trained or place in self._teacher:
+                continue
+            if origin:
+                self._origin[place] = origin
+            else:
+                self._origin.pop(place, None)
+
+
+def _trained_parameters(observer: "Observer") -> list[tuple[str, Tensor]]:
+    """Return what the optimizers train, by name where the student or the program names it."""
+    names = {id(pair.student): pair.name for pair in observer.tensors.pairs}
+    found = []
+    for number, parameter in enumerate(observer.optimized()):
+        found.append((names.get(id(parameter), f"trained parameter {number} {tuple(parameter.shape)}"), parameter))
+    return found
+
+
+def _writes(func: Any) -> tuple[int, ...]:
+    arguments = func._schema.arguments
+    return tuple(n for n, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)
+
+
+def _is_view(func: Any) -> bool:
+    return any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
+
+
+def _storage(tensor: Tensor | None) -> int:
+    if tensor is None:
+        return 0
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # meta and sparse tensors
+        return -1
+
+
+def _flat(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _flat(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _flat(item)]
+    return []

@@ -1,0 +1,59 @@
+"""Fault: the target encoder averages by itself at each of its training forwards, and the loop averages as well."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_jepa import WIDTH, Encoder, Predictor, gather, random_images, random_masks
+
+TOTAL = 30
+
+
+class TargetEncoder(Encoder):
+    """An encoder that follows another one."""
+
+    def follow(self, source: Encoder) -> None:
+        self.load_state_dict(source.state_dict())
+        self.source = [source]
+
+    def forward(self, images: Tensor, index: Tensor | None = None) -> Tensor:
+        for mine, its in zip(self.parameters(), self.source[0].parameters(), strict=True):
+            mine.data.mul_(0.99).add_(its.data, alpha=0.01)  # FAULT
+        return super().forward(images, index)
+
+
+torch.manual_seed(0)
+encoder = Encoder()
+predictor = Predictor()
+target_encoder = TargetEncoder()
+target_encoder.follow(encoder)
+for p in target_encoder.parameters():
+    p.requires_grad = False
+optimizer = torch.optim.AdamW([*encoder.parameters(), *predictor.parameters()], lr=1e-3, weight_decay=0.05)
+momentum_scheduler = (0.996 + i * (1.0 - 0.996) / TOTAL for i in range(TOTAL + 1))
+
+for _step in range(TOTAL):
+    images = random_images()
+    context_index, target_index = random_masks()
+
+    with torch.no_grad():
+        h = target_encoder(images)
+        h = F.layer_norm(h, (WIDTH,))
+        h = gather(h, target_index)
+
+    z = encoder(images, context_index)
+    z = predictor(z, context_index, target_index)
+    loss = F.smooth_l1_loss(z, h)
+
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+    with torch.no_grad():
+        m = next(momentum_scheduler)
+        for param_q, param_k in zip(encoder.parameters(), target_encoder.parameters(), strict=True):
+            param_k.data.mul_(m).add_((1.0 - m) * param_q.detach().data)

@@ -1,0 +1,46 @@
+"""Fault: an online projection is applied to the teacher's tokens outside of no_grad, and the target is not detached."""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_jepa import WIDTH, Encoder, Predictor, gather, random_images, random_masks
+
+TOTAL = 30
+
+torch.manual_seed(0)
+encoder = Encoder()
+predictor = Predictor()
+projection = torch.nn.Linear(WIDTH, WIDTH)
+target_encoder = copy.deepcopy(encoder)
+for p in target_encoder.parameters():
+    p.requires_grad = False
+trained = [*encoder.parameters(), *predictor.parameters(), *projection.parameters()]
+optimizer = torch.optim.AdamW(trained, lr=1e-3)
+momentum_scheduler = (0.996 + i * (1.0 - 0.996) / TOTAL for i in range(TOTAL + 1))
+
+for _step in range(TOTAL):
+    images = random_images()
+    context_index, target_index = random_masks()
+
+    with torch.no_grad():
+        h = target_encoder(images)
+    h = projection(h)  # FAULT
+    h = gather(F.layer_norm(h, (WIDTH,)), target_index)
+
+    z = projection(encoder(images, context_index))
+    z = predictor(z, context_index, target_index)
+    loss = F.smooth_l1_loss(z, h)
+
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+    with torch.no_grad():
+        m = next(momentum_scheduler)
+        for param_q, param_k in zip(encoder.parameters(), target_encoder.parameters(), strict=True):
+            param_k.data.mul_(m).add_((1.0 - m) * param_q.detach().data)

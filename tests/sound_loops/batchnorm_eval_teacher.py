@@ -1,0 +1,33 @@
+"""A teacher in eval mode that gets averaged parameters and copies of the student's BatchNorm statistics."""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_views import backbone, head, two_views
+
+torch.manual_seed(0)
+student = nn.Sequential(backbone(), head())
+predictor = head(16)
+teacher = copy.deepcopy(student).requires_grad_(False)
+teacher.eval()
+optimizer = torch.optim.SGD([*student.parameters(), *predictor.parameters()], lr=0.05, momentum=0.9)
+
+for _ in range(30):
+    first, second = two_views()
+    with torch.no_grad():
+        target = teacher(second)
+    loss = 2 - 2 * F.cosine_similarity(predictor(student(first)), target, dim=-1).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        for s, t in zip(student.parameters(), teacher.parameters(), strict=True):
+            t.mul_(0.99).add_(s, alpha=0.01)
+        for s, t in zip(student.buffers(), teacher.buffers(), strict=True):
+            t.copy_(s)
