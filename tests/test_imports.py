@@ -17,7 +17,7 @@ ROWS = [
     {"config", "recipes"},
     {"data", "masking", "models"},
     {"training"},
-    {"evaluation", "report", "deploy"},
+    {"evaluation", "report", "deploy", "conformance"},
     {"api"},
     {"terminal"},
     {"cli"},

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from hjepa import __version__
 from hjepa import config as configuration
 from hjepa.config import Layer, Resolved
+from hjepa.conformance import audited
 from hjepa.data.augment import Fit
 from hjepa.data.loader import FittedImages, Share
 from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source, renumber_classes
@@ -199,7 +200,8 @@ def pretrain(
 def _train(session: Session) -> None:
     """Run the session; whatever happens, its page is renewed and a run it replaced is not lost."""
     try:
-        session.run()
+        with audited(session):
+            session.run()
     except BaseException:
         if session.main and not session.saved:
             session.folder.restore_replaced()

@@ -63,6 +63,7 @@ class Record:
     config: str | None
     evaluation: Mapping[str, Any]
     masks: Mapping[str, Any]
+    audit: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -104,6 +105,7 @@ def read_record(run: Path) -> Record:
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         evaluation=_read_object(run / "evaluation.json", notes),
         masks=_read_object(run / "masks.json", notes),
+        audit=_read_object(run / "audit.json", notes),
         notes=notes,
     )
 
@@ -131,6 +133,8 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
         "steps_logged": len(record.metrics),
         "measures": _measures(record.metrics),
         "results": results,
+        "audit": record.audit,
+        "audit_rows": _audit_rows(record.audit),
         "controls": list(results[0]["controls"]) if results else [],
         "results_svg": results_svg([(row["label"], row["dots"]) for row in results]) if results else None,
         "evaluation": record.evaluation,
@@ -140,6 +144,13 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
         "facts": _facts(run),
         "config": record.config,
     }
+
+
+def _audit_rows(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the findings of the audit that are no plain pass, worst first."""
+    order = ("fail", "warn", "info", "not-checked")
+    found = [row for row in _records(audit.get("findings")) if row.get("status") in order]
+    return sorted(found, key=lambda row: order.index(str(row["status"])))
 
 
 def _render(context: Mapping[str, Any]) -> str:

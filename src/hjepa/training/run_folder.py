@@ -28,6 +28,8 @@ class RunFolder:
         self.encoder_card = path / "encoder.json"
         self.masks = path / "masks.json"
         self.evaluation = path / "evaluation.json"
+        self.audit = path / "audit.json"
+        self.audit_markdown = path / "audit.md"
 
     def refuse_if_occupied(self, *, overwrite: bool) -> None:
         """Raise UserError if something is here that must not be lost, or if nothing can be written here."""

@@ -1,0 +1,213 @@
+"""Audits inside a trainer: ``LightningAudit`` for Lightning, ``TransformersAudit`` for transformers' Trainer.
+
+Importing this file needs neither of them: each class is made when it is first asked for.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hjepa.audit.pairing import unwrap
+from hjepa.audit.replicas import world
+from hjepa.audit.report import Report
+from hjepa.audit.script import Outputs, Unusable
+from hjepa.audit.session import STEPS, TeacherAudit
+from hjepa.audit.specs import Spec
+
+Where = str | nn.Module | Callable[[Any], nn.Module]
+"""A module, the path to it (``model.encoder``), or a function of the trained model that returns it."""
+
+
+class LoopAudit:
+    """Audits one run of some trainer, and knows none: a callback says when training begins, goes on and ends.
+
+    ``student`` and ``teacher`` are paths on the trained model, functions of it, modules, or lists of these
+    (backbone and projector, in the same order); left out, the pair is looked for. ``start_step`` is the step
+    of the schedule at which the run begins, by default the trainer's own count. The reports are written, and
+    the summary goes to standard error, as soon as ``steps`` optimizer steps have been watched; ``report`` is
+    None until then. With ``fail``, ``end`` raises ``ConformanceError`` unless the loop conforms.
+
+    Raises ``ValueError`` for what cannot be used, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        student: Where | Sequence[Where] | None = None,
+        teacher: Where | Sequence[Where] | None = None,
+        spec: Spec | str | None = None,
+        *,
+        steps: int = STEPS,
+        deep: bool = False,
+        start_step: int | None = None,
+        json: str | PathLike[str] | None = None,
+        markdown: str | PathLike[str] | None = None,
+        html: str | PathLike[str] | None = None,
+        junit: str | PathLike[str] | None = None,
+        fail: bool = False,
+    ) -> None:
+        super().__init__()
+        if (student is None) != (teacher is None):
+            raise ValueError("give both student and teacher, or neither: then the pair is looked for")
+        self.report: Report | None = None
+        self._student, self._teacher = student, teacher
+        self._how: dict[str, Any] = {"spec": spec, "steps": steps, "deep": deep}
+        self._start_step = start_step
+        self._fail = fail
+        self._audit: TeacherAudit | None = None
+        self._files = Outputs(
+            *(Path(file).absolute() if file is not None else None for file in (json, markdown, html, junit))
+        )
+        TeacherAudit(**self._how)  # refuses now what it would refuse when training begins
+        try:
+            self._files.check()
+        except Unusable as error:
+            raise ValueError(str(error).removeprefix("--")) from None
+
+    def begin(self, model: nn.Module, step: int = 0) -> None:
+        """Watch from here on; ``step`` optimizer steps lie behind (a resumed run)."""
+        if self._audit is not None:
+            self._audit.stop()  # of a run that ended with an error
+        self.report = None
+        self._audit = TeacherAudit(
+            _modules(model, self._student),
+            _modules(model, self._teacher),
+            start_step=step if self._start_step is None else self._start_step,
+            **self._how,
+        )
+        self._audit.start()
+
+    def look_in(self) -> None:
+        """Report, if all steps have been watched."""
+        if self._audit is not None and self._audit.finished and self.report is None:
+            self._publish(self._audit)
+
+    def end(self, *, error: bool = False) -> None:
+        """Stop watching and report.
+
+        Raises ``ConformanceError`` if that was asked for and the loop does not conform, unless the run ends
+        with an error of its own.
+        """
+        audit, self._audit = self._audit, None
+        if audit is None:
+            return
+        audit.stop()
+        report = self.report or self._publish(audit)
+        if self._fail and not error:
+            report.raise_for_failures()
+
+    def _publish(self, audit: TeacherAudit) -> Report:
+        report = audit.report()
+        names = {"student": _names(self._student), "teacher": _names(self._teacher)}
+        named: dict[str, Any] = {side: name for side, name in names.items() if name}
+        self.report = report = replace(report, subject=replace(report.subject, **named))
+        if world()[0] == 0:
+            self._files.write(report)
+            print(f"\n{report.summary()}\n", file=sys.stderr, flush=True)
+        return report
+
+
+class LightningHooks(LoopAudit):
+    """Audits a Lightning run: ``Trainer(callbacks=[LightningAudit("encoder", "target", spec="ijepa")])``.
+
+    Watches from the first training batch on (after the sanity check), so what other callbacks and
+    ``on_fit_start`` build is there. Resuming with several optimizers: give ``start_step``, because Lightning
+    counts the steps of all together. Everything else is said at ``LoopAudit``.
+    """
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin."""
+        self.begin(pl_module, int(trainer.global_step) // max(1, len(trainer.optimizers)))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Report, if the window is over."""
+        self.look_in()
+
+    def on_fit_end(self, *_: Any) -> None:
+        """Report, if that has not been done."""
+        self.end()
+
+    def on_exception(self, *_: Any) -> None:
+        """Take the hooks away when training ends with an error."""
+        self.end(error=True)
+
+
+class TransformersHooks(LoopAudit):
+    """Audits a run of transformers' Trainer: ``Trainer(..., callbacks=[TransformersAudit("encoder", "target")])``.
+
+    Everything else is said at ``LoopAudit``. The Trainer tells its callbacks nothing of an error: the hooks
+    then stay until the steps have been watched, or until the next training begins.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        """Begin."""
+        self.begin(model, int(state.global_step))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Report, if the window is over."""
+        self.look_in()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Report, if that has not been done."""
+        self.end()
+
+
+def _modules(model: nn.Module, where: Where | Sequence[Where] | None) -> nn.Module | list[nn.Module] | None:
+    if where is None:
+        return None
+    if isinstance(where, Sequence) and not isinstance(where, str):
+        return [_module(model, one) for one in where]
+    return _module(model, where)
+
+
+def _module(model: nn.Module, where: Where) -> nn.Module:
+    if isinstance(where, nn.Module):
+        return where
+    if not isinstance(where, str):
+        found = where(model)
+        if not isinstance(found, nn.Module):
+            raise ValueError(f"the function for student or teacher returned a {type(found).__name__}, not a module")
+        return found
+    for start in (model, unwrap(model)[0]):
+        value: Any = start
+        for attribute in where.split("."):
+            value = value.get(attribute) if isinstance(value, dict) else getattr(value, attribute, None)
+        if isinstance(value, nn.Module):
+            return value
+    known = [name for name, _ in unwrap(model)[0].named_modules() if name and name.count(".") < 2]
+    raise ValueError(f"{type(model).__name__} has no module {where!r}; there are {', '.join(known[:12]) or 'none'}")
+
+
+def _names(where: Where | Sequence[Where] | None) -> str:
+    """Return the paths that the user gave, "" where it was something else."""
+    given = [where] if isinstance(where, str) or not isinstance(where, Sequence) else list(where)
+    return ", ".join(str(one) for one in given) if all(isinstance(one, str) for one in given) else ""
+
+
+# name -> hooks, where the base class may live, its name, what to install
+_CLASSES: dict[str, tuple[type[LoopAudit], tuple[str, ...], str, str]] = {
+    "LightningAudit": (LightningHooks, ("lightning.pytorch", "pytorch_lightning"), "Callback", "lightning"),
+    "TransformersAudit": (TransformersHooks, ("transformers",), "TrainerCallback", "transformers"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hooks, homes, base, package = _CLASSES[name]
+    for home in sorted(homes, key=lambda home: home not in sys.modules):  # the one in use, if one is
+        try:
+            callback = getattr(importlib.import_module(home), base)
+        except ModuleNotFoundError as error:
+            if error.name is None or not home.startswith(error.name):
+                raise  # the framework is there, something that it needs is not
+            continue
+        made = type(name, (hooks, callback), {"__doc__": hooks.__doc__, "__module__": __name__})
+        globals()[name] = made  # one class for good: callbacks are pickled by name
+        return made
+    raise ImportError(f"{name} needs {package}, which is not installed: pip install {package}")

@@ -1,0 +1,80 @@
+"""Every run audits its own first steps, as ``hjepa audit`` would audit anybody's, and keeps the report."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hjepa.audit.report import Report
+from hjepa.audit.session import TeacherAudit
+from hjepa.audit.specs import Spec
+from hjepa.training.run_folder import write_json, write_text
+from hjepa.training.schedules import EMAScheduler
+from hjepa.training.session import Session
+
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class RunSpec(Spec):
+    """What this run's own configuration prescribes; the momentum is the schedule itself."""
+
+    schedule: Callable[[int], float] | None = None
+
+    def momentum(self, update: int) -> float | None:
+        """Return the configured momentum of update number ``update``."""
+        return None if self.schedule is None else self.schedule(update)
+
+
+def run_spec(schedule: EMAScheduler, total_steps: int) -> RunSpec:
+    """Return the specification of a run: I-JEPA's order, frozen equal teacher, normalised targets, its schedule."""
+    return RunSpec(
+        name="this run's configuration",
+        kind=schedule.kind,
+        start=schedule.base_value,
+        end=schedule.base_value if schedule.kind == "constant" else schedule.final_value,
+        total_steps=total_steps,
+        orders=frozenset({"A"}),
+        on_skipped_step="forbidden",
+        target_normalisation="layer-norm",
+        source="config.yaml of the run",
+        schedule=schedule,
+    )
+
+
+@contextlib.contextmanager
+def audited(session: Session) -> Iterator[None]:
+    """Watch the first optimizer steps inside; write audit.md and audit.json as soon as they are over."""
+    trainer = session.trainer
+    schedule = trainer.model.target_encoder.momentum
+    if not isinstance(schedule, EMAScheduler):
+        yield
+        return
+
+    def done() -> None:
+        if session.main:
+            keep(session, audit.report())
+
+    audit = TeacherAudit(
+        trainer.model.context_encoder,
+        trainer.model.target_encoder.encoder,
+        trainer.optimizer,
+        run_spec(schedule, session.total_steps),
+        steps=STEPS,
+        trace=trainer.accelerator.num_processes == 1,
+        start_step=trainer.step,
+        on_done=done,
+    )
+    with audit:
+        yield
+
+
+def keep(session: Session, report: Report) -> None:
+    """Write the report into the run and say what it says in one line."""
+    write_text(session.folder.audit_markdown, report.to_markdown())
+    write_json(session.folder.audit, report.to_json())
+    session.record["audit"] = {"verdict": report.verdict.value, "steps": report.steps}
+    failed = ", ".join(finding.rule for finding in report.failures)
+    said = f"audit of the first {report.steps} steps: {report.verdict.value}" + (
+        f" ({failed}, see audit.md)" * bool(failed)
+    )
+    session.listener.on_notice(said)
