@@ -76,7 +76,17 @@ def test_evaluate_stands_beside_its_controls(run):
         assert {"random_init", "raw_pixels"} == row["controls"].keys()
         assert row["n_train"] == row["n_test"] == 60
     assert json.loads((run.path / "evaluation.json").read_text())["conclusion"] == result.conclusion
+    assert result.conclusion.startswith("Training and test images are the same")
     assert "Random" in run.report.read_text() or "random" in run.report.read_text()
+
+
+def test_two_sets_of_images_are_not_called_the_same(run):
+    train, test = pictures(60), pictures(60)
+    test.images = 255 - test.images
+    for source in (train, test):
+        source._labels = {"label": np.arange(60) % 2}
+    result = hjepa.evaluate(run, train=train, test=test, protocols=["knn"])
+    assert "are the same" not in result.conclusion
 
 
 def test_plan_writes_nothing(tmp_path, monkeypatch):

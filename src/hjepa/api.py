@@ -98,6 +98,9 @@ class Run:
         }
 
 
+SAME_IMAGES = "Training and test images are the same: this says nothing about other images; name two sets."
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Results beside their controls, and what they say in words."""
@@ -271,7 +274,10 @@ def evaluate(
     results = protocol.evaluate(
         encoder, control, *labelled, protocols=protocols, poolings=poolings, seed=seed, progress=progress
     )
-    evaluation = Evaluation(results, protocol.conclusion(results))
+    conclusion = protocol.conclusion(results)
+    if sources[0].fingerprint() == sources[1].fingerprint():
+        conclusion = f"{SAME_IMAGES} {conclusion}"
+    evaluation = Evaluation(results, conclusion)
     folder = RunFolder(path)
     names = {"train": labelled[0].name, "test": labelled[1].name}
     write_json(folder.evaluation, evaluation.to_json() | names | {"step": encoder.card["provenance"]["step"]})

@@ -222,13 +222,13 @@ class Observer:
             if not inside[role] and not inside[other]:
                 self._pass_begins(role, args)
             elif role is STUDENT and inside[TEACHER] and not inside[STUDENT]:
-                self._online_on_target(module, "inside the teacher's forward")
+                self._online_on_target(module)
             inside[role] += 1
         elif role is TRAINED:
             if inside[TEACHER]:
-                self._online_on_target(module, "inside the teacher's forward")
+                self._online_on_target(module)
             elif not inside[TRAINED] and self._gets_target(args):
-                self._online_on_target(module, "on the teacher's output")
+                self._online_on_target(module)
                 self._on_target.add(id(module))
             inside[TRAINED] += 1
 
@@ -262,8 +262,7 @@ class Observer:
         if role is TEACHER and not inside[STUDENT]:
             self._teacher_ends(output)
         elif role is STUDENT and not inside[TEACHER]:
-            event = self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
-            event.facts["training"] = module.training
+            self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
             if self._tracer is not None:
                 self._tracer.mark_student(_tensors(output))
         elif role is TRAINED and id(module) in self._on_target:
@@ -322,9 +321,9 @@ class Observer:
         known = ((tensor, self._teacher_outputs.get(id(tensor))) for tensor in tensors)
         return any(reference is not None and reference() is tensor for tensor, reference in known)
 
-    def _online_on_target(self, module: nn.Module, how: str) -> None:
+    def _online_on_target(self, module: nn.Module) -> None:
         if any(True for p in module.parameters() if p.requires_grad):
-            self._record(Kind.ONLINE_ON_TARGET, look=False, module=type(module).__name__, how=how)
+            self._record(Kind.ONLINE_ON_TARGET, look=False, module=type(module).__name__)
 
     def _random_modules(self) -> list[str]:
         """Return modules of the teacher that are random as they stand (dropout, drop-path in training mode)."""
@@ -416,7 +415,7 @@ class Observer:
         if self._window_is_over():
             return
         self._refresh()
-        event = self._record(Kind.STEP, optimizer=type(optimizer).__name__, cleared=self._cleared())
+        event = self._record(Kind.STEP, cleared=self._cleared())
         if self.recording.steps <= LOCATED_STEPS:
             event.facts["stack"] = stack()
         event.facts.update(self._optimizer_facts(optimizer))
@@ -436,33 +435,27 @@ class Observer:
 
     def _optimizer_facts(self, optimizer: Optimizer) -> dict[str, Any]:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        pairs = self.tensors.pairs
         teachers = [p for part in self.parts for p in part.teacher.parameters()]
-        decays = any(group.get("weight_decay") for group in optimizer.param_groups)
         return {
-            "lr": max((float(group.get("lr", 1.0)) for group in optimizer.param_groups), default=0.0),
             "teacher_held": sum(id(p) in held for p in teachers),
-            "teacher_state": sum(p in optimizer.state for p in teachers),
             "teacher_gradients": sum(p.grad is not None for p in teachers),
             "teacher_trainable": sum(p.requires_grad for p in teachers),
             "teacher_tensors": len(teachers),
-            "student_held": sum(id(pair.student) in held for pair in pairs),
-            "weight_decay": decays,
             "found_inf": _found_inf(optimizer),
             "aliased": self._aliased(),
         }
 
     def _aliased(self) -> list[str]:
         """Return tensors of the teacher whose memory overlaps with the student's."""
-        mine = named_storages(self._parameters(teacher=False))
-        found = []
-        for name, spans in named_storages(self._parameters(teacher=True)).items():
-            for address, start, stop in spans:
-                for other in mine.values():
-                    if any(address == a and start < e and s < stop for a, s, e in other):
-                        found.append(name)
-                        break
-        return found
+        mine: dict[int, list[tuple[int, int]]] = {}
+        for address, start, stop in storages(list(self._parameters(teacher=False).values())):
+            mine.setdefault(address, []).append((start, stop))
+        return [
+            name
+            for name, tensor in self._parameters(teacher=True).items()
+            for address, start, stop in storages([tensor])
+            if any(start < theirs_stop and theirs < stop for theirs, theirs_stop in mine.get(address, ()))
+        ]
 
     def _step_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._stepping or self._stepping[-1] != id(optimizer):
@@ -504,11 +497,6 @@ class Observer:
         if self._tracer is not None:
             self._tracer.end(self.recording.steps)
             self._tracer = None
-
-
-def named_storages(tensors: dict[str, Tensor]) -> dict[str, list[tuple[int, int, int]]]:
-    """Return the memory spans of each tensor."""
-    return {name: list(storages([tensor])) for name, tensor in tensors.items()}
 
 
 class _Reached:
