@@ -2,10 +2,14 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from commands import environment
 
+from hjepa.audit.command import parser
 from hjepa.cli import app, split_settings
 from hjepa.config import read_options, read_recipe, resolve
 
@@ -38,6 +42,83 @@ def test_every_documented_command_parses(page, text):
     resolve([read_options(settings)])
     if recipe := bound.arguments.get("recipe"):
         read_recipe(recipe)
+
+
+def audits() -> list[tuple[str, str]]:
+    """Return the commands that audit a script, in blocks of shell on any page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+            lines = [line.split("  #")[0].strip() for line in block.splitlines()]
+            found += [(page.name, t) for t in lines if re.match(r"(hjepa audit|.*-m hjepa\.(cli )?audit)\b", t)]
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """Return what follows ``hjepa audit`` in whatever way it is started."""
+    words = shlex.split(text)
+    return words[words.index("audit" if "audit" in words else "hjepa.audit") + 1 :]
+
+
+def test_there_are_audits_to_check():
+    assert len([text for page, text in audits() if page == "audit.md"]) >= 8
+
+
+@pytest.mark.parametrize(("page", "text"), audits())
+def test_every_documented_audit_parses(page, text):
+    options = parser().parse_args(words_of(text))
+    assert options.script.suffix == ".py", options.script
+
+
+TRAIN = """
+import copy, sys
+sys.path.insert(0, {parts!r})
+import torch
+import torch.nn.functional as F
+from tiny_jepa import WIDTH, Encoder, Predictor, gather, random_images, random_masks
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.predictor = Encoder(), Predictor()
+        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+
+torch.manual_seed(0)
+model = Model()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+for step in range(30):  # of 3000
+    images, (context, target) = random_images(), random_masks()
+    with torch.no_grad():
+        aim = gather(F.layer_norm(model.target_encoder(images), (WIDTH,)), target)
+    loss = F.smooth_l1_loss(model.predictor(model.encoder(images, context), context, target), aim)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    momentum = 0.996 + 0.004 * step / 3000
+    with torch.no_grad():
+        for t, s in zip(model.target_encoder.parameters(), model.encoder.parameters()):
+            t.mul_(momentum).add_(s, alpha=1 - momentum)
+print("arguments", sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [text for page, text in audits() if page == "audit.md"])
+def test_every_audit_on_its_page_runs_and_finds_a_sound_loop_sound(tmp_path, text):
+    (tmp_path / "train.py").write_text(TRAIN.format(parts=str(ROOT / "tests" / "loop_parts")))
+    own = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs/audit.md").read_text(), flags=re.M | re.S)
+    (tmp_path / "my_method.toml").write_text(own[-1])
+    words = shlex.split(text)
+    module = {"hjepa": "hjepa.cli", "torchrun": "torch.distributed.run"}.get(words[0])
+    start = [sys.executable, "-m", module] if module else [sys.executable]
+    done = subprocess.run(
+        [*start, *words[1:]], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(), timeout=300
+    )
+    assert done.returncode == 0 and done.stderr.count("hjepa audit: CONFORMS") == 1, done.stdout + done.stderr
+    options = parser().parse_args(words_of(text))
+    assert options.stop or f"arguments {options.arguments}" in done.stdout
+    for file in (options.json, options.markdown, options.html, options.junit):
+        assert file is None or (tmp_path / file).stat().st_size > 500
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -36,3 +36,15 @@ def test_minimal_learns():
 def test_own_dataset():
     text = run("own_dataset.py")
     assert "tokens (8, 64, 96) pooled (8, 96)" in text
+
+
+def test_audit_your_loop_is_short():
+    assert len((EXAMPLES / "audit_your_loop.py").read_text().splitlines()) <= 100
+
+
+@pytest.mark.slow
+def test_audit_your_loop_finds_the_stale_update_and_then_nothing():
+    stale, mended = run("audit_your_loop.py").split("mended:")
+    assert "DEVIATES" in stale and "FAIL S2 stale-student at " in stale and stale.count("FAIL") == 1
+    assert "CONFORMS" in mended and "FAIL" not in mended
+    assert mended.rstrip().endswith("bit for bit: True")

@@ -3,6 +3,7 @@
 Importing this file needs neither of them: each class is made when it is first asked for.
 """
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -74,6 +75,8 @@ class LoopAudit:
         if self._audit is not None:
             self._audit.stop()  # of a run that ended with an error
         self.report = None
+        if self._student is None:
+            gc.collect()  # or a model of an earlier run, held by nobody, would be taken for a teacher
         self._audit = TeacherAudit(
             _modules(model, self._student),
             _modules(model, self._teacher),

@@ -1,7 +1,8 @@
 """A pytest plugin with the fixture ``assert_conforms``; torch is imported when a test uses it."""
 
-import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(name="assert_conforms")
-def conforming() -> Iterator[Callable[..., contextlib.AbstractContextManager["TeacherAudit"]]]:
+def conforming() -> Iterator[Callable[..., AbstractContextManager["TeacherAudit"]]]:
     """``with assert_conforms(student=encoder, teacher=target, spec="ijepa", steps=10): train()``.
 
     Takes what ``hjepa.audit.assert_conforms`` takes. At the end of the block the test fails with the list of
@@ -21,18 +22,32 @@ def conforming() -> Iterator[Callable[..., contextlib.AbstractContextManager["Te
 
     waiting: list[TeacherAudit] = []
 
-    def start(*arguments: Any, **how: Any) -> contextlib.AbstractContextManager["TeacherAudit"]:
+    def start(*arguments: Any, **how: Any) -> AbstractContextManager["TeacherAudit"]:
         waiting.append(assert_conforms(*arguments, **how))
-        return _entering(waiting[-1], waiting)
+        return _Block(waiting[-1], waiting)
 
     yield start
     if waiting:
         pytest.fail("assert_conforms(...) watches only inside a block: with assert_conforms(...): train()", False)
 
 
-@contextlib.contextmanager
-def _entering(audit: "TeacherAudit", waiting: list["TeacherAudit"]) -> Iterator["TeacherAudit"]:
-    __tracebackhide__ = True
-    waiting.remove(audit)
-    with audit:
-        yield audit
+class _Block:
+    """The audit as a block that was entered, and whose failure shows the test's own line only."""
+
+    def __init__(self, audit: "TeacherAudit", waiting: list["TeacherAudit"]) -> None:
+        self._audit, self._waiting = audit, waiting
+
+    def __enter__(self) -> "TeacherAudit":
+        self._waiting.remove(self._audit)
+        return self._audit.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from hjepa.audit.report import ConformanceError
+
+        __tracebackhide__ = True
+        try:
+            self._audit.__exit__(kind, error, trace)
+        except ConformanceError as failures:
+            raise failures.with_traceback(None) from None

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -156,15 +157,15 @@ class TeacherAudit:
             return self._nothing()
         recording, tensors = observer.recording, observer.tensors
         measured = measure(recording, tensors.pairs)
-        case = Case(recording, measured, self.spec, tensors, observer.parts, self.start_step, replicas=self._replicas)
+        case = Case(
+            recording, measured, self.spec, tensors, observer.parts, self.start_step,
+            replicas=self._replicas, processes=replicas.world()[1],
+        )  # fmt: skip
         order = _order(case, recording.finished and not _cut(observer))
         series = _series(case)
         values, errors, steps = series
         spec = self.spec.closest(values, steps) if values else self.spec
-        case = Case(
-            recording, measured, spec, tensors, observer.parts, self.start_step,
-            schedule=specs.kind_of(values, errors, steps), replicas=self._replicas,
-        )  # fmt: skip
+        case = replace(case, spec=spec, schedule=specs.kind_of(values, errors, steps))
         findings = judge(case)
         verdict = verdict_of(findings, steps=measured.effective)
         reason = ""
@@ -304,7 +305,7 @@ def _measured(case: Case, order: str | None, series: tuple[list[float], list[flo
     values, errors, steps = series
     lags = [float(lag) for _, lag in case.measured.lags]
     stale_errors = [u.stale_error for u in case.updates if u.stale_error is not None]
-    unknown = []
+    unknown = list(case.recording.problems)
     if case.schedule is None and values:
         unknown.append("the kind of schedule, from these steps")
     if order == "A" and _ambiguous(case):

@@ -24,6 +24,7 @@ class Case:
     start_step: int = 0  # of the schedule, when a run is resumed
     schedule: str | None = None  # the kind that the measured momentum shows
     replicas: Mapping[int, str] | None = None  # process -> digest of its teacher
+    processes: int = 1
 
     def events(self, *kinds: Kind) -> list[Event]:
         """Return the events of these kinds, in order."""

@@ -126,7 +126,7 @@ def accumulation_not_scaled(case: Case) -> Outcome:
 def replicas_diverge(case: Case) -> Outcome:
     """D1: ranks hold different teachers.  Signature: digests of the same samples after the last watched step."""
     if case.replicas is None:
-        return passed("one process") if not _distributed(case) else unchecked("the other processes were not audited")
+        return passed("one process") if case.processes == 1 else unchecked("the other processes were not audited")
     digests = set(case.replicas.values())
     if len(digests) > 1:
         return failed(
@@ -136,7 +136,3 @@ def replicas_diverge(case: Case) -> Outcome:
             processes=len(case.replicas),
         )
     return passed(f"{len(case.replicas)} processes hold the same teacher")
-
-
-def _distributed(case: Case) -> bool:
-    return any("processes" in problem for problem in case.recording.problems)
