@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from conftest import TINY
 
 import hjepa
-from conftest import TINY
 from hjepa.models.target import TargetEncoder
 
 LONG = {**TINY, "train": {**TINY["train"], "steps": 26}}

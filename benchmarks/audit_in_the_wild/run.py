@@ -74,16 +74,18 @@ TARGET_ARGUMENT = (
 )
 DATA_ASSIGNED = (
     "The teacher is updated by assigning to `.data`, which the auditor cannot trace: by the text of the loop the "
-    "update follows the optimizer step (order A; both are sound)."
+    "update follows the optimizer step (order A; both are sound). In 8 of 12 attempts an error of the auditor's own "
+    "tracing ended the program; a complete one is shown."
 )
 RUNS = (
     Run(
         "lightly", "lightly_ijepa", _spec("ijepa"),
         "I-JEPA building blocks in the example's loop, ViT of 2 layers",
         "lightly-ai/lightly: examples/pytorch/ijepa.py",
-        note="The overlap comes from `IJEPAMaskCollator` at its default scales (0.2, 0.8), which the example uses: where "
-        "no context block fits beside the target blocks it gives up the condition. No parameter of the target encoder "
-        "changed except by the update.",
+        note="The overlap comes from `IJEPAMaskCollator` at its default scales (0.2, 0.8), which the example uses: "
+        "where no context block fits beside the target blocks it gives up that condition. At the scales of the "
+        "reference's configuration (0.15-0.2 and 0.85-1 on 14 x 14 patches) the same collator gave no overlap in 600 "
+        "images. No parameter of the target encoder changed except by the update.",
     ),
     Run(
         "lightly", "lightly_byol", _spec("byol", 25), "BYOL building blocks in the example's loop, ResNet-18",
@@ -126,7 +128,8 @@ RUNS = (
     ),
     Run(
         "ema-pytorch", "ema_pytorch", ("--momentum", "0.9999"), "the same, first 300 steps", "README, Usage",
-        ("300",), steps=300, note=f"{WARM_UP} The warm-up of the momentum after that is documented too.",
+        ("300",), steps=300, note=f"{WARM_UP} `teacher-replaced` describes these copies. The warm-up of the "
+        "momentum after them is documented too.",
     ),
     Run(
         "byol-pytorch", "byol_pytorch", ("--momentum", "0.99"),
@@ -217,7 +220,7 @@ def _plain(name: str) -> str:
 
 
 def audit(run: Run, environment: Environment, work: Path) -> dict[str, Any] | str:
-    """Return the report of one run, or the last line that the program left when there is none."""
+    """Return the report of one run, or why there is no full one."""
     name = run.title.replace(" ", "-") + "-" + run.specification[1]
     result = work / f"{name}.json"
     result.unlink(missing_ok=True)
@@ -226,9 +229,14 @@ def audit(run: Run, environment: Environment, work: Path) -> dict[str, Any] | st
     variables = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as folder, (work / f"{name}.log").open("w") as log:
         subprocess.run(command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if result.is_file():
-        return json.loads(result.read_text())
-    return (work / f"{name}.log").read_text().strip().splitlines()[-1]
+    words = (work / f"{name}.log").read_text()
+    report = json.loads(result.read_text()) if result.is_file() else {"steps": 0}
+    if report["steps"] == run.steps:
+        return report
+    errors = [line for line in words.splitlines() if re.match(r"\w*(Error|Exception)\b", line)]
+    return (
+        f"ended after {report['steps']} of {run.steps} steps: {(errors or words.splitlines()[-1:] or ['no output'])[0]}"
+    )
 
 
 def shown(text: str, work: Path) -> str:
@@ -293,7 +301,7 @@ def detail(number: int, run: Run, report: dict[str, Any] | str, work: Path) -> s
     steps = f" --steps {run.steps}" if run.steps != 20 else ""
     lines += ["", f"`python -m hjepa.audit{steps} {command}`", ""]
     if isinstance(report, str):
-        return "\n".join([*lines, f"No report: {shown(report, work)}"])
+        return "\n".join([*lines, f"No report: {shown(report, work)}", "", run.note]).rstrip()
     subject = report["subject"]
     counts = ", ".join(
         f"{len(found)} {status}"

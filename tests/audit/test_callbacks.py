@@ -367,6 +367,16 @@ class TestLightning:
         fit(wrong, "on_train_batch_end", checkpoint=tmp_path / "ten.ckpt")
         assert wrong.report.verdict != "conforms"
 
+    def test_under_its_other_name_it_is_a_callback_of_that_package(self):
+        code = (
+            "import sys, pytorch_lightning; from hjepa.audit.callbacks import LightningAudit\n"
+            "print(issubclass(LightningAudit, pytorch_lightning.Callback), 'lightning.pytorch' in sys.modules)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment()
+        )
+        assert done.stdout.split()[-2:] == ["True", "False"]
+
     def test_it_is_a_callback_that_pickles(self):
         import lightning
 

@@ -63,6 +63,7 @@ class Forks:
         self._folder = tempfile.TemporaryDirectory(prefix="hjepa-audit-tests-")
         self.folder = Path(self._folder.name)
         self._errors = self.folder / "server.err"
+        path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(limit)],
@@ -70,7 +71,7 @@ class Forks:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), "COLUMNS": "100"},
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "COLUMNS": "100"},
             )
         self._count = 0
 
@@ -177,7 +178,7 @@ def _run(order: dict[str, Any]) -> int:
             importlib.import_module("hjepa.audit.command").main()
         else:
             sys.argv = order["words"]
-            sys.path[0] = str(Path(sys.argv[0]).parent)
+            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)

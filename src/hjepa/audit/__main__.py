@@ -2,4 +2,5 @@
 
 from hjepa.audit.command import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from hjepa.audit.pairing import Part, local, named, unwrap
 
 TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
 OVERLAP = 0.8  # share of names and shapes that two networks must have in common
+LIBRARY_AVERAGES = ("AveragedModel", "ModelEma", "ModelEmaV2", "ModelEmaV3")
 DEPTH = 6  # attributes followed to name a module
 
 
@@ -44,6 +45,7 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     ``student`` and ``teacher`` are names as in the program (``model.encoder``).  Raises ``NotFound`` when a
     name leads nowhere.
     """
+    gc.collect()  # models of earlier runs that nobody holds any more are no teachers
     names = _Names()
     if student and teacher:
         return _named_pair(names, student, teacher)
@@ -65,6 +67,16 @@ def _live_modules() -> Iterator[nn.Module]:
     for thing in gc.get_objects():
         if issubclass(type(thing), nn.Module) and "_parameters" in thing.__dict__:  # initialised
             yield thing
+
+
+def averager_of(parts: Iterable[Part]) -> str:
+    """Return the class of a library's weight average that holds a teacher, or an empty string."""
+    teachers = {id(part.teacher) for part in parts}
+    for module in _live_modules():
+        kind = type(module).__name__
+        if kind in LIBRARY_AVERAGES and any(id(child) in teachers for child in module.children()):
+            return kind
+    return ""
 
 
 def _signature(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
@@ -96,7 +108,18 @@ def _pairs(modules: list[nn.Module], trained: set[int]) -> list[tuple[nn.Module,
             o for o in others if _close(signatures[id(mine)], signatures[id(o)]) and type(o) is type(mine)
         ]
         found += [(mine, other) for other in close if _separate(mine, other)]
-    return found
+    twins = [(_ids(one), _ids(other)) for one, other in found if signatures[id(one)] == signatures[id(other)]]
+    return [pair for pair in found if not _crosses(pair, twins)]
+
+
+def _ids(module: nn.Module) -> set[int]:
+    return {id(p) for p in module.parameters()}
+
+
+def _crosses(pair: tuple[nn.Module, nn.Module], exact: list[tuple[set[int], set[int]]]) -> bool:
+    """Return whether the teacher of an inexact pair belongs to another student, exactly (a predictor's twin)."""
+    mine, other = _ids(pair[0]), _ids(pair[1])
+    return (mine, other) not in exact and any(other & theirs and not mine & ours for ours, theirs in exact)
 
 
 def _both_trained(

@@ -112,8 +112,9 @@ def measure(recording: Recording, pairs: Sequence[TensorPair]) -> Measurement:
     segments = _segments(pairs)
     for update in walk.updates:
         _explain(update, walk.previous.get(update.version), rounding, segments)
-    by_optimizer = [update for update in walk.updates if _is_the_optimizers(update)]
-    dropped = {id(update) for update in (*by_optimizer, *filter(_is_rounding, walk.updates))}
+    rounding_only = [update for update in walk.updates if _is_rounding(update)]
+    by_optimizer = [u for u in walk.updates if _is_the_optimizers(u) and not _is_rounding(u)]
+    dropped = {id(update) for update in (*by_optimizer, *rounding_only)}
     walk.updates = [update for update in walk.updates if id(update) not in dropped]
     seen: set[int] = set()
     for update in walk.updates:

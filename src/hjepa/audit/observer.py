@@ -125,13 +125,13 @@ class Observer:
     def start(self) -> None:
         """Register everything."""
         hooks = (
-            register_optimizer_step_pre_hook(self.step_begins),
-            register_optimizer_step_post_hook(self._step_ends),
+            register_optimizer_step_pre_hook(self._guarded(self.step_begins)),
+            register_optimizer_step_post_hook(self._guarded(self._step_ends)),
         )
         for hook in hooks:
             self._open.callback(hook.remove)
-        pre = nn.modules.module.register_module_forward_pre_hook(self._forward_begins)
-        post = nn.modules.module.register_module_forward_hook(self._forward_ends, with_kwargs=True)
+        pre = nn.modules.module.register_module_forward_pre_hook(self._guarded(self._forward_begins))
+        post = nn.modules.module.register_module_forward_hook(self._guarded(self._forward_ends), with_kwargs=True)
         self._open.callback(pre.remove)
         self._open.callback(post.remove)
         if self.compiled():
@@ -144,6 +144,25 @@ class Observer:
             for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
                 if hasattr(owner, name):
                     self._open.enter_context(_replaced_attribute(owner, name, self._clip))
+
+    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """Return the hook so that an error of ours ends the audit, never the program that is audited."""
+
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            if torch.compiler.is_compiling():
+                return
+            try:
+                hook(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001
+                self.failed(error)
+
+        return guarded
+
+    def failed(self, error: Exception) -> None:
+        """End the audit after an error of ours; the report says so."""
+        self.recording.problems.append(f"the audit ended early by an error of its own: {type(error).__name__}: {error}")
+        if not self.recording.finished:
+            self._close()
 
     def stop(self) -> None:
         """Take a last look and remove everything; the second call does nothing."""
@@ -315,11 +334,12 @@ class Observer:
             outputs[0].register_hook(_Rows(event.facts))
 
     def _gets_target(self, args: tuple[Any, ...]) -> bool:
-        tensors = _tensors(args)
-        if self._tracer is not None and self._tracer.is_target(tensors):
+        # All of its numbers: a predictor that is handed the targets beside the context need not use them.
+        tensors = [tensor for tensor in _tensors(args) if tensor.is_floating_point()]
+        if self._tracer is not None and tensors and self._tracer.is_target(tensors):
             return True
-        known = ((tensor, self._teacher_outputs.get(id(tensor))) for tensor in tensors)
-        return any(reference is not None and reference() is tensor for tensor, reference in known)
+        known = [(tensor, self._teacher_outputs.get(id(tensor))) for tensor in tensors]
+        return bool(known) and all(reference is not None and reference() is tensor for tensor, reference in known)
 
     def _online_on_target(self, module: nn.Module) -> None:
         if any(True for p in module.parameters() if p.requires_grad):
@@ -339,24 +359,32 @@ class Observer:
 
     def _backward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         roots = _tensors(args[:1] or tuple(kwargs.get("tensors", ())))
-        if self.recording.finished or torch._C._current_graph_task_id() != -1 or self._window_is_over():
+        if self.recording.finished or torch._C._current_graph_task_id() != -1:
             return original(*args, **kwargs)  # (a nested pass belongs to checkpointing)
+        self._guarded(self._backward_begins)(roots)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._guarded(self._backward_ends)()
+
+    def _backward_begins(self, roots: list[Tensor]) -> None:
+        if self._window_is_over():
+            return
         event = self._record(Kind.BACKWARD, cleared=self._cleared())
         self._backwards += 1
         if self.recording.steps < GRAPH_STEPS:
             event.facts["criteria"] = self.criterion.watch(roots)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            if not self.recording.finished:
-                # In a step with a closure the step's own change comes next: look what was before it.
-                self._record(Kind.BACKWARD_END, look=bool(self._stepping))
-                if self._tracer is not None:
-                    self._tracer.forget()
+
+    def _backward_ends(self) -> None:
+        if not self.recording.finished:
+            # In a step with a closure the step's own change comes next: look what was before it.
+            self._record(Kind.BACKWARD_END, look=bool(self._stepping))
+            if self._tracer is not None:
+                self._tracer.forget()
 
     def _cleared(self) -> bool:
         """Return whether gradients that a backward pass left were cleared without a step."""
-        if not self._backwards:
+        if not self._backwards or not self._optimizers:
             return False
         for parameter in self.optimized():
             if id(parameter) in self._trained_ids and parameter.requires_grad:

@@ -159,7 +159,7 @@ def _coordinates(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 def _take(tensor: Tensor, index: Tensor) -> Tensor:
     mine = local(tensor)
-    if mine.numel() == 0 or len(index) > mine.numel() or mine.is_meta:
+    if mine.is_meta or mine.numel() == 0 or (len(index) and int(index[-1]) >= mine.numel()):
         return torch.full((len(index),), torch.nan)
     return torch.take(mine, index if index.device == mine.device else index.to(mine.device))
 

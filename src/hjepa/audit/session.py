@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hjepa.audit import replicas, specs
-from hjepa.audit.discovery import Found, NotFound, discover
+from hjepa.audit.discovery import Found, NotFound, averager_of, discover
 from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
 from hjepa.audit.measure import BEFORE_STEP, INSIDE_STEP, measure
 from hjepa.audit.observer import Observer
@@ -85,7 +85,14 @@ class TeacherAudit:
 
     def start(self) -> None:
         """Begin to watch."""
-        if isinstance(self._student, str) or self._student is None or self._teacher is None:
+        if (self._student is None) != (self._teacher is None) and not isinstance(self._student or self._teacher, str):
+            raise ValueError("one of student and teacher is given as a module: give both, or neither")
+        if isinstance(self._student, str) != isinstance(self._teacher, str) and None not in (
+            self._student,
+            self._teacher,
+        ):
+            raise ValueError("give both student and teacher by name, or both as modules")
+        if self._student is None or self._teacher is None or isinstance(self._student, str):
             hook = register_optimizer_step_pre_hook(self._look_for_pair)
             self._open.callback(hook.remove)
             return
@@ -159,7 +166,7 @@ class TeacherAudit:
         measured = measure(recording, tensors.pairs)
         case = Case(
             recording, measured, self.spec, tensors, observer.parts, self.start_step,
-            replicas=self._replicas, processes=replicas.world()[1],
+            replicas=self._replicas, processes=replicas.world()[1], averager=averager_of(observer.parts),
         )  # fmt: skip
         order = _order(case, recording.finished and not _cut(observer))
         series = _series(case)
@@ -277,12 +284,13 @@ def _order(case: Case, ended: bool) -> str | None:
     if not updates:
         return None
     positions = [_position(update) for update in updates]
+    inside = sum(update.position == INSIDE_STEP for update in updates) > len(updates) / 2
     common = max(sorted(set(positions)), key=positions.count)
     if positions.count(common) < 0.6 * len(positions):
         return "mixed"
-    if common == "A" and case.begins_step():
+    if common == "A" and not inside and case.begins_step():
         return "B"
-    if common == "A" and ended and measured.updates[-1].version < measured.effective:
+    if common == "A" and not inside and ended and measured.updates[-1].version < measured.effective:
         return "B"  # training ended and the last step was not followed by an update
     return common
 

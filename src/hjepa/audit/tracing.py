@@ -81,14 +81,22 @@ class Tracer(TorchDispatchMode):
         self._origin.clear()
 
     def is_target(self, tensors: list[Tensor]) -> bool:
-        """Return whether one of these was computed from the teacher's output alone."""
-        return any(self._origin.get(_storage(tensor), 0) == FROM_TEACHER for tensor in tensors)
+        """Return whether all of these were computed from the teacher's output alone."""
+        return all(self._origin.get(_storage(tensor), 0) == FROM_TEACHER for tensor in tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self._active:
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
+        try:
+            self._note(func, args, kwargs, result)
+        except Exception as error:  # noqa: BLE001  the audited program must not suffer
+            self._active = False
+            self._observer.failed(error)
+        return result
+
+    def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         written = self._written.get(func)
         if written is None:
             written = self._written[func] = _writes(func)
@@ -96,16 +104,15 @@ class Tracer(TorchDispatchMode):
             self._note_writes(func, written, args)
         if torch._C._current_graph_task_id() == -1 and not self._observer.in_step:
             self._follow(args, kwargs, result, func)
-        return result
 
     def _note_writes(self, func: Any, written: tuple[int, ...], args: Any) -> None:
         for position in written:
             for tensor in _flat(args[position]) if position < len(args) else ():
                 place = _storage(tensor)
                 pair = self._teacher.get(place)
-                if pair is not None:
+                if pair is not None and _storage(pair.teacher) == place:  # not memory that was freed and used again
                     with torch.no_grad(), _disable_current_modes():
-                        sample = self._observer.sampler.one(pair.name, tensor)
+                        sample = self._observer.sampler.one(pair.name, pair.teacher)
                     step, operation = self._observer.recording.steps, func.overloadpacket.__name__
                     write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
                     self.trace.writes.append(write)

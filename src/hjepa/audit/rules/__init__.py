@@ -1,4 +1,4 @@
-"""The rules of an audit: one small function each, in the order of the report."""
+"""The rules of an audit: one small function each."""
 
 from hjepa.audit.findings import Finding
 from hjepa.audit.rules import formula, gradient, jepa, order, schedule, target

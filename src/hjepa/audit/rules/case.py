@@ -25,6 +25,7 @@ class Case:
     schedule: str | None = None  # the kind that the measured momentum shows
     replicas: Mapping[int, str] | None = None  # process -> digest of its teacher
     processes: int = 1
+    averager: str = ""  # class of a library that holds the teacher (AveragedModel, ModelEmaV3)
 
     def events(self, *kinds: Kind) -> list[Event]:
         """Return the events of these kinds, in order."""
@@ -41,10 +42,13 @@ class Case:
         None when tracing did not see it.
         """
         steps = [event.facts["stack"] for event in self.events(Kind.STEP) if "stack" in event.facts]
-        writes = [write.stack for write in self.recording.trace.writes if write.stack]
-        if not steps or not writes:
+        write = next((write for write in self.recording.trace.writes if write.stack), None)
+        if not steps or write is None:
             return None
-        after = follows(writes[0], steps[-1])
+        before = [e.kind for e in self.recording.events[: write.after] if e.kind in (Kind.STEP, Kind.STEP_END)]
+        if before and before[-1] is Kind.STEP:
+            return True  # in the closure of a step, which begins with it
+        after = follows(write.stack, steps[-1])
         return None if after is None else not after
 
     def location(self, kind: Kind) -> str | None:

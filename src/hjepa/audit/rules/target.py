@@ -91,6 +91,8 @@ def teacher_not_frozen(case: Case) -> Outcome:
         saw = f"{count} of {whole} tensors of the teacher ask for gradients" + (
             "" if gradients else "; none has received one"
         )
+        if case.averager and not gradients:
+            return noted(f"{saw}; {case.averager} leaves them so", tensors=count)
         # Without gradients it is hygiene: many sound code bases rely on no_grad alone.
         return failed(saw, "requires_grad=False", tensors=count, gradients=gradients)
     return passed(f"all {whole} tensors of the teacher are frozen")
@@ -193,11 +195,14 @@ def teacher_replaced(case: Case) -> Outcome:
             location=replaced[0].location,
             steps=[event.step for event in replaced],
         )
-    jumps = []
-    for number, update in enumerate(case.updates):
+    jumps: list[int] = []
+    averaged = False  # copies before the first average are a warm-up
+    for update in case.updates:
         look = update.after.look
-        if number > 1 and look is not None and torch.equal(look.teacher, look.student):
+        copied = look is not None and torch.equal(look.teacher, look.student)
+        if copied and averaged:
             jumps.append(update.step)
+        averaged |= not copied
     if jumps and len(jumps) < len(case.updates) / 2:
         return failed(
             f"at step{'s' * (len(jumps) > 1)} {', '.join(map(str, jumps[:8]))} the student overwrote the teacher",
