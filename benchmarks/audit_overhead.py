@@ -3,8 +3,8 @@
     python benchmarks/audit_overhead.py [--rounds 3] [--steps 20]
 
 Prints the ratio audited / unaudited of the training loop's own time (all steps audited, one of them
-traced) for each round, the same of processor time (steadier on a shared machine, with one thread), the time from the end of the script to the verdict, and whether the weights are
-equal bit for bit.
+traced) for each round, and the same of processor time, which is steadier on a shared machine with one
+thread; then how much longer the whole process took, and whether the weights are equal bit for bit.
 """
 
 import argparse

@@ -157,7 +157,6 @@ def test_a_second_run_begins_afresh_also_after_an_error():
     assert audit.report.verdict == "conforms" and audit.report.steps == WATCHED
 
 
-@pytest.mark.xfail(strict=True, reason="observer._cleared knows no optimizer yet and says that gradients were cleared")
 def test_the_first_step_of_several_batches_is_not_taken_for_a_skipped_one():
     audit = LoopAudit("encoder", "target", SPEC, steps=WATCHED)
     train(audit, stale=True, batches=2)

@@ -419,7 +419,6 @@ def test_networks_can_be_copied_and_pickled_during_the_audit():
     assert not audit.report().failures
 
 
-@pytest.mark.xfail(strict=True, reason="any untrained module of the teacher's class is taken for a new teacher")
 @pytest.mark.parametrize("other", ["copy of the student", "slower average", "frozen guide"])
 def test_another_network_of_the_same_class_does_not_become_the_teacher(other):
     """Evaluation runs on a copy, on a second average, or targets come from a third network besides."""
@@ -480,7 +479,6 @@ def test_a_report_keeps_no_network_alive():
     assert report.steps == 5 and report.to_markdown()
 
 
-@pytest.mark.xfail(strict=True, reason="the observer holds student and teacher as long as the audit object lives")
 def test_a_finished_audit_keeps_no_network_alive():
     run = Run()
     audit = TeacherAudit(run.encoder, run.teacher, run.optimizer, steps=5)

@@ -179,6 +179,9 @@ def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
     if not pairs:
         return Found()
     pairs = _prefer(pairs, names)
+    near = [pair for pair in pairs if _near(*pair)]
+    if near:  # beside a true teacher, a stranger with the same shapes (another run's network) is none
+        pairs = [pair for pair in pairs if pair in near or _called_teacher(names.of(pair[1]))]
     students, teachers = [id(mine) for mine, _ in pairs], [id(other) for _, other in pairs]
     lines = [f"student {names.of(mine)}, teacher {names.of(other)}" for mine, other in pairs]
     if len(set(students)) < len(pairs) or len(set(teachers)) < len(pairs):

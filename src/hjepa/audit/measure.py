@@ -74,6 +74,7 @@ class TensorFit:
     moved: bool
     student_moved: bool
     rest: float = 0.0
+    visible: bool = True  # whether its steps were larger than what rounding leaves
 
 
 @dataclass
@@ -469,6 +470,7 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
     size = len(rounding)
     top, bottom, square, plain = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
     moved = torch.zeros(size, dtype=torch.bool)
+    largest = torch.zeros(size, dtype=torch.float64)  # step in units of rounding
     for update in updates:
         a, b = update.before.look, update.after.look
         assert a is not None and b is not None
@@ -482,6 +484,7 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
         weight = _noise(a.teacher, b.teacher, rounding, b.student) ** -2
         ok = torch.isfinite(x) & torch.isfinite(d)
         x, d = torch.where(ok, x, 0.0), torch.where(ok, d, 0.0)
+        largest = torch.maximum(largest, weight.sqrt() * x.abs())
         top += weight * x * d
         bottom += weight * x * x
         square += weight * d * d
@@ -497,6 +500,7 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
         error = b2**-0.5 if b2 > 0 else math.inf
         rest = math.sqrt(left / s2) if s2 > 0 else 0.0
         fitted = TensorFit(pair.name, ratio, error, math.sqrt(left / n), bool(moved[part].any()), student_moved, rest)
+        fitted.visible = not used or float(largest[part].max()) > 4
         found.append(fitted)
     return found
 

@@ -59,6 +59,8 @@ class Observer:
         self._inside = {TEACHER: 0, STUDENT: 0, TRAINED: 0}
         self._stepping: list[int] = []
         self._on_target: set[int] = set()
+        self._heirs: dict[int, weakref.ref[nn.Module]] = {}
+        self._teacher_ran = self._trains = False  # since the last optimizer step
         self.last_look: Look | None = None
         self.published: int | None = None
         self._looks_since_step = 0
@@ -97,9 +99,22 @@ class Observer:
             if _same_kind(module, part.teacher) and not _same_parameters(module, part.student):
                 trained = {id(p) for p in self.optimized()}
                 if not any(id(p) in trained for p in module.parameters()):
-                    self._replaced(number, module)
-                    return TEACHER
+                    self._heirs[number] = weakref.ref(module)
+                    return NEITHER
         return TRAINED if any(p.requires_grad for p in module.parameters()) else NEITHER
+
+    def _inherit(self) -> None:
+        """Take a look-alike that ran for the teacher if the teacher itself did not run before this step.
+
+        A second average or a copy that is evaluated runs beside the teacher, not in its place.
+        """
+        heirs, self._heirs = self._heirs, {}
+        if not self._teacher_ran and self._trains:
+            for number, reference in heirs.items():
+                module = reference()
+                if module is not None:
+                    self._replaced(number, module)
+        self._teacher_ran = self._trains = False
 
     def _replaced(self, number: int, module: nn.Module) -> None:
         before = self.parts[number]
@@ -263,6 +278,8 @@ class Observer:
         else:
             event = self._record(kind, gradients=torch.is_grad_enabled(), cleared=self._cleared())
             event.facts["input"] = _identity(inputs)
+            self._teacher_ran |= role is TEACHER
+            self._trains |= role is STUDENT
             if role is TEACHER:
                 event.facts["random"] = self._random_modules()
         if role is TEACHER and self._tracer is not None:
@@ -443,6 +460,7 @@ class Observer:
         if self._window_is_over():
             return
         self._refresh()
+        self._inherit()
         event = self._record(Kind.STEP, cleared=self._cleared())
         if self.recording.steps <= LOCATED_STEPS:
             event.facts["stack"] = stack()

@@ -71,6 +71,7 @@ class TeacherAudit:
         self._steps_before = 0
         self.problem = ""
         self._replicas: dict[int, str] | None = None
+        self._final: Report | None = None
 
     # ------------------------------------------------------------------ watching
 
@@ -108,6 +109,7 @@ class TeacherAudit:
             parts, shown, ", ".join(type(part.teacher).__name__ for part in parts), taken, "given by the caller"
         )
         self._watch(parts, [self._optimizer] if self._optimizer is not None else [])
+        self._student = self._teacher = self._optimizer = None
 
     def stop(self) -> None:
         """Stop watching; further calls do nothing."""
@@ -118,7 +120,7 @@ class TeacherAudit:
     @property
     def finished(self) -> bool:
         """Whether all steps have been watched."""
-        return self._observer is not None and self._observer.recording.finished
+        return self._final is not None
 
     def _watch(self, parts: list[Part], optimizers: list[Optimizer]) -> None:
         self._observer = Observer(
@@ -152,6 +154,9 @@ class TeacherAudit:
     def _observed(self) -> None:
         if self._observer is not None:
             self._replicas = replicas.compare(self._observer)
+            self._final = self.report()
+            self._observer = None  # it holds the networks; the program may want their memory back
+            self._found.parts = []
         if self._on_done is not None:
             self._on_done()
 
@@ -159,6 +164,8 @@ class TeacherAudit:
 
     def report(self) -> Report:
         """Return what was found; may be asked for at any time after the first steps."""
+        if self._final is not None:
+            return self._final
         observer = self._observer
         if observer is None or not observer.recording.steps:
             return self._nothing()
@@ -219,7 +226,7 @@ class TeacherAudit:
             reason = self.problem
         elif self._found.candidates:
             reason = "several pairs fit; choose one with --student NAME --teacher NAME"
-        elif self._observer is not None:
+        elif self._found.student:
             reason = "the student's optimizer took no step: train at least 2 steps while the audit watches"
         elif self._attempts:
             reason = (
@@ -290,7 +297,8 @@ def _order(case: Case, ended: bool) -> str | None:
         return "mixed"
     if common == "A" and not inside and case.begins_step():
         return "B"
-    if common == "A" and not inside and ended and measured.updates[-1].version < measured.effective:
+    every = (measured.per_step or 1.0) > 0.75
+    if common == "A" and every and not inside and ended and measured.updates[-1].version < measured.effective:
         return "B"  # training ended and the last step was not followed by an update
     return common
 

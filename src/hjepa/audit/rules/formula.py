@@ -103,7 +103,7 @@ def _judged(case: Case) -> list[TensorFit]:
 
 def _odd(fit: TensorFit) -> bool:
     """Return whether the tensor moved, but not towards its partner."""
-    return fit.moved and fit.chi > 20 and fit.rest > 0.1
+    return fit.moved and fit.visible and fit.chi > 20 and fit.rest > 0.1
 
 
 @rule(
@@ -154,7 +154,7 @@ def partial_update(case: Case) -> Outcome:
     if not case.updates:
         return unchecked(NO_UPDATE)
     judged = _judged(case)
-    still = [fit for fit in judged if not fit.moved and not _lost_in_rounding(case, fit)]
+    still = [fit for fit in judged if not fit.moved and fit.visible and not _lost_in_rounding(case, fit)]
     alone = case.tensors.teacher_only
     if still:
         return failed(

@@ -318,10 +318,11 @@ def schedule_offset(case: Case) -> Outcome:
 
 def restarts(case: Case) -> int | None:
     """Return the update at which a rising momentum falls back towards its first value."""
-    values = _values(case)
+    values, errors = _values(case), [u.fit.error for _, u in series(case) if u.fit is not None]
     for n in range(2, len(values)):
         rise = values[n - 1] - values[0]
-        if rise > 10 * TOLERANCE and values[n] < values[n - 1] - 0.5 * rise:
+        surely = 10 * TOLERANCE + 12 * max(errors[0], errors[n - 1], errors[n])
+        if rise > surely and values[n] < values[n - 1] - 0.5 * rise:
             return n
     return None
 
