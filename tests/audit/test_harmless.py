@@ -4,6 +4,7 @@ The file is also the script that is audited: ``hjepa audit test_harmless.py LOOP
 everything it computed.
 """
 
+import contextlib
 import copy
 import gc
 import importlib.util
@@ -27,7 +28,8 @@ from loop_parts.tiny_jepa import WIDTH, Encoder, Predictor, gather, random_image
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.optim import optimizer as optimizer_hooks
-from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +37,6 @@ from hjepa.audit import TeacherAudit
 
 STEPS = 50
 CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_")
-MODES = "the tracer is entered inside a step and leaves the program's own dispatch modes in disorder"
 HAS_LIGHTNING = importlib.util.find_spec("lightning") is not None
 
 
@@ -234,8 +235,6 @@ def rows() -> list[Any]:
             marks = [] if quick else [pytest.mark.slow]
             if name == "lightning":
                 marks.append(pytest.mark.skipif(not HAS_LIGHTNING, reason="lightning is not installed"))
-            if name == "counting":
-                marks.append(pytest.mark.xfail(strict=True, reason=MODES))
             found.append(pytest.param(name, deep, id=f"{name}{'-deep' * deep}", marks=marks))
     return found
 
@@ -372,7 +371,6 @@ def restored():
     assert installed() == before
 
 
-@pytest.mark.xfail(strict=True, reason="what the first replaced, the second restores: a patch and a tracer stay")
 @pytest.mark.parametrize("first", ["outer", "inner"])
 def test_two_audits_at_once_leave_nothing(first, restored):
     run = Run()
@@ -386,6 +384,52 @@ def test_two_audits_at_once_leave_nothing(first, restored):
     assert outer.finished and inner.finished
     assert [audit.report().steps for audit in (outer, inner)] == [short, long]
     assert installed() == restored
+
+
+class Seen(TorchDispatchMode):
+    """Notes every operation, as a mode of the program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Called(TorchFunctionMode):
+    """Notes every function of torch that is called, as a mode of the program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("around", ["each step", "all steps"])
+@pytest.mark.parametrize("kind", [Seen, Called])
+def test_modes_of_the_program_see_what_they_would_see_without_an_audit(kind, around, restored):
+    def noted(audited: bool) -> list[str]:
+        run, mode = Run(), kind()
+        whole, each = (mode, contextlib.nullcontext()) if around == "all steps" else (contextlib.nullcontext(), mode)
+        audit = TeacherAudit(run.encoder, run.teacher, run.optimizer, steps=4, deep=True)
+        if audited:
+            audit.start()
+        with whole:
+            for _ in range(6):
+                with each:
+                    run.step()
+        if audited:
+            assert audit.finished and audit.report().steps == 4
+        return [name for name in mode.names if " at 0x" not in name]
+
+    alone = noted(audited=False)
+    assert len(alone) > 1000
+    assert noted(audited=True) == alone
 
 
 def test_the_program_may_replace_the_same_functions_meanwhile(monkeypatch):

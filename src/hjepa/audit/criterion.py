@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+
+from hjepa.audit.modes import unseen
 
 NODES = 4000  # of the graph that are looked at
 TOKENS = 256  # of the target that are measured
@@ -37,7 +37,8 @@ class _Factor:
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
         first = gradients[0] if gradients else None
         if first is not None and first.numel() == 1:
-            self.compared.factor = float(first)
+            with unseen():
+                self.compared.factor = float(first)
 
 
 class Criterion:
@@ -82,7 +83,7 @@ def _operands(node: Any) -> tuple[Tensor, Tensor] | None:
 def _compared(name: str, target: Tensor) -> Compared:
     compared = Compared(name.removesuffix("Backward0"), tuple(target.shape), target.requires_grad)
     if target.ndim >= 2 and target.shape[-1] > 1:
-        with torch.no_grad(), _disable_current_modes():
+        with unseen():
             tokens = target.detach().reshape(-1, target.shape[-1])
             tokens = tokens[:: max(1, len(tokens) // TOKENS)][:TOKENS].double()
             compared.mean = float(tokens.mean(dim=-1).abs().max())

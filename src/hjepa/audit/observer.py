@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import _disable_current_modes
 
 from hjepa.audit import replicas
 from hjepa.audit.criterion import Criterion
+from hjepa.audit.interception import intercept
 from hjepa.audit.location import caller, stack
+from hjepa.audit.modes import unseen
 from hjepa.audit.pairing import Part, Sampler, Tensors, match, named, plain_name, storages
 from hjepa.audit.recording import Event, Kind, Look, Recording
 from hjepa.audit.tracing import Tracer
@@ -145,29 +146,35 @@ class Observer:
         )
         for hook in hooks:
             self._open.callback(hook.remove)
-        pre = nn.modules.module.register_module_forward_pre_hook(self._guarded(self._forward_begins))
-        post = nn.modules.module.register_module_forward_hook(self._guarded(self._forward_ends), with_kwargs=True)
+        begins, ends = (self._guarded(hook, apart=False) for hook in (self._forward_begins, self._forward_ends))
+        pre = nn.modules.module.register_module_forward_pre_hook(begins)
+        post = nn.modules.module.register_module_forward_hook(ends, with_kwargs=True)
         self._open.callback(pre.remove)
         self._open.callback(post.remove)
         if self.compiled():
             self.recording.problems.append("compiled code is in use: what happens inside forwards is not seen")
-        self._open.enter_context(_replaced_attribute(torch.autograd, "backward", self._backward))
-        scaler = torch.amp.GradScaler
-        self._open.enter_context(_replaced_attribute(scaler, "unscale_", self._unscale))
-        self._open.enter_context(_replaced_attribute(scaler, "step", self._scaler_step))
+        self._open.callback(intercept(torch.autograd, "backward", self._backward))
+        self._open.callback(intercept(torch.amp.GradScaler, "unscale_", self._unscale))
+        self._open.callback(intercept(torch.amp.GradScaler, "step", self._scaler_step))
         for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"):
             for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
                 if hasattr(owner, name):
-                    self._open.enter_context(_replaced_attribute(owner, name, self._clip))
+                    self._open.callback(intercept(owner, name, self._clip))
 
-    def _guarded(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """Return the hook so that an error of ours ends the audit, never the program that is audited."""
+    def _guarded(self, hook: Callable[..., Any], *, apart: bool = True) -> Callable[..., None]:
+        """Return the hook so that an error of ours ends the audit, never the program that is audited.
+
+        ``apart`` from the program's modes; not the hooks of every module's forward, which compute nothing but looks.
+        """
 
         def guarded(*args: Any, **kwargs: Any) -> None:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or self.recording.finished:
                 return
             try:
-                hook(*args, **kwargs)
+                if self._tracer is not None and self._tracer.error is not None:
+                    raise self._tracer.error
+                with unseen() if apart else torch._C.DisableTorchFunction():
+                    hook(*args, **kwargs)
             except Exception as error:  # noqa: BLE001
                 self.failed(error)
 
@@ -192,7 +199,8 @@ class Observer:
         self._stop_tracing()
         self._open.close()
         if self._on_done is not None:
-            self._on_done()
+            with unseen():
+                self._on_done()
 
     def compiled(self) -> bool:
         """Return whether torch.compile is in use: its code must not be traced, or it would run otherwise."""
@@ -202,7 +210,7 @@ class Observer:
     # ------------------------------------------------------------------ looks
 
     def _look(self) -> Look:
-        with torch.no_grad(), _disable_current_modes():
+        with unseen():
             sides = [self._parameters(teacher=True), self._parameters(teacher=False)]
             buffers = [self._buffers(teacher=True), self._buffers(teacher=False)]
             look = Look(
@@ -407,7 +415,7 @@ class Observer:
             if id(parameter) in self._trained_ids and parameter.requires_grad:
                 gradient = parameter.grad
                 if gradient is not None:
-                    with torch.no_grad(), _disable_current_modes():
+                    with unseen():
                         if bool((gradient != 0).any()):
                             return False
                     if gradient.numel() > 1:
@@ -415,20 +423,24 @@ class Observer:
         return all(p.grad is None for p in self.optimized() if id(p) in self._trained_ids)
 
     def _unscale(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._record(Kind.UNSCALE, look=False)
+        self._guarded(self._record)(Kind.UNSCALE, look=False)
         return original(*args, **kwargs)
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._record(Kind.CLIP, look=False)
+        self._guarded(self._record)(Kind.CLIP, look=False)
         return original(*args, **kwargs)
 
     def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        scaler = args[0]
+        facts: dict[str, Any] = {"stepped": None}
+        self._guarded(self._scaler_begins)(args[0], facts)
         before = self.recording.steps
-        event = self._record(Kind.SCALER_STEP, look=False, scale=_scale(scaler), stepped=None)
         result = original(*args, **kwargs)
-        event.facts["stepped"] = self.recording.steps > before
+        facts["stepped"] = self.recording.steps > before
         return result
+
+    def _scaler_begins(self, scaler: Any, facts: dict[str, Any]) -> None:
+        facts["scale"] = _scale(scaler)
+        self._record(Kind.SCALER_STEP, look=False).facts = facts
 
     # ------------------------------------------------------------------ the optimizer
 
@@ -562,26 +574,8 @@ class _Rows:
         self.facts = facts
 
     def __call__(self, gradient: Tensor) -> None:
-        with torch.no_grad(), _disable_current_modes():
+        with unseen():
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
-
-
-@contextlib.contextmanager
-def _replaced_attribute(owner: Any, name: str, observe: Callable[..., Any]) -> Iterator[None]:
-    """Let calls of a function pass by ``observe(original, *args)`` for a while."""
-    original = getattr(owner, name)
-
-    def passing(*args: Any, **kwargs: Any) -> Any:
-        return observe(original, *args, **kwargs)
-
-    passing.__name__ = name
-    passing.__doc__ = original.__doc__
-    setattr(owner, name, passing)
-    try:
-        yield
-    finally:
-        if getattr(owner, name) is passing:
-            setattr(owner, name, original)
 
 
 def _drop_rate(module: nn.Module) -> float:
@@ -614,7 +608,7 @@ def _tensors(value: Any) -> list[Tensor]:
 def _indices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return integer tensors among the arguments: positions of tokens ``[..., T]``, or an empty list."""
     found = [t for t in _tensors((args, kwargs)) if t.dtype in (torch.int32, torch.int64) and t.ndim >= 2]
-    with torch.no_grad(), _disable_current_modes():
+    with unseen():
         return [t.detach().to("cpu", copy=True) for t in found]
 
 

@@ -17,6 +17,7 @@ from hjepa.audit import replicas, specs
 from hjepa.audit.discovery import Found, NotFound, averager_of, discover
 from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
 from hjepa.audit.measure import BEFORE_STEP, INSIDE_STEP, measure
+from hjepa.audit.modes import unseen
 from hjepa.audit.observer import Observer
 from hjepa.audit.pairing import Part, unwrap
 from hjepa.audit.recording import Kind
@@ -134,11 +135,19 @@ class TeacherAudit:
         if self._optimizer is not None and optimizer is not self._optimizer:
             return
         try:
-            found = discover(optimizer, _name(self._student), _name(self._teacher))
+            with unseen():
+                self._look(optimizer, args, kwargs)
         except NotFound as error:
             self.problem = str(error)
             self._open.close()
-            return
+        except Exception as error:  # noqa: BLE001  the audited program must not suffer
+            self.problem = f"the search for the teacher ended by an error of its own: {type(error).__name__}: {error}"
+            self._open.close()
+            if self._observer is not None:
+                self._observer.failed(error)
+
+    def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found = discover(optimizer, _name(self._student), _name(self._teacher))
         self._found = found
         if not found.parts:
             self._attempts += 1
@@ -166,6 +175,10 @@ class TeacherAudit:
         """Return what was found; may be asked for at any time after the first steps."""
         if self._final is not None:
             return self._final
+        with unseen():
+            return self._report()
+
+    def _report(self) -> Report:
         observer = self._observer
         if observer is None or not observer.recording.steps:
             return self._nothing()

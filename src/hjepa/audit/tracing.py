@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from hjepa.audit import modes
 from hjepa.audit.location import caller, stack
 from hjepa.audit.recording import Trace, Write
 
@@ -19,7 +20,11 @@ FROM_TEACHER, FROM_STUDENT = 1, 2
 
 
 class Tracer(TorchDispatchMode):
-    """Active from the end of one optimizer step to the end of another."""
+    """Active from the end of one optimizer step to the end of another.
+
+    It lies below the program's own modes: those may come and go meanwhile, each taking off the topmost.
+    ``error`` is one of ours; the observer ends the audit at its next hook, as a mode cannot be taken out at work.
+    """
 
     def __init__(self, observer: "Observer", trace: Trace) -> None:
         super().__init__()
@@ -28,6 +33,7 @@ class Tracer(TorchDispatchMode):
         self._observer = observer
         self._lent: dict[int, int] = {}  # the teacher's inputs: what they were before its forward
         self._active = False
+        self.error: Exception | None = None
         self._origin: dict[int, int] = {}  # storage -> what its values depend on
         self._written: dict[Any, tuple[int, ...]] = {}  # operation -> which arguments it writes to
         self._places()
@@ -48,14 +54,13 @@ class Tracer(TorchDispatchMode):
         if self.trace.first_step < 0:
             self.trace.first_step = step
         self._active = True
-        self.__enter__()
+        modes.lay_below(self)
 
     def end(self, step: int) -> None:
-        """Stop following, also when other modes lie on top."""
+        """Stop following, wherever in the stack of modes it lies."""
         self.trace.last_step = step
         self._active = False
-        if _get_current_dispatch_mode() is self:
-            self.__exit__(None, None, None)
+        modes.take_out(self)
 
     def enter_teacher(self, inputs: list[Tensor]) -> None:
         """Note the teacher's inputs; one computed with trained parameters is a finding."""
@@ -93,7 +98,7 @@ class Tracer(TorchDispatchMode):
             self._note(func, args, kwargs, result)
         except Exception as error:  # noqa: BLE001  the audited program must not suffer
             self._active = False
-            self._observer.failed(error)
+            self.error = error
         return result
 
     def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -111,7 +116,7 @@ class Tracer(TorchDispatchMode):
                 place = _storage(tensor)
                 pair = self._teacher.get(place)
                 if pair is not None and _storage(pair.teacher) == place:  # not memory that was freed and used again
-                    with torch.no_grad(), _disable_current_modes():
+                    with modes.unseen():
                         sample = self._observer.sampler.one(pair.name, pair.teacher)
                     step, operation = self._observer.recording.steps, func.overloadpacket.__name__
                     write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
