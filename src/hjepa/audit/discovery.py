@@ -7,7 +7,7 @@ the way to choose; none is guessed.
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +15,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hjepa.audit.pairing import Part, local, named, unwrap
+from hjepa.audit.pairing import Part, live_modules, local, named, unwrap
 
 TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
 OVERLAP = 0.8  # share of names and shapes that two networks must have in common
+NAMED_OVERLAP = 0.5  # the same for two that the user has named: heads of the student alone are no mistake
 LIBRARY_AVERAGES = ("AveragedModel", "ModelEma", "ModelEmaV2", "ModelEmaV3")
 DEPTH = 6  # attributes followed to name a module
 
 
 @dataclass
 class Found:
-    """What was found: ``parts`` of one subject, or several ``candidates`` of which none was chosen."""
+    """What was found: ``parts`` of one subject, several ``candidates`` of which none was chosen, or a ``problem``."""
 
     parts: list[Part] = field(default_factory=list)
     student: str = ""
@@ -33,6 +34,7 @@ class Found:
     wrappers: list[str] = field(default_factory=list)
     how: str = ""
     candidates: list[str] = field(default_factory=list)
+    problem: str = ""  # why this optimizer does not train what was named; another one may
 
 
 class NotFound(ValueError):
@@ -43,36 +45,42 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     """Return the teacher-student pair that ``optimizer`` trains, or candidates.
 
     ``student`` and ``teacher`` are names as in the program (``model.encoder``).  Raises ``NotFound`` when a
-    name leads nowhere.
+    name leads nowhere, or the two to no pair.
     """
     gc.collect()  # models of earlier runs that nobody holds any more are no teachers
     names = _Names()
-    if student and teacher:
-        return _named_pair(names, student, teacher)
-    modules = [unwrap(module)[0] for module in _live_modules()]
-    modules = list({id(module): module for module in modules}.values())
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if student and teacher:
+        return _named_pair(names, student, teacher, trained)
+    modules = [unwrap(module)[0] for module in live_modules()]
+    modules = list({id(module): module for module in modules}.values())
     pairs = _largest(_pairs(modules, trained) or _both_trained(modules, trained, names))
     if student or teacher:
         pairs = _chosen(pairs, names, student, teacher)
     return _decide(pairs, names)
 
 
-def _named_pair(names: "_Names", student: str, teacher: str) -> Found:
+def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) -> Found:
     (mine, taken), (other, more) = unwrap(names.module(student)), unwrap(names.module(teacher))
+    if mine is other:
+        raise NotFound(f"{student} and {teacher} are the same network: name the student and its averaged copy")
+    theirs = _signature(other)
+    common = len(theirs & _signature(mine))
+    if common < NAMED_OVERLAP * len(theirs) or not common:
+        raise NotFound(
+            f"{student} and {teacher} are no pair: {common} of the {len(theirs)} tensors of {teacher} have a partner "
+            f"of the same name and shape in {student}"
+        )
+    if not _ids(mine) & trained:
+        exchanged = f"; it trains {teacher}: are the two exchanged?" if _ids(other) & trained else ""
+        return Found(problem=f"the optimizer that takes steps does not train the student {student}{exchanged}")
     return Found([Part(mine, other)], student, teacher, taken + more, "named by the user")
-
-
-def _live_modules() -> Iterator[nn.Module]:
-    for thing in gc.get_objects():
-        if issubclass(type(thing), nn.Module) and "_parameters" in thing.__dict__:  # initialised
-            yield thing
 
 
 def averager_of(parts: Iterable[Part]) -> str:
     """Return the class of a library's weight average that holds a teacher, or an empty string."""
     teachers = {id(part.teacher) for part in parts}
-    for module in _live_modules():
+    for module in live_modules():
         kind = type(module).__name__
         if kind in LIBRARY_AVERAGES and any(id(child) in teachers for child in module.children()):
             return kind
@@ -282,7 +290,7 @@ class _Names:
         """Return classes of wrappers (DDP, compiled) around the students."""
         inner = {id(part.student) for part in parts}
         found = []
-        for module in _live_modules():
+        for module in live_modules():
             core, taken = unwrap(module)
             if taken and any(id(child) in inner for child in core.modules()):
                 found += taken
@@ -298,5 +306,9 @@ class _Names:
                 value = value[attribute] if isinstance(value, dict) else getattr(value, attribute, None)
             if issubclass(type(value), nn.Module):
                 return value
-        known = sorted({shown for shown in self._names.values() if shown.count(".") < 3})
-        raise NotFound(f"no module is named {name}; there are {', '.join(known[:12]) or 'none'}")
+        raise NotFound(f"no module is named {name}; there are {', '.join(self._choosable()[:12]) or 'none'}")
+
+    def _choosable(self) -> list[str]:
+        """Return names of networks, whole ones before what is inside them."""
+        found = {self._names.get(id(module)) for module in live_modules() if any(True for _ in module.parameters())}
+        return sorted(filter(None, found), key=lambda name: (name.count("."), name))

@@ -74,7 +74,7 @@ class TensorFit:
     moved: bool
     student_moved: bool
     rest: float = 0.0
-    visible: bool = True  # whether its steps were larger than what rounding leaves
+    visible: bool = True  # whether its steps were larger than what rounding leaves unknown of them
 
 
 @dataclass
@@ -408,8 +408,9 @@ def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: T
     moved = (bottom > 0) & (top != 0)
     if int(moved.sum()) < 3:
         return torch.ones_like(usable)
-    middle = share[moved].median()
     error = bottom.clamp(min=1e-300).rsqrt()
+    told = moved & (share.abs() > 5 * error)  # tensors of which only rounding is seen have no vote
+    middle = share[told if bool(told.any()) else moved].median()
     good = moved & ((share - middle).abs() <= torch.maximum(10 * error, 0.05 * middle.abs()))
     return good[segments] if int(good.sum()) >= 0.3 * int(moved.sum()) else torch.ones_like(usable)
 
@@ -422,16 +423,27 @@ def fit(t0: Tensor, t1: Tensor, student: Tensor, noise: Tensor) -> Fit:
         weight = noise**-2
         share = float((weight * x * d).sum() / (weight * x * x).sum().clamp(min=1e-300))
         left = d - share * x
-        return Fit(1 - share, float((weight * x * x).sum().rsqrt()), _chi(left, noise), _share(left, d))
+        error = max(float((weight * x * x).sum().rsqrt()), _bias(d, x, noise))
+        return Fit(1 - share, error, _chi(left, noise), _share(left, d))
     values, errors, chi, left = solved
     return Fit(
         momentum=1.0 - float(values[1]),
-        error=float(errors[1]) * max(1.0, chi),
+        error=max(float(errors[1]) * max(1.0, chi), _bias(d, x, noise)),
         chi=chi,
         rest=_share(left, d),
         excess=float(values[0]),
         excess_error=float(errors[0]) * max(1.0, chi),
     )
+
+
+def _bias(d: Tensor, x: Tensor, noise: Tensor) -> float:
+    """Return by how much rounding may bend the share, where it need not be independent of the step.
+
+    A number that is averaged with its equal is rounded to the same side again and again, so steps of a few
+    units in the last place may all point away from the student.
+    """
+    size = (x / noise).abs()
+    return float(0.5 * size[d.abs() <= 4 * noise].sum() / (size * size).sum().clamp(min=1e-300))
 
 
 def _chi(left: Tensor, noise: Tensor) -> float:
@@ -480,9 +492,12 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
         a, b = update.before.look, update.after.look
         assert a is not None and b is not None and update.fit is not None
         assert update.source is not None
-        x, d = (1 - update.fit.momentum) * (update.source - a.teacher), b.teacher - a.teacher
-        weight = _noise(a.teacher, b.teacher, rounding, b.student) ** -2
-        ok = torch.isfinite(x) & torch.isfinite(d)
+        away, d = update.source - a.teacher, b.teacher - a.teacher
+        x = (1 - update.fit.momentum) * away
+        # What rounding leaves unknown of the momentum all tensors feel, those near 0 far above their own rounding.
+        unsure = update.fit.error / max(1.0, update.fit.chi) * away
+        weight = (_noise(a.teacher, b.teacher, rounding, b.student) ** 2 + unsure**2).reciprocal()
+        ok = torch.isfinite(x) & torch.isfinite(d) & torch.isfinite(weight)
         x, d = torch.where(ok, x, 0.0), torch.where(ok, d, 0.0)
         largest = torch.maximum(largest, weight.sqrt() * x.abs())
         top += weight * x * d

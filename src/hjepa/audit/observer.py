@@ -20,13 +20,14 @@ from hjepa.audit.criterion import Criterion
 from hjepa.audit.interception import intercept
 from hjepa.audit.location import caller, stack
 from hjepa.audit.modes import unseen
-from hjepa.audit.pairing import Part, Sampler, Tensors, match, named, plain_name, storages
+from hjepa.audit.pairing import Part, Sampler, Tensors, live_modules, match, named, plain_name, storages
 from hjepa.audit.recording import Event, Kind, Look, Recording
 from hjepa.audit.tracing import Tracer
 
 TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
 LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
 GRAPH_STEPS = 4  # steps in which the loss is looked into
+_OF_THE_OPTIMIZER = (Kind.STEP, Kind.BACKWARD_END, Kind.OTHER_BACKWARD)  # in a step, what follows these is its own work
 EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
 
 
@@ -52,6 +53,7 @@ class Observer:
         self.criterion = Criterion()
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self._chosen = bool(optimizers)
+        self.recording.optimizers = [type(optimizer).__name__ for optimizer in optimizers]
         self._on_done = on_done
         self._trace_steps = frozenset(trace)
         self._tracer: Tracer | None = None
@@ -61,7 +63,10 @@ class Observer:
         self._stepping: list[int] = []
         self._on_target: set[int] = set()
         self._heirs: dict[int, weakref.ref[nn.Module]] = {}
+        kinds = {type(part.teacher) for part in self.parts}
+        self._bystanders = [weakref.ref(module) for module in live_modules() if type(module) in kinds]
         self._teacher_ran = self._trains = False  # since the last optimizer step
+        self._teacher_runs: bool | None = None  # in each step so far; None: none has been seen from its beginning
         self.last_look: Look | None = None
         self.published: int | None = None
         self._looks_since_step = 0
@@ -96,7 +101,7 @@ class Observer:
         inside = {id(child) for child in module.modules()}
         if any(id(part.student) in inside or id(part.teacher) in inside for part in self.parts):
             return ENCLOSING
-        for number, part in enumerate(self.parts):
+        for number, part in enumerate(() if self._was_there(module) else self.parts):
             if _same_kind(module, part.teacher) and not _same_parameters(module, part.student):
                 trained = {id(p) for p in self.optimized()}
                 if not any(id(p) in trained for p in module.parameters()):
@@ -104,17 +109,23 @@ class Observer:
                     return NEITHER
         return TRAINED if any(p.requires_grad for p in module.parameters()) else NEITHER
 
-    def _inherit(self) -> None:
-        """Take a look-alike that ran for the teacher if the teacher itself did not run before this step.
+    def _was_there(self, module: nn.Module) -> bool:
+        """Return whether the module is one that stood beside the teacher when the audit began."""
+        return any(reference() is module for reference in self._bystanders)
 
-        A second average or a copy that is evaluated runs beside the teacher, not in its place.
+    def _inherit(self) -> None:
+        """Take a new look-alike that ran for the teacher if the teacher did not run before this step.
+
+        A second average or a copy that is evaluated runs beside the teacher, not in its place; and where the
+        teacher runs only now and then, that it did not run says nothing.
         """
         heirs, self._heirs = self._heirs, {}
-        if not self._teacher_ran and self._trains:
-            for number, reference in heirs.items():
-                module = reference()
-                if module is not None:
-                    self._replaced(number, module)
+        modules = {number: module for number, reference in heirs.items() if (module := reference()) is not None}
+        if self._trains and not self._teacher_ran and self._teacher_runs is not False and modules:
+            for number, module in modules.items():
+                self._replaced(number, module)
+        elif self._trains:
+            self._teacher_runs = self._teacher_ran and self._teacher_runs is not False
         self._teacher_ran = self._trains = False
 
     def _replaced(self, number: int, module: nn.Module) -> None:
@@ -331,22 +342,14 @@ class Observer:
         """Note in the event's facts what a target depends on, and whether gradient flows into it."""
         for tensor in targets:
             if tensor.requires_grad and tensor.grad_fn is not None and self.recording.steps < GRAPH_STEPS:
-                event.facts["leaves"] = self._leaves(tensor)
+                event.facts["leaves"] = self._depends(tensor)
                 tensor.register_hook(_Reached(event.facts))
 
-    def _leaves(self, tensor: Tensor) -> dict[str, int]:
+    def _depends(self, tensor: Tensor) -> dict[str, int]:
         """Return how many trained tensors of which network the target depends on through its graph."""
         found = {"teacher": 0, "trained": 0}
-        stack, seen = [tensor.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is not None:
-                found["teacher" if id(leaf) in self._teacher_ids else "trained"] += 1
-            stack += [following for following, _ in node.next_functions]
+        for leaf in _leaves(tensor):
+            found["teacher" if id(leaf) in self._teacher_ids else "trained"] += 1
         return found
 
     def _predictor_ends(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -386,26 +389,39 @@ class Observer:
         roots = _tensors(args[:1] or tuple(kwargs.get("tensors", ())))
         if self.recording.finished or torch._C._current_graph_task_id() != -1:
             return original(*args, **kwargs)  # (a nested pass belongs to checkpointing)
-        self._guarded(self._backward_begins)(roots)
+        seen: dict[str, Any] = {}
+        self._guarded(self._backward_begins)(roots, seen)
         try:
             return original(*args, **kwargs)
         finally:
-            self._guarded(self._backward_ends)()
+            self._guarded(self._backward_ends)(roots, seen)
 
-    def _backward_begins(self, roots: list[Tensor]) -> None:
+    def _backward_begins(self, roots: list[Tensor], seen: dict[str, Any]) -> None:
         if self._window_is_over():
             return
         event = self._record(Kind.BACKWARD, cleared=self._cleared())
-        self._backwards += 1
+        seen["event"], seen["gradients"] = event, self._gradients()
         if self.recording.steps < GRAPH_STEPS:
             event.facts["criteria"] = self.criterion.watch(roots)
 
-    def _backward_ends(self) -> None:
-        if not self.recording.finished:
+    def _backward_ends(self, roots: list[Tensor], seen: dict[str, Any]) -> None:
+        if self._gradients() != seen["gradients"] or self._leads_to_student(roots):
+            self._backwards += 1
             # In a step with a closure the step's own change comes next: look what was before it.
             self._record(Kind.BACKWARD_END, look=bool(self._stepping))
-            if self._tracer is not None:
-                self._tracer.forget()
+        else:
+            seen["event"].kind = Kind.OTHER_BACKWARD
+        if self._tracer is not None:
+            self._tracer.forget()
+
+    def _gradients(self) -> dict[int, tuple[int, int]]:
+        """Return which gradients the student has and how often each was written: what a backward pass changes."""
+        found = ((p, p.grad) for part in self.parts for p in part.student.parameters())
+        return {id(p): (id(gradient), gradient._version) for p, gradient in found if gradient is not None}
+
+    def _leads_to_student(self, roots: list[Tensor]) -> bool:
+        """Return whether the graph of a pass that left no gradient ends in the student (they were used up in hooks)."""
+        return any(id(leaf) in self._trained_ids for tensor in roots for leaf in _leaves(tensor))
 
     def _cleared(self) -> bool:
         """Return whether gradients that a backward pass left were cleared without a step."""
@@ -457,6 +473,8 @@ class Observer:
                 for o in self.optimizers
             }
             self._optimizers.sort(key=lambda r: -sizes.get(id(r()), 0))
+            # By name as well: at the end of the function that trains, the optimizer itself is gone.
+            self.recording.optimizers = [type(o).__name__ for o in self.optimizers]
         return self._optimizers[0]() is optimizer  # with several, steps are counted by the largest
 
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -481,7 +499,7 @@ class Observer:
     @property
     def in_step(self) -> bool:
         """Whether an optimizer is at work itself (not in a closure that computes its gradients)."""
-        return bool(self._stepping) and self.recording.events[-1].kind in (Kind.STEP, Kind.BACKWARD_END)
+        return bool(self._stepping) and self.recording.events[-1].kind in _OF_THE_OPTIMIZER
 
     def _refresh(self) -> None:
         """Notice a teacher whose parameters are other objects than before (assigned anew)."""
@@ -576,6 +594,20 @@ class _Rows:
     def __call__(self, gradient: Tensor) -> None:
         with unseen():
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the leaves that the tensor depends on through its graph."""
+    stack, seen = [tensor.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        stack += [following for following, _ in node.next_functions]
 
 
 def _drop_rate(module: nn.Module) -> float:

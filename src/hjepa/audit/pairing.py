@@ -4,6 +4,7 @@ The update is linear and elementwise, so any fixed set of coordinates obeys the 
 64 coordinates of each tensor say as much about order and momentum as all of them.
 """
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,6 +68,13 @@ def unwrap(module: nn.Module) -> tuple[nn.Module, list[str]]:
             return module, taken
         taken.append(type(module).__name__)
         module = inner
+
+
+def live_modules() -> Iterator[nn.Module]:
+    """Yield every module of this process."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), nn.Module) and "_parameters" in thing.__dict__:  # initialised
+            yield thing
 
 
 def named(module: nn.Module, *, buffers: bool = False) -> dict[str, Tensor]:

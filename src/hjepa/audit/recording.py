@@ -18,6 +18,7 @@ class Kind(enum.StrEnum):
     ONLINE_ON_TARGET = "trained module on the target branch"
     BACKWARD = "backward"  # B begins
     BACKWARD_END = "backward ends"
+    OTHER_BACKWARD = "backward of other networks"  # the student has no part in it
     CLIP = "gradient clipping"
     UNSCALE = "unscale"
     SCALER_STEP = "scaler step"
@@ -83,4 +84,5 @@ class Recording:
     steps: int = 0  # optimizer steps watched
     finished: bool = False  # the program ended training by itself, inside the window
     from_start: bool = True  # watched before the first optimizer step
+    optimizers: list[str] = field(default_factory=list)  # classes of those that train the student, the largest first
     problems: list[str] = field(default_factory=list)  # what could not be observed, in words

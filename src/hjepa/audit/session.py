@@ -149,6 +149,7 @@ class TeacherAudit:
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found = discover(optimizer, _name(self._student), _name(self._teacher))
         self._found = found
+        self.problem = found.problem
         if not found.parts:
             self._attempts += 1
             self._steps_before += 1
@@ -224,7 +225,7 @@ class TeacherAudit:
         return Subject(
             student=self._found.student,
             teacher=self._found.teacher,
-            optimizer=", ".join(type(optimizer).__name__ for optimizer in observer.optimizers),
+            optimizer=", ".join(observer.recording.optimizers),
             script=self.script,
             parameters=sum(pair.teacher.numel() for pair in pairs),
             tensors=len(pairs),
