@@ -120,4 +120,5 @@ def print_table(console: Console, rows: Sequence[Sequence[str]]) -> None:
 
 def new_console(*, to_stderr: bool) -> Console:
     """Return a console; with ``--json`` everything but the result goes to standard error."""
-    return Console(file=sys.stderr if to_stderr else sys.stdout)
+    # Without emoji=False the source "fashion-mnist:train:" is printed with a tram in it.
+    return Console(file=sys.stderr if to_stderr else sys.stdout, emoji=False)

@@ -56,10 +56,12 @@ def effective_rank(features: Tensor) -> float:
     """Return RankMe of features [n, D]: exp of the entropy of the singular values (Garrido et al. 2023, eq. 1).
 
     Between 1 (all images alike) and min(n, D). Not centred, as published: a common direction lowers it.
+    Rounded to six decimals: threaded LAPACK does not repeat its last bits from one process to the next, and a
+    resumed run must log what an undisturbed one does.
     """
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum().clamp_min(1e-12) + 1e-7
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    return round(float(torch.exp(-(shares * shares.log()).sum())), 6)
 
 
 def teacher_distance(teacher: nn.Module, student: nn.Module) -> float:
