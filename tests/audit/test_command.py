@@ -202,7 +202,6 @@ def deep():
         raise RuntimeError("no such thing") from error
 deep()
 """
-ABSOLUTE = "the script's name stays relative, so __file__ and tracebacks differ from Python's"
 
 
 def test_an_error_of_the_script_is_shown_without_our_frames(script, tmp_path):
@@ -220,19 +219,46 @@ def test_an_error_of_the_script_is_shown_as_python_shows_it(script, tmp_path):
     assert own_words(ran) == python(tmp_path / name, cwd=tmp_path).stderr.decode()
 
 
-@pytest.mark.xfail(strict=True, reason=ABSOLUTE)
 def test_an_error_of_a_script_named_as_usual_is_shown_as_python_shows_it(script, tmp_path):
     name = script(RAISES)
     assert own_words(audit(name, cwd=tmp_path)) == python(name, cwd=tmp_path).stderr.decode()
 
 
-@pytest.mark.xfail(strict=True, reason="the traceback is printed without asking sys.excepthook (rich, debuggers)")
 def test_the_scripts_own_way_to_show_errors_is_used(script, tmp_path):
     name = script(
         "import sys\nsys.excepthook = lambda kind, error, trace: print('mine:', error)\nraise ValueError(3)\n"
     )
     assert python(name, cwd=tmp_path).stdout == b"mine: 3\n"
     assert audit(name, cwd=tmp_path).out == "mine: 3\n"
+
+
+IN_BACKWARD = f"""{TRAINS}
+def fail(gradient):
+    raise ArithmeticError("in a hook")
+train(2)
+student[0].weight.register_hook(fail)
+train(1)
+"""
+HOOKS = {
+    "fails": "def hook(kind, error, trace):\n    raise KeyError('broken')\n",
+    "exits": "def hook(kind, error, trace):\n    sys.exit('bye')\n",
+    "sees the frames": "def hook(kind, error, trace):\n    print(traceback.extract_tb(trace))\n",
+}
+
+
+def test_an_error_in_the_backward_pass_is_shown_as_python_shows_it(script, tmp_path):
+    name = script(IN_BACKWARD)
+    ran = audit(name, cwd=tmp_path)
+    assert ran.report["steps"] == 2  # it was watched
+    assert own_words(ran) == python(name, cwd=tmp_path).stderr.decode()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_for_errors_is_called_as_python_calls_it(hook, script, tmp_path):
+    name = script(f"import sys, traceback\n{HOOKS[hook]}sys.excepthook = hook\n{RAISES}")
+    alone, ran = python(name, cwd=tmp_path), audit(name, cwd=tmp_path)
+    assert (ran.out, own_words(ran)) == (alone.stdout.decode(), alone.stderr.decode())
+    assert "hjepa audit: the script itself ended with code 1\n" in ran.err
 
 
 def test_an_error_in_training_keeps_what_was_seen(script, tmp_path):
@@ -253,6 +279,7 @@ def test_an_interrupt_is_said_in_one_line(script, tmp_path):
 
 SELF = '''"""What the script is told about itself."""
 import sys
+print(__file__, sorted(globals()), type(__loader__), __loader__.path, __cached__)
 print(sys.argv, __name__, __doc__, __package__, __spec__, sys.path[0])
 print(sys.modules["__main__"].__dict__ is globals())
 import __main__
@@ -260,12 +287,14 @@ print(__main__.print is print if hasattr(__main__, "print") else __main__.__doc_
 '''
 
 
-@pytest.mark.parametrize("where", ["here", "below", "link"])
+@pytest.mark.parametrize("where", ["here", "dot", "below", "link"])
 def test_the_script_sees_what_python_shows_it(where, script, tmp_path):
     name = script(SELF)
     if where == "below":
         (tmp_path / "below").mkdir()
         name = str((tmp_path / name).rename(tmp_path / "below" / "script.py").relative_to(tmp_path))
+    elif where == "dot":
+        name = f"./{name}"
     elif where == "link":
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "link.py").symlink_to(tmp_path / name)
@@ -285,7 +314,6 @@ print(inspect.getsource(about))
 """
 
 
-@pytest.mark.xfail(strict=True, reason=ABSOLUTE)
 def test_the_script_finds_its_own_files_after_changing_the_folder(script, tmp_path):
     (tmp_path / "data.txt").write_text("data")
     name = script(ITSELF)

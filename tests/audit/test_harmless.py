@@ -484,6 +484,46 @@ def test_another_network_of_the_same_class_does_not_become_the_teacher(other):
     assert report.measured.momentum == pytest.approx([0.99] * 10, abs=1e-6)
 
 
+@pytest.mark.parametrize("first", [1, 4])
+def test_a_copy_that_runs_in_its_place_becomes_the_teacher(first):
+    run = Run()
+    with TeacherAudit(run.encoder, run.teacher, run.optimizer, steps=20) as audit:
+        for step in range(8):
+            if step >= first:
+                run.teacher = copy.deepcopy(run.encoder).requires_grad_(False)
+            run.step()
+    finding = next(finding for finding in audit.report().failures if finding.rule == "teacher-replaced")
+    assert finding.evidence["steps"][0] == first and len(finding.evidence["steps"]) >= 8 - first - 1
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["left", "taken by hooks"])
+def test_the_students_backward_is_told_from_that_of_other_networks(taken):
+    run, other = Run(), nn.Linear(4, 4)
+    held: dict[nn.Parameter, Tensor] = {}
+
+    def take(parameter: nn.Parameter) -> None:
+        held[parameter], parameter.grad = parameter.grad, None
+
+    if taken:
+        for parameter in run.encoder.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(take)
+    with TeacherAudit(run.encoder, run.teacher, run.optimizer, steps=20) as audit:
+        for _ in range(3):
+            other(torch.ones(2, 4)).sum().backward()
+            run.optimizer.zero_grad()
+            run.loss().backward()
+            other(torch.ones(2, 4)).sum().backward()
+            for parameter, gradient in held.items():
+                parameter.grad = gradient
+            run.optimizer.step()
+            run.update()
+    report = audit.report()
+    passes = [entry.what for entry in report.timeline if entry.what.startswith("backward")]
+    assert passes == ["backward of other networks", "backward", "backward of other networks"] * 3
+    assert not report.failures, [finding.saw for finding in report.failures]
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_activations_and_losses_die_when_the_program_drops_them(deep):
     run, seen = Run(), []

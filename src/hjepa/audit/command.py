@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "hjepa audit", usage=USAGE, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    made.add_argument("script", type=Path, metavar="SCRIPT", help="a Python script that trains")
+    made.add_argument("script", metavar="SCRIPT", help="a Python script that trains")
     made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="handed to the script")
     what = made.add_argument_group("what is prescribed")
     what.add_argument("--spec", default=None, metavar="NAME", help="ijepa, vjepa2, byol, dino, moco, data2vec2, "

@@ -5,12 +5,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType, TracebackType
 
 from hjepa.audit.findings import Verdict
 from hjepa.audit.report import Report
 from hjepa.audit.specs import Spec
+
+_OURS = str(Path(__file__).parent) + os.sep
 
 
 class Unusable(ValueError):
@@ -72,13 +75,15 @@ def audit_script(
     The summary goes to standard error. The code is the verdict's (0, 1, 3); where the verdict is no
     failure and the script itself ended with a code, that one. Raises ``Unusable`` before anything runs.
     """
+    script = os.fspath(script)
     path = Path(script)
     if not path.is_file():
         raise Unusable(f"{path} is not a file: name the Python script to run")
+    file = script if path.is_absolute() else f"{Path.cwd()}{os.sep}{script}"  # as Python names its main script
     outputs = Outputs() if outputs is None else _absolute(outputs)
     outputs.check()
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
+        code = compile(path.read_bytes(), file, "exec")
     except (SyntaxError, ValueError) as error:
         raise Unusable(f"{path} is no Python script: {error}") from None
 
@@ -103,7 +108,7 @@ def audit_script(
     first = world()[0] == 0
     audit.start()
     try:
-        own_code = _run(path, code, arguments)
+        own_code = _run(script, file, code, arguments)
     except _Enough:
         pass
     finally:
@@ -130,30 +135,72 @@ def _absolute(outputs: Outputs) -> Outputs:
     )))  # fmt: skip
 
 
-def _run(path: Path, code: object, arguments: Sequence[str]) -> int:
+def _run(script: str, file: str, code: CodeType, arguments: Sequence[str]) -> int:
     """Run the compiled script as ``__main__``; return its exit code, 1 after an error (shown as Python does)."""
     main = ModuleType("__main__")
-    main.__dict__.update(__file__=str(path), __builtins__=__builtins__, __spec__=None, __loader__=None)
-    before = sys.argv, sys.path[0], sys.modules["__main__"]
-    sys.argv, sys.path[0], sys.modules["__main__"] = [str(path), *arguments], str(path.resolve().parent), main
+    loader = SourceFileLoader("__main__", file)
+    main.__dict__.update(__file__=file, __builtins__=__builtins__, __spec__=None, __loader__=loader, __cached__=None)
+    if sys.version_info < (3, 14):  # later ones make it when it is asked for
+        main.__annotations__ = {}
+    before = sys.argv, sys.path[0], sys.modules["__main__"], sys.excepthook
+    sys.argv, sys.path[0], sys.modules["__main__"] = [script, *arguments], str(Path(script).resolve().parent), main
     try:
-        exec(code, main.__dict__)  # type: ignore[arg-type]
+        exec(code, main.__dict__)
     except SystemExit as ending:
-        if ending.code is None or isinstance(ending.code, int):
-            return ending.code or 0
-        print(ending.code, file=sys.stderr)
-        return 1
+        return _exit_code(ending)
     except _Enough:
         raise
     except KeyboardInterrupt:
         print("hjepa audit: interrupted", file=sys.stderr)
         return 130
-    except BaseException as error:  # noqa: BLE001  the script's own error, shown as Python shows it
-        shown = error.__traceback__
-        while shown is not None and shown.tb_frame.f_code.co_filename == __file__:
-            shown = shown.tb_next  # our own frames are no help
-        traceback.print_exception(type(error), error, shown)
-        return 1
+    except BaseException as error:  # noqa: BLE001  the script's own error
+        return _show(error)
     finally:
-        sys.argv, sys.path[0], sys.modules["__main__"] = before
+        sys.argv, sys.path[0], sys.modules["__main__"], sys.excepthook = before
     return 0
+
+
+def _exit_code(ending: SystemExit) -> int:
+    """Return the code with which Python would end; what is no number is printed."""
+    if ending.code is None or isinstance(ending.code, int):
+        return ending.code or 0
+    print(ending.code, file=sys.stderr)
+    return 1
+
+
+def _show(error: BaseException) -> int:
+    """Show an error of the script as Python would, by the script's own ``sys.excepthook`` if it set one."""
+    _without_our_frames(error)
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as ending:
+        return _exit_code(ending)
+    except BaseException as second:  # noqa: BLE001  the hook's error, in the words of Python
+        second.__context__ = None
+        _without_our_frames(second)
+        print("Error in sys.excepthook:", file=sys.stderr)
+        traceback.print_exception(second)
+        print("\nOriginal exception was:", file=sys.stderr)
+        traceback.print_exception(error)
+    return 1
+
+
+def _without_our_frames(error: BaseException) -> None:
+    """Take the frames of the auditor out of the tracebacks of an error and of those that led to it."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        pending += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        kept: list[TracebackType] = []
+        frame = one.__traceback__
+        while frame is not None:
+            if not frame.tb_frame.f_code.co_filename.startswith(_OURS):
+                kept.append(frame)
+            frame = frame.tb_next
+        for this, following in zip(kept, [*kept[1:], None], strict=True):
+            this.tb_next = following
+        one.__traceback__ = kept[0] if kept else None
