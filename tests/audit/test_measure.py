@@ -296,6 +296,35 @@ def test_order_lag_and_rate_are_measured(order, more):
     assert failed == (set() if lag == 0 else {"stale-student"} if rate == 1 else {"sparse-update"})
 
 
+@pytest.mark.parametrize(
+    ("order", "spec", "status"),
+    [
+        ("B'", specs.ijepa(total_steps=1_000_000), Status.INFO),
+        ("B", specs.ijepa(total_steps=1_000_000), Status.INFO),
+        ("B'", specs.moco(start=MOMENTUM), Status.PASS),
+        ("A", specs.moco(start=MOMENTUM), Status.INFO),
+        ("B'", specs.custom(MOMENTUM), Status.PASS),
+        ("B", specs.custom(MOMENTUM, orders=["A", "B'"]), Status.INFO),
+        ("C, before step", specs.moco(start=MOMENTUM), Status.FAIL),
+    ],
+)
+def test_a_sound_order_that_is_not_the_prescribed_one_is_said(order, spec, status):
+    report = watched(run := Run(), in_order(run, order), spec)
+    finding = next(finding for finding in report.findings if finding.rule == "stale-student")
+    assert finding.status is status, finding.saw
+    assert ("both are sound" in finding.saw) == (status is Status.INFO)
+    assert (report.verdict is Verdict.CONFORMS) == (status is not Status.FAIL), [f.saw for f in report.failures]
+
+
+def test_an_order_that_cannot_be_told_is_not_compared():
+    """Without tracing nothing tells an update after the step from one that begins the next step."""
+    report = watched(run := Run(), in_order(run, "A"), specs.moco(start=MOMENTUM), trace=False)
+    finding = next(finding for finding in report.findings if finding.rule == "stale-student")
+    assert finding.status is Status.PASS and any(
+        "both are sound" in unknown for unknown in report.measured.not_identifiable
+    )
+
+
 # ---------------------------------------------------------------------- too little to tell
 
 

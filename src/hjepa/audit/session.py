@@ -193,7 +193,8 @@ class TeacherAudit:
         series = _series(case)
         values, errors, steps = series
         spec = self.spec.closest(values, steps) if values else self.spec
-        case = replace(case, spec=spec, schedule=specs.kind_of(values, errors, steps))
+        told = None if order == "A" and _ambiguous(case) else order
+        case = replace(case, spec=spec, schedule=specs.kind_of(values, errors, steps), order=told)
         findings = judge(case)
         verdict = verdict_of(findings, steps=measured.effective)
         reason = ""

@@ -23,6 +23,7 @@ class Case:
     parts: list[Part]
     start_step: int = 0  # of the schedule, when a run is resumed
     schedule: str | None = None  # the kind that the measured momentum shows
+    order: str | None = None  # where the update stands in the loop, when that can be told
     replicas: Mapping[int, str] | None = None  # process -> digest of its teacher
     processes: int = 1
     averager: str = ""  # class of a library that holds the teacher (AveragedModel, ModelEmaV3)

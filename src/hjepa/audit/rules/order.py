@@ -2,10 +2,12 @@
 
 from itertools import pairwise
 
+from hjepa.audit import specs
 from hjepa.audit.findings import Severity
 from hjepa.audit.measure import BEFORE_STEP
 from hjepa.audit.recording import Kind
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.vocabulary import ORDERS
 
 FEW = "fewer than 2 optimizer steps changed the student: watch more steps"
 
@@ -101,7 +103,12 @@ def stale_student(case: Case) -> Outcome:
             location=case.update_location(),
             lag=mean, share_old=share,
         )  # fmt: skip
-    return passed(f"lag {mean:.2f} at {len(values)} teacher forwards", lag=mean, forwards=len(values))
+    saw = f"lag {mean:.2f} at {len(values)} teacher forwards"
+    if case.spec.prescribed and case.order in specs.ORDERS and case.order not in case.spec.orders:
+        wanted = " or ".join(ORDERS[order] for order in sorted(case.spec.orders))
+        said = f"{saw}; the update stands {ORDERS[case.order]}, that of {case.spec.name} {wanted}: both are sound"
+        return noted(said, lag=mean, forwards=len(values), order=case.order)
+    return passed(saw, lag=mean, forwards=len(values))
 
 
 def _order_of_events(case: Case) -> list[str]:
