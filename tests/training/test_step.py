@@ -163,6 +163,21 @@ def test_bf16_computes_products_in_bf16_and_keeps_float32_weights():
     assert result.loss == pytest.approx(exact.train_step(next(exact_batches)).loss, rel=0.05)
 
 
+def test_the_residual_stream_stays_in_float32_under_bf16():
+    """In bfloat16 it cost seven points of k-NN on Fashion-MNIST (docs/decisions/0007), and no loss showed it."""
+    trainer, batches, _ = trainer_of(tiny(train={"precision": "bf16"}))
+    model, formats = trainer.model, []
+    for blocks in (
+        model.context_encoder.vit.blocks,
+        model.target_encoder.encoder.vit.blocks,
+        model.predictor.predictor_blocks,
+    ):
+        for block in blocks:
+            block.register_forward_hook(lambda _, inputs, output: formats.append((inputs[0].dtype, output.dtype)))
+    trainer.train_step(next(batches))
+    assert len(formats) >= 3 and set(formats) == {(torch.float32, torch.float32)}
+
+
 def test_fused_and_plain_attention_give_the_same_step():
     losses = {}
     for kind in ("fused", "plain"):

@@ -69,7 +69,9 @@ class ContextEncoder(nn.Module):
         """Embed patches, add their positions, keep the visible ones: [B, V, D]."""
         patches = self.vit.patch_embed(images)  # [B, GH, GW, D]
         table = self._position_table((patches.shape[1], patches.shape[2]))
-        tokens = patches.flatten(1, 2) + table.to(patches.dtype)  # [B, N, D]
+        # Under autocast the patches are 16 bits wide, the table is not: the sum, and with it the residual stream,
+        # stays in float32. In bfloat16 a position of size 1 swallows what a block adds (docs/decisions/0007).
+        tokens = patches.flatten(1, 2) + table  # [B, N, D]
         if visible is not None:
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         return tokens

@@ -42,9 +42,9 @@ class Predictor(nn.Module):
         """
         images, blocks, size = target_index.shape
         table = self.predictor_pos_embed[0]  # [N, P]
-        seen = self.predictor_embed(context)
-        seen = seen + table[context_index].to(seen.dtype)  # [B, V, P]
-        queries = (self.mask_token + table[target_index.flatten(0, 1)]).to(seen.dtype)  # [B*K, T, P]
+        # Positions stay in float32, also under autocast, as in the encoder (docs/decisions/0007).
+        seen = self.predictor_embed(context) + table[context_index]  # [B, V, P]
+        queries = self.mask_token + table[target_index.flatten(0, 1)]  # [B*K, T, P]
         tokens = torch.cat([seen.repeat_interleave(blocks, dim=0), queries], dim=1)  # [B*K, V+T, P]
         for block in self.predictor_blocks:
             tokens = block(tokens)
