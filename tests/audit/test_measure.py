@@ -325,6 +325,52 @@ def test_an_order_that_cannot_be_told_is_not_compared():
     )
 
 
+# ---------------------------------------------------------------------- buffers
+
+
+def normalised(treated: str, *, training: bool, spec: specs.Spec) -> Report:
+    """Return the report of a small network with batch normalisation whose update treats its statistics so."""
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8))
+    teacher = copy.deepcopy(student).requires_grad_(False).train(training)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    with TeacherAudit(student, teacher, optimizer, spec, steps=6) as audit:
+        for _ in range(8):
+            images = torch.randn(16, 8)
+            with torch.no_grad():
+                target = teacher(images)
+            optimizer.zero_grad()
+            F.mse_loss(student(images + 1), target).backward()
+            optimizer.step()
+            with torch.no_grad():
+                mul_add(teacher, student, 0.9)
+                for t, s in zip(teacher.buffers(), student.buffers(), strict=True):
+                    if treated == "copy" or (treated == "ema" and not t.is_floating_point()):
+                        t.copy_(s)
+                    elif treated == "ema":
+                        t.mul_(0.9).add_(s, alpha=0.1)
+    return audit.report()
+
+
+@pytest.mark.parametrize("wanted", ["own", "copy", "ema", "any"])
+@pytest.mark.parametrize("treated", ["own", "copy", "ema"])
+def test_another_treatment_of_statistics_than_the_prescribed_one_is_said(treated, wanted):
+    report = normalised(treated, training=True, spec=specs.custom(0.9, buffers=wanted))
+    finding = next(finding for finding in report.findings if finding.rule == "buffers-mishandled")
+    assert finding.status is (Status.PASS if wanted in (treated, "any") else Status.INFO), finding.saw
+    assert ("the update" in finding.saw) == (finding.status is Status.INFO)
+
+
+@pytest.mark.parametrize("wanted", ["train", "eval", "any"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_another_mode_of_normalisation_than_the_prescribed_one_is_said(training, wanted):
+    report = normalised("copy", training=training, spec=specs.custom(0.9, batchnorm=wanted))
+    finding = next(finding for finding in report.findings if finding.rule == "buffers-mishandled")
+    as_wanted = wanted in ("any", "train" if training else "eval")
+    assert finding.status is (Status.PASS if as_wanted else Status.INFO), finding.saw
+    assert ("mode" in finding.saw) == (not as_wanted)
+
+
 # ---------------------------------------------------------------------- too little to tell
 
 

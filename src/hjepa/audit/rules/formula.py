@@ -11,6 +11,7 @@ from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, u
 
 NO_UPDATE = "no update was seen"
 LOW = (torch.bfloat16, torch.float16)
+TREATED = {"own": "leaves alone", "copy": "copies", "ema": "averages"}
 
 
 def _bounds(case: Case) -> tuple[Look, Look] | None:
@@ -308,7 +309,49 @@ def buffers_mishandled(case: Case) -> Outcome:
                 location=case.update_location(),
                 buffer=pair.name,
             )
-    return passed(f"{len(buffers)} buffers keep up")
+    said = f"{len(buffers)} buffers keep up"
+    others = [words for words in (_other_treatment(case), _other_mode(case)) if words]
+    return noted("; ".join([said, *others])) if others else passed(said)
+
+
+def _other_treatment(case: Case) -> str:
+    """Return words on statistics that the update treats in another way than prescribed, if it does."""
+    parts = [pair.sampled for pair in case.tensors.buffers if pair.teacher.is_floating_point()]
+    touched, copied, seen = 0, 0, 0
+    for update in case.measured.regular:
+        before, after = update.before.look, update.after.look
+        if before is None or after is None or not parts:
+            continue
+        old, new, mine = (
+            torch.cat([values[part] for part in parts])
+            for values in (before.teacher_buffers, after.teacher_buffers, after.student_buffers)
+        )
+        if not torch.equal(old, mine):  # else nothing could be averaged or copied
+            seen, touched = seen + 1, touched + (not torch.equal(old, new))
+            copied += torch.equal(new, mine)
+    if not seen or not case.spec.prescribed or case.spec.buffers == "any":
+        return ""
+    does = "own" if not touched else "copy" if copied == touched else "ema"
+    wanted = "own" if case.spec.buffers == "none" else case.spec.buffers
+    return (
+        ""
+        if does == wanted
+        else f"the update {TREATED[does]} floating-point ones, {case.spec.name} {TREATED[wanted]} them"
+    )
+
+
+def _other_mode(case: Case) -> str:
+    """Return words on normalisation that runs in another mode in the teacher than prescribed, if it does."""
+    modules = [module for part in case.parts for module in part.teacher.modules()]
+    places = [n for n, module in enumerate(modules) if getattr(module, "running_mean", None) is not None]
+    looks = [e.look for e in case.recording.events if e.kind == "teacher forward" and e.look is not None]
+    modes = {look.teacher_modes[n] for look in looks for n in places if len(look.teacher_modes) == len(modules)}
+    if case.spec.batchnorm == "any" or not case.spec.prescribed or len(modes) != 1:
+        return ""
+    mode = "train" if modes.pop() else "eval"
+    if mode == case.spec.batchnorm:
+        return ""
+    return f"its normalisation runs in {mode} mode, that of {case.spec.name} in {case.spec.batchnorm} mode"
 
 
 def _counts(case: Case, part: slice) -> bool:
