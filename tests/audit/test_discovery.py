@@ -318,6 +318,10 @@ def test_a_teacher_that_comes_later_is_found():
     assert not ran.fired, ran
 
 
+def test_steps_of_other_optimizers_do_not_hide_the_start():
+    assert run("generator_first").finding("initial-mismatch")["status"] == "pass"
+
+
 def test_of_several_that_fit_none_is_guessed():
     ran = run("two_look_alikes")
     assert ran.code == 3 and ran.report["verdict"] == "inconclusive", ran

@@ -69,7 +69,7 @@ class TeacherAudit:
         self._observer: Observer | None = None
         self._found = Found()
         self._attempts = 0
-        self._steps_before = 0
+        self._stepped: set[int] = set()  # optimizers that took steps before the pair was found
         self.problem = ""
         self._replicas: dict[int, str] | None = None
         self._final: Report | None = None
@@ -127,7 +127,7 @@ class TeacherAudit:
         self._observer = Observer(
             parts, optimizers=optimizers, steps=self.steps, trace=self._trace, on_done=self._observed
         )
-        self._observer.recording.from_start = self._steps_before == 0
+        self._observer.recording.from_start = not any(id(optimizer) in self._stepped for optimizer in optimizers)
         self._observer.start()
 
     def _look_for_pair(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -152,7 +152,7 @@ class TeacherAudit:
         self.problem = found.problem
         if not found.parts:
             self._attempts += 1
-            self._steps_before += 1
+            self._stepped.add(id(optimizer))
             if self._attempts >= ATTEMPTS:
                 self._open.close()  # the program goes on as if we were not there
             return
