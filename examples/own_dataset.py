@@ -16,15 +16,15 @@ import hjepa
 class Gratings(Dataset):
     """Stripes at random angles. An item may be a PIL image, an array [H, W, C] or a tensor [C, H, W]."""
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, first: int = 0) -> None:
+        self.length, self.first = length, first
         self.targets = np.arange(length) % 4  # labels are only used by evaluate, never by pretrain
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        random = np.random.default_rng(index)
+        random = np.random.default_rng(self.first + index)
         angle = np.pi * self.targets[index] / 4
         y, x = np.mgrid[:32, :32]
         phase = random.uniform(0, 2 * np.pi)
@@ -45,7 +45,8 @@ def main() -> None:
         train={"steps": 100},
     )
     print(run.verdict)
-    result = hjepa.evaluate(run, train=Gratings(400), test=Gratings(200), protocols=["knn"], poolings=["grid4"])
+    train, test = Gratings(400, first=10_000), Gratings(200, first=20_000)  # other images than those above
+    result = hjepa.evaluate(run, train=train, test=test, protocols=["knn"], poolings=["grid4"])
     print(result.conclusion)
     encoder = hjepa.load_encoder(run)
     features = encoder(torch.stack([Gratings(8)[i] for i in range(8)]))

@@ -33,6 +33,8 @@ def test_pretrain_returns_a_run(run):
         "encoder.json",
         "report.html",
         "masks.json",
+        "audit.json",
+        "audit.md",
     }
     assert expected | {"checkpoints"} == {p.name for p in run.path.iterdir()}
 
@@ -175,3 +177,33 @@ def test_infinite_loss_ends_in_one_line_and_a_verdict(tmp_path):
     record = api.Run(tmp_path / "run").record
     assert record["status"] == "failed" and record["skipped_steps"] == 20
     assert record["verdict"]["verdict"] == "diverging"
+
+
+def test_a_run_in_the_home_folder_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = hjepa.pretrain(pictures(), out="~/run", **TINY)
+    assert run.report == tmp_path / "run" / "report.html" and run.report.is_file()
+    assert hjepa.load_encoder("~/run").card == hjepa.load_encoder(run).card
+
+
+def test_every_public_name_is_there():
+    for name in hjepa.__all__:
+        assert getattr(hjepa, name) is not None
+    assert hjepa.audit.TeacherAudit.__name__ == "TeacherAudit"
+
+
+def test_images_that_are_neither_bytes_nor_in_0_to_1_are_refused(run):
+    with pytest.raises(UserError, match=r"images are floats up to 255: give uint8, or floats in 0\.\.1"):
+        hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 255.0))
+
+
+def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = hjepa.pretrain("scenes", out="first", **TINY)
+    words = first.record["repeat"].split()
+    assert words == ["hjepa", "pretrain", "scenes", "--config", "first/config.yaml", "--out", "first-again"]
+    with pytest.raises(SystemExit) as left:
+        main(words[1:])
+    assert left.value.code == 0
+    weights = "encoder.safetensors"
+    assert (tmp_path / "first-again" / weights).read_bytes() == (first.path / weights).read_bytes()

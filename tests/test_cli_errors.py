@@ -53,6 +53,20 @@ CASES = {
         "pretrain nowhere --out run",
         "nowhere is neither a folder nor a known data set: check the path, or use scenes or fashion-mnist",
     ),
+    "plan of a run that exists": (
+        "pretrain scenes --out run --plan --resume",
+        "--plan says what a new run would do: leave out --resume, --extend-to and --init-from",
+    ),
+    "masks with a setting of another section": (
+        "masks --grid 8x8 --data.image_size 28",
+        "--data.*: hjepa masks takes settings of the section masking only",
+    ),
+    "no masks": ("masks --grid 8x8 --steps 0", "--steps 0: must be at least 1"),
+    "a reference sampler that would never end": (
+        "masks --grid 8x8 --masking.sampler ijepa-reference --masking.min_context 10",
+        "masking.min_context = 10 never ends, since masking.target_scale gives blocks of 9 patches on a 8x8 grid "
+        "and each needs more than that; the largest possible is 8",
+    ),
     "folder without images": (
         "pretrain empty --out run",
         "empty holds no images: looked in all its subfolders for .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, "
@@ -189,7 +203,7 @@ CASES = {
     "unknown command": (
         "pretrian scenes",
         'Unknown command "pretrian". Did you mean "pretrain"? Available commands: pretrain, evaluate, masks, doctor, '
-        "report. (hjepa --help)",
+        "audit, report. (hjepa --help)",
     ),
     "settings where there are none": (
         "doctor --optim.lr 1",
@@ -307,3 +321,66 @@ def test_in_a_real_process_too(tmp_path):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert "Traceback" in hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run", "--debug").stderr
+
+
+def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
+    capsys.readouterr()
+    line = complaint("evaluate", "run", "--train", "photos", "--test", "photos")
+    assert line.startswith("photos/a/0.png cannot be read as an image (") and line.endswith("): delete it")
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_evaluating_on_no_images(complaint, photos, capsys, which):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    capsys.readouterr()
+    line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", f"--max-{which}", "0")
+    assert line == f"--max-{which} 0: must be at least 1, leave it out to use all images"
+
+
+def test_a_resumed_run_keeps_its_length(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    capsys.readouterr()
+    assert complaint("pretrain", "photos", "--out", "run", "--resume", "--train.epochs", "500") == (
+        "train.epochs = 500.0 differs from the run's 100.0: leave it out to resume, or use --extend-to"
+    )
+
+
+def test_what_was_left_open_may_be_left_open_again_on_resume(photos, capsys):
+    options = tiny_options(optim__batch_size=4, train__steps=1, train__precision="auto")
+    main_ok("pretrain", "photos", "--out", "run", *options)
+    main_ok("pretrain", "photos", "--out", "run", *options, "--resume")
+
+
+def test_a_run_that_explodes_says_so(photos, here, capsys):
+    options = tiny_options(optim__batch_size=4, train__steps=60, optim__lr=1e10, optim__start_lr=1e10)
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "photos", "--out", "run", *options])
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and error.startswith("hjepa: diverging: 20 steps in a row"), error
+    assert error.count("\n") == 1
+    assert (here / "run" / "checkpoints" / "last").exists()
+
+
+def test_an_interrupt_outside_training(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hjepa.api.doctor", interrupted)  # stands for the key
+    with pytest.raises(SystemExit) as left:
+        main(["doctor"])
+    assert (left.value.code, capsys.readouterr().err) == (130, "hjepa: interrupted\n")
+
+
+@pytest.mark.parametrize(("size", "patch"), [("100", 10), ("60", 6), ("40,64", 4), ("96", 12), ("32", 4)])
+def test_a_patch_size_left_open_fits_the_image_size(size, patch, photos, capsys):
+    main_ok("pretrain", "photos", "--plan", "--recipe", "hjepa-small", "--data.image_size", size, "--train.steps", "1")
+    assert f"patch_size: {patch} " in capsys.readouterr().out
+
+
+def test_an_image_size_without_a_patch_size(complaint, photos):
+    assert complaint("pretrain", "photos", "--out", "run", "--data.image_size", "67") == (
+        "data.image_size = 67,67 cannot be cut into about 8 equal patches a side: use multiples of 8, "
+        "or choose --model.patch_size"
+    )

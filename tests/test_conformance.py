@@ -27,7 +27,11 @@ def test_a_run_audits_its_first_steps_and_conforms(tmp_path):
     assert report["measured"]["order"] == "A"
     assert report["measured"]["lag"] == 0
     assert report["measured"]["momentum"] == pytest.approx(report["measured"]["expected"], abs=1e-6)
-    assert json.loads((tmp_path / "run/run.json").read_text())["audit"] == {"verdict": "conforms", "steps": 20}
+    assert json.loads((tmp_path / "run/run.json").read_text())["audit"] == {
+        "verdict": "conforms",
+        "first_step": 1,
+        "steps": 20,
+    }
     assert "# Audit of a training loop: conforms" in (tmp_path / "run/audit.md").read_text()
     page = (tmp_path / "run/report.html").read_text()
     assert "Audit of the teacher's update" in page
@@ -71,3 +75,40 @@ def test_the_audit_leaves_no_hook_behind(tmp_path):
     assert not module._global_forward_hooks and not module._global_forward_pre_hooks
     assert not optimizer._global_optimizer_pre_hooks and not optimizer._global_optimizer_post_hooks
     assert torch.autograd.backward.__module__ == "torch.autograd"
+
+
+def verdict_of(out):
+    return json.loads((out / "run.json").read_text())["audit"]
+
+
+def test_a_run_from_weights_may_start_with_a_teacher_of_its_own(tmp_path):
+    hjepa.pretrain("scenes", out=tmp_path / "first", **LONG)
+    report = run(tmp_path, init_from=tmp_path / "first")
+    assert (report["verdict"], fired(report)) == ("conforms", set())
+
+
+def test_the_record_says_what_the_report_says_also_of_short_runs(tmp_path):
+    report = run(tmp_path, TINY)
+    assert verdict_of(tmp_path / "run") == {"verdict": report["verdict"], "first_step": 1, "steps": 12}
+
+
+def test_resuming_a_finished_run_keeps_its_report(tmp_path):
+    before = run(tmp_path)
+    hjepa.pretrain("scenes", out=tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run/audit.json").read_text()) == before
+    assert verdict_of(tmp_path / "run")["steps"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [5, 20, 25, 30, 45])
+def test_a_run_resumed_anywhere_conforms(tmp_path, step):
+    """Memory of a step before may lie where an input of the teacher lies now: that is no leak."""
+    long = {**TINY, "train": {**TINY["train"], "steps": 70, "keep_checkpoints": 30}}
+    out = tmp_path / "run"
+    hjepa.pretrain("scenes", out=out, **long)
+    last = out / "checkpoints" / "last"
+    last.unlink()
+    last.symlink_to(f"step-{step:08d}")
+    hjepa.pretrain("scenes", out=out, resume=True)
+    report = json.loads((out / "audit.json").read_text())
+    assert (report["verdict"], fired(report)) == ("conforms", set())

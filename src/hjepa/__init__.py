@@ -4,22 +4,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hjepa.api import evaluate, load_encoder, pretrain
+    from hjepa import audit
+    from hjepa.api import doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
     from hjepa.errors import UserError
+    from hjepa.report import write_report
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "evaluate", "load_encoder", "pretrain"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "audit",
+    "doctor",
+    "evaluate",
+    "load_encoder",
+    "mask_statistics",
+    "plan",
+    "pretrain",
+    "write_report",
+]
 
 _HOMES = {
     "UserError": "hjepa.errors",
+    "doctor": "hjepa.api",
     "evaluate": "hjepa.api",
     "load_encoder": "hjepa.api",
+    "mask_statistics": "hjepa.api",
+    "plan": "hjepa.api",
     "pretrain": "hjepa.api",
+    "write_report": "hjepa.report",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import hjepa`` costs nothing."""
+    if name == "audit":
+        return import_module("hjepa.audit")
     if name not in _HOMES:
         raise AttributeError(f"module 'hjepa' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

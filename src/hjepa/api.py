@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -174,6 +175,7 @@ def pretrain(
             loaded = checkpoints.load(folder.checkpoints / "last") if resume else None
             if not resume:
                 record = new_record(command or _as_call(data, out), source, model, resolved.config)
+                record["repeat"] = _repeat(data, out, init_from)
             trainer = build_trainer(resolved.config, model, accelerator)
             batches = Batches(resolved.config, source, accelerator)
             session = Session(resolved, source, trainer, batches, folder, record, listener)
@@ -194,19 +196,19 @@ def pretrain(
                 for text in (*notices, LOSS_NOTE):
                     listener.on_notice(text)
             accelerator.wait_for_everyone()
-            _train(session)
+            _train(session, from_weights=init_from is not None)
         except RuntimeError as error:
             raise _as_out_of_memory(error, resolved) or error from None
-    return Run(Path(out))
+    return Run(Path(out).expanduser())
 
 
-def _train(session: Session) -> None:
+def _train(session: Session, *, from_weights: bool) -> None:
     """Run the session; whatever happens, its page is renewed and a run it replaced is not lost."""
     try:
-        with audited(session):
+        with audited(session, from_weights=from_weights):
             session.run()
     except BaseException:
-        if session.main and not session.saved:
+        if session.main:
             session.folder.restore_replaced()
         raise
     finally:
@@ -261,9 +263,13 @@ def evaluate(
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
 
-    path = run.path if isinstance(run, Run) else Path(run)
-    encoder = load_frozen(path)
-    control = random_twin(encoder, seed=encoder.card["provenance"]["seed"])
+    for name, limit in (("max_train", max_train), ("max_test", max_test)):
+        if limit is not None and limit < 1:
+            raise UserError(f"--{name.replace('_', '-')} {limit}: must be at least 1, leave it out to use all images")
+    path = _path(run)
+    device = choose_device("auto")
+    encoder = load_frozen(path).to(device)
+    control = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
     fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
     sources = [open_source(data) for data in (train, test)]
@@ -288,7 +294,11 @@ def evaluate(
 
 def load_encoder(run: Run | str | os.PathLike[str]) -> FrozenEncoder:
     """Load a run's target encoder: a module that maps images [B, C, H, W] to tokens and pooled features."""
-    return load_frozen(run.path if isinstance(run, Run) else Path(run))
+    return load_frozen(_path(run))
+
+
+def _path(run: Run | str | os.PathLike[str]) -> Path:
+    return run.path if isinstance(run, Run) else Path(run).expanduser()
 
 
 def _layers(
@@ -341,8 +351,11 @@ def _resumed(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_
         section, _, field = name.partition(".")
         if origin == "default" or not field or own[section][field] == wanted[section][field]:
             continue
-        if name == "train.steps" or name not in FREE_TO_CHANGE:
-            remedy = "use --extend-to" if name == "train.steps" else "start a new run, --init-from takes its weights"
+        if wanted[section][field] in (None, "auto") and saved.origin[name].startswith("derived"):
+            continue  # left open, as it was when the run began
+        length = name in ("train.steps", "train.epochs")
+        if length or name not in FREE_TO_CHANGE:
+            remedy = "use --extend-to" if length else "start a new run, --init-from takes its weights"
             raise UserError(
                 f"{name} = {wanted[section][field]} differs from the run's {own[section][field]}: "
                 f"leave it out to resume, or {remedy}"
@@ -431,9 +444,15 @@ def mask_statistics(
     rows, cross, columns = grid.lower().partition("x")
     if not (cross and rows.isdigit() and columns.isdigit()):
         raise UserError(f"--grid {grid}: expected rows x columns, such as 14x14")
+    for name, count in (("steps", steps), ("batch", batch)):
+        if count < 1:
+            raise UserError(f"--{name} {count}: must be at least 1")
     sides = int(rows), int(columns)
+    given = configuration.read_options(list(options))
+    if other := sorted(given.values.keys() - {"masking"}):
+        raise UserError(f"--{other[0]}.*: hjepa masks takes settings of the section masking only")
     layers = [Layer("grid", {"data": {"image_size": sides}, "model": {"patch_size": 1}, "train": {"seed": seed}})]
-    resolved = configuration.resolve([*layers, configuration.read_options(list(options))])
+    resolved = configuration.resolve([*layers, given])
     return coverage(mask_sampler(resolved.config), sides, steps=steps, batch=batch)
 
 
@@ -454,6 +473,14 @@ def doctor() -> dict[str, Any]:
         "data set scenes": "embedded",
         "data set fashion-mnist": found,
     }
+
+
+def _repeat(data: Any, out: str | os.PathLike[str], init_from: str | os.PathLike[str] | None) -> str | None:
+    """Return the command that does the run again from its own config.yaml; None if DATA was a Python object."""
+    if not isinstance(data, str | os.PathLike):
+        return None
+    words = ["hjepa", "pretrain", str(data), "--config", str(Path(out) / "config.yaml"), "--out", f"{Path(out)}-again"]
+    return shlex.join([*words, *(["--init-from", str(init_from)] if init_from is not None else [])])
 
 
 def _as_call(data: Any, out: str | os.PathLike[str]) -> str:

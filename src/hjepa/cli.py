@@ -73,6 +73,8 @@ def pretrain(
     from hjepa.terminal import Terminal, new_console
 
     if plan:
+        if resume or extend_to is not None or init_from is not None:
+            raise UserError("--plan says what a new run would do: leave out --resume, --extend-to and --init-from")
         _print_plan(*api.plan(data, recipe=recipe, config=config, options=settings), json=json)
         return
     if out is None:
@@ -254,6 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _complain(str(error))
         code = 2
+    except KeyboardInterrupt:  # outside training, where nothing has been written
+        if debug:
+            raise
+        _complain("interrupted")
+        code = 130
     except BrokenPipeError:  # the reader (head, less) has gone
         sys.stderr.close()
     except OSError as error:

@@ -25,8 +25,11 @@ class RunSpec(Spec):
         return None if self.schedule is None else self.schedule(update)
 
 
-def run_spec(schedule: EMAScheduler, total_steps: int) -> RunSpec:
-    """Return the specification of a run: I-JEPA's order, frozen equal teacher, normalised targets, its schedule."""
+def run_spec(schedule: EMAScheduler, total_steps: int, *, from_weights: bool = False) -> RunSpec:
+    """Return the specification of a run: I-JEPA's order, frozen equal teacher, normalised targets, its schedule.
+
+    A run that starts ``from_weights`` may have been given a teacher of its own, which lags behind its student.
+    """
     return RunSpec(
         name="this run's configuration",
         kind=schedule.kind,
@@ -35,6 +38,7 @@ def run_spec(schedule: EMAScheduler, total_steps: int) -> RunSpec:
         total_steps=total_steps,
         orders=frozenset({"A"}),
         on_skipped_step="forbidden",
+        initial="any" if from_weights else "equal",
         target_normalisation="layer-norm",
         source="config.yaml of the run",
         schedule=schedule,
@@ -42,7 +46,7 @@ def run_spec(schedule: EMAScheduler, total_steps: int) -> RunSpec:
 
 
 @contextlib.contextmanager
-def audited(session: Session) -> Iterator[None]:
+def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
     """Watch the first optimizer steps inside; write audit.md and audit.json as soon as they are over."""
     trainer = session.trainer
     schedule = trainer.model.target_encoder.momentum
@@ -50,15 +54,17 @@ def audited(session: Session) -> Iterator[None]:
         yield
         return
 
+    first = trainer.step + 1
+
     def done() -> None:
         if session.main:
-            keep(session, audit.report())
+            keep(session, audit.report(), first)
 
     audit = TeacherAudit(
         trainer.model.context_encoder,
         trainer.model.target_encoder.encoder,
         trainer.optimizer,
-        run_spec(schedule, session.total_steps),
+        run_spec(schedule, session.total_steps, from_weights=from_weights),
         steps=STEPS,
         trace=trainer.accelerator.num_processes == 1,
         start_step=trainer.step,
@@ -68,13 +74,21 @@ def audited(session: Session) -> Iterator[None]:
         yield
 
 
-def keep(session: Session, report: Report) -> None:
-    """Write the report into the run and say what it says in one line."""
+def keep(session: Session, report: Report, first: int) -> None:
+    """Write the report on the steps from ``first`` on into the run and say what it says in one line.
+
+    A run that is resumed shortly before its end keeps the better founded report on its earlier steps, unless
+    the new one has found something.
+    """
+    before = session.record.get("audit") or {"steps": 0}
+    if not report.steps or (report.steps < before["steps"] and not report.failures):
+        return
     write_text(session.folder.audit_markdown, report.to_markdown())
     write_json(session.folder.audit, report.to_json())
-    session.record["audit"] = {"verdict": report.verdict.value, "steps": report.steps}
+    session.record["audit"] = {"verdict": report.verdict.value, "first_step": first, "steps": report.steps}
+    session.folder.write_record(session.record)
     failed = ", ".join(finding.rule for finding in report.failures)
-    said = f"audit of the first {report.steps} steps: {report.verdict.value}" + (
-        f" ({failed}, see audit.md)" * bool(failed)
+    session.listener.on_notice(
+        f"audit of steps {first} to {first + report.steps - 1}: {report.verdict.value}"
+        + f" ({failed}, see audit.md)" * bool(failed)
     )
-    session.listener.on_notice(said)

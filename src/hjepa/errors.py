@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message and exits with code 2; in Python it is a ``ValueError``.
     """
+
+
+class UnreadableImage(UserError):
+    """An image file that is damaged, or no image."""

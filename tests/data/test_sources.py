@@ -135,3 +135,29 @@ def test_the_real_fashion_mnist():
     assert (len(train), len(test)) == (60_000, 10_000)
     assert np.bincount(train.labels["label"]).tolist() == [6_000] * 10
     assert train.images.mean() == pytest.approx(72.94, abs=0.01)
+
+
+def numbered(values):
+    return sources.ArraySource("numbers", np.zeros((len(values), 4, 4, 1), dtype=np.uint8), np.array(values))
+
+
+def listed(folder, names):
+    for number in range(len(names)):
+        Image.new("L", (4, 4)).save(folder / f"{number}.png")
+    rows = [f"{number}.png,{name}" for number, name in enumerate(names)]
+    (folder / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    return open_source(folder / "list.csv")
+
+
+def test_labels_that_are_numbers_fit_a_list_that_names_them(tmp_path):
+    train, test = numbered([3, 7, 10]), listed(tmp_path, ["7", "3", "10"])
+    sources.renumber_classes(train, test)
+    assert test.labels["label"].tolist() == [7, 3, 10]
+    train, test = listed(tmp_path, ["3", "7"]), numbered([7, 7, 3])
+    sources.renumber_classes(train, test)
+    assert test.labels["label"].tolist() == [1, 1, 0]
+
+
+def test_names_do_not_pass_for_numbers(tmp_path):
+    with pytest.raises(UserError, match=r"has the class 'boot', which numbers does not have: its classes are 0, 1"):
+        sources.renumber_classes(numbered([0, 1]), listed(tmp_path, ["1", "boot"]))

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import call, environment, last_weights, metrics
 from conftest import tiny_options
+from PIL import Image
 
 OPTIONS = tiny_options(train__steps=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
 
@@ -69,3 +71,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
         in done.stderr
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_image_ends_both_processes_after_saving(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(24):
+        Image.fromarray(random.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    (folder / "23.png").write_bytes((folder / "23.png").read_bytes()[:200])
+    options = tiny_options(train__steps=40, train__checkpoint_every=100, optim__batch_size=4)
+    done = launch("torchrun", tmp_path / "run", "pretrain", folder, *options)
+    assert done.returncode != 0
+    assert done.stderr.count("cannot be read as an image") == 1
+    assert done.stderr.count("another process met an image that it cannot read") == 1
+    assert "Connection closed" not in done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last").exists(), done.stderr

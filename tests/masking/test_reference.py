@@ -122,22 +122,22 @@ def test_allowed_overlap_leaves_the_whole_block():
             (8, 8),
             {},
             10,
-            "min_keep = 10 never ends, since masking.target_scale gives blocks of 9 patches on a 8x8 grid "
-            "and each needs more than min_keep; the largest possible is 8",
+            "masking.min_context = 10 never ends, since masking.target_scale gives blocks of 9 patches on a 8x8 grid "
+            "and each needs more than that; the largest possible is 8",
         ),
         (
             (14, 14),
             {"context_scale": (0.01, 0.03)},
             4,
-            "min_keep = 4 never ends, since masking.context_scale gives blocks of 1 patches on a 14x14 grid "
-            "and each needs more than min_keep; the largest possible is 0",
+            "masking.min_context = 4 never ends, since masking.context_scale gives blocks of 1 patches on a 14x14 grid "
+            "and each needs more than that; the largest possible is 0",
         ),
         (
             (14, 14),
             {"target_scale": (0.001, 0.2)},
             4,
-            "min_keep = 4 never ends, since masking.target_scale gives blocks of 0 patches on a 14x14 grid "
-            "and each needs more than min_keep; take a larger scale or grid",
+            "masking.min_context = 4 never ends, since masking.target_scale gives blocks of 0 patches on a 14x14 grid "
+            "and each needs more than that; take a larger scale or grid",
         ),
     ],
 )

@@ -141,3 +141,9 @@ def test_health_remembers_what_it_needs_only():
     for step in range(1000):
         health.add(SOUND | {"step": step})
     assert len(health.history) <= 200
+
+
+def test_features_that_are_not_finite_have_no_rank():
+    features = torch.randn(8, 4)
+    features[3, 1] = torch.nan
+    assert math.isnan(effective_rank(features))

@@ -88,3 +88,22 @@ def test_damaged_records_are_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         RunFolder(tmp_path).read_record()
+
+
+def test_what_was_replaced_does_not_replace_a_run_that_has_saved(tmp_path):
+    """A kill between the first checkpoint and the clean-up leaves both: the one with a checkpoint stands."""
+    RunFolder(tmp_path / "run").create({"status": "old"}, overwrite=False)
+    new = RunFolder(tmp_path / "run")
+    new.create({"status": "new"}, overwrite=True)
+    (new.checkpoints / "step-00000003").mkdir()
+    (new.checkpoints / "last").symlink_to("step-00000003")
+    new.restore_replaced()
+    assert new.read_record()["status"] == "new"
+
+
+def test_what_was_replaced_comes_back_if_nothing_was_saved(tmp_path):
+    RunFolder(tmp_path / "run").create({"status": "old"}, overwrite=False)
+    new = RunFolder(tmp_path / "run")
+    new.create({"status": "new"}, overwrite=True)
+    new.restore_replaced()
+    assert new.read_record()["status"] == "old"

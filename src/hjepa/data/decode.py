@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hjepa.errors import UserError
+from hjepa.errors import UnreadableImage, UserError
 
 # What Pillow opens everywhere; other endings in a folder are not images to us.
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -24,7 +24,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image upright (EXIF orientation applied): uint8 [H, W, 1] if grey, [H, W, 3] otherwise.
 
     16-bit and float greys are scaled to 8 bits by their own range; transparency is laid on white.
-    Raises UserError naming the file when it cannot be read to its end.
+    Raises UnreadableImage naming the file when it cannot be read to its end.
     """
     try:
         with Image.open(path) as file:
@@ -33,10 +33,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path") from None
     except _DAMAGE as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({_reason(error)}): delete it, "
-            "or leave such files out with --data.corrupt skip"
-        ) from None
+        raise UnreadableImage(f"{path} cannot be read as an image ({_reason(error)}): delete it") from None
     return pil_pixels(image)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hjepa.data.augment import DRAWS, Augment, Fit
 from hjepa.data.sources import ImageSource
-from hjepa.errors import UserError
+from hjepa.errors import UnreadableImage, UserError
 from hjepa.randomness import generator
 
 
@@ -98,14 +98,20 @@ class MicroBatches(Dataset["Tensor | UserError"]):
         return torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
 
 
-def read(source: ImageSource, index: int, *, skip_corrupt: bool = False) -> np.ndarray:
-    """Read an image; a damaged one is replaced by the next readable one if that is allowed."""
+def read(source: ImageSource, index: int, *, skip_corrupt: bool | None = None) -> np.ndarray:
+    """Read an image; a damaged one is replaced by the next readable one if that is allowed.
+
+    ``skip_corrupt`` None: nobody can allow it (an evaluation counts every image), so the error does not offer it.
+    """
     for offset in range(len(source)):
         try:
             return source[(index + offset) % len(source)]
-        except UserError:
-            if not skip_corrupt:
-                raise
+        except UserError as error:
+            if skip_corrupt:
+                continue
+            if skip_corrupt is not None and isinstance(error, UnreadableImage):
+                raise UserError(f"{error}, or leave such files out with --data.corrupt skip") from None
+            raise
     raise UserError(f"{source.name}: not one of its {len(source)} images can be read")
 
 
@@ -170,7 +176,7 @@ class FittedImages:
             yield fitted(self.source, self.indices[start : start + batch_size].tolist(), self.fit)
 
 
-def fitted(source: ImageSource, indices: Sequence[int], fit: Fit, *, skip_corrupt: bool = False) -> Tensor:
+def fitted(source: ImageSource, indices: Sequence[int], fit: Fit, *, skip_corrupt: bool | None = None) -> Tensor:
     """Return chosen images fitted to the encoder: uint8 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:

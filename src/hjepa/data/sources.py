@@ -323,18 +323,28 @@ def _number(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
 def renumber_classes(train: ImageSource, test: ImageSource) -> None:
     """Give the test images the training set's class numbers: each source has numbered its own classes.
 
-    Raises UserError if the test set has a class that the training set does not know.
+    Labels that are numbers from the start (an array, a Dataset, fashion-mnist) are their own names, so a
+    list with the labels 3 and 7 fits them. Raises UserError if the test set has a class that the training
+    set does not know.
     """
-    known, asked = getattr(train, "classes", []), getattr(test, "classes", [])
-    if not (known and asked) or known == asked:
+    if "label" not in train.labels or "label" not in test.labels:
+        return  # other kinds of labels, or none: the evaluation says so
+    known, asked = _class_names(train), _class_names(test)
+    if known == asked:
         return
-    if strange := [name for name in asked if name not in known]:
+    numbers = {name: number for number, name in known.items()}
+    if strange := [name for name in asked.values() if name not in numbers]:
         raise UserError(
             f"{test.name} has the class {strange[0]!r}, which {train.name} does not have: "
-            f"its classes are {', '.join(known[:10])}"
+            f"its classes are {', '.join(list(numbers)[:10])}"
         )
-    numbers = np.array([known.index(name) for name in asked], dtype=np.int64)
-    test.labels["label"] = numbers[test.labels["label"]]
+    test.labels["label"] = np.array([numbers[asked[own]] for own in test.labels["label"].tolist()], dtype=np.int64)
+
+
+def _class_names(source: ImageSource) -> dict[int, str]:
+    """Return the name of each class number that occurs."""
+    names = getattr(source, "classes", None)
+    return {int(n): names[n] if names else str(n) for n in np.unique(source.labels["label"])}
 
 
 def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:

@@ -66,7 +66,12 @@ class FrozenEncoder(nn.Module):
                 f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be cut into patches of {patch}: "
                 f"resize them to multiples of {patch}"
             )
-        return normalise_pixels(images, self.mean, self.std)
+        if images.is_floating_point() and images.numel() and float(images.max()) > 1.0:
+            raise UserError(
+                f"images are floats up to {float(images.max()):.3g}: give uint8, or floats in 0..1 "
+                "(normalisation is done here)"
+            )
+        return normalise_pixels(images.to(self.mean.device), self.mean, self.std)
 
 
 def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

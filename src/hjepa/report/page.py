@@ -138,6 +138,8 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
         "controls": list(results[0]["controls"]) if results else [],
         "results_svg": results_svg([(row["label"], row["dots"]) for row in results]) if results else None,
         "evaluation": record.evaluation,
+        "evaluated_before": record.evaluation.get("step", run.get("steps")) != run.get("steps"),
+        "steps": run.get("steps"),
         "masks": record.masks,
         "masks_svg": _own_svg(record.masks.get("svg")),
         "command": run.get("repeat") or run.get("command"),

@@ -57,8 +57,10 @@ def effective_rank(features: Tensor) -> float:
 
     Between 1 (all images alike) and min(n, D). Not centred, as published: a common direction lowers it.
     Rounded to six decimals: threaded LAPACK does not repeat its last bits from one process to the next, and a
-    resumed run must log what an undisturbed one does.
+    resumed run must log what an undisturbed one does. NaN if a feature is not finite.
     """
+    if not features.isfinite().all():
+        return float("nan")
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum().clamp_min(1e-12) + 1e-7
     return round(float(torch.exp(-(shares * shares.log()).sum())), 6)

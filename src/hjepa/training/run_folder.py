@@ -70,7 +70,7 @@ class RunFolder:
 
     def restore_replaced(self) -> None:
         """Bring back the run that was to be overwritten, if the new one has saved nothing."""
-        if self._replaced.exists():
+        if self._replaced.exists() and not (self.checkpoints / "last").exists():
             shutil.rmtree(self.path)
             self._replaced.rename(self.path)
 

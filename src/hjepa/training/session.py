@@ -1,6 +1,7 @@
 """From a configuration and a source of images to a finished run on disk."""
 
 import contextlib
+import math
 import os
 import platform
 import signal
@@ -129,8 +130,21 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
         size = (chosen, chosen)
         values["data.image_size"] = (size, f"the first image is {side} pixels wide or high")
     if resolved.config.model.patch_size is None:
-        values["model.patch_size"] = (max(1, min(size) // 8), f"8 patches across {min(size)} pixels")
+        patch = _patch_for(size)
+        values["model.patch_size"] = (patch, f"{min(size) // patch} patches across {min(size)} pixels")
     return derive(resolved, values)
+
+
+def _patch_for(size: tuple[int, int]) -> int:
+    """Return the patch that divides both sides and comes nearest to 8 patches across the shorter one."""
+    common = math.gcd(*size)
+    patch = min((p for p in range(1, common + 1) if common % p == 0), key=lambda p: abs(p - min(size) / 8))
+    if not 2 <= min(size) // patch <= 32:
+        raise UserError(
+            f"data.image_size = {size[0]},{size[1]} cannot be cut into about 8 equal patches a side: "
+            "use multiples of 8, or choose --model.patch_size"
+        )
+    return patch
 
 
 def start_accelerator(config: Config) -> Accelerator:
@@ -304,7 +318,6 @@ class Session:
         self.skipped_in_a_row = 0
         self.signal: int | None = None  # what this process was sent
         self.stop: int | None = None  # what all processes have agreed to stop for
-        self.saved = False
         self.first_step = self.trainer.step
         self.waited = self.worked = 0.0
         self.interval_images = 0
@@ -341,11 +354,30 @@ class Session:
         trainer = self.trainer
         attempts = trainer.step + trainer.skipped_steps
         try:
-            fit(trainer, self.batches(attempts), total_steps=self.total_steps, after_step=self._after_step)
+            batches = self._read_together(self.batches(attempts))
+            fit(trainer, batches, total_steps=self.total_steps, after_step=self._after_step)
         except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
-            if trainer.accelerator.num_processes == 1 and trainer.step > self.first_step:
+            if trainer.step > self.first_step:
                 self.save()
             raise
+
+    def _read_together(self, batches: Iterator[list[MicroBatch]]) -> Iterator[list[MicroBatch]]:
+        """Yield the batches; when one process cannot read an image, all leave before the same step."""
+        accelerator = self.trainer.accelerator
+        while True:
+            batch: list[MicroBatch] = []
+            error = None
+            try:
+                batch = next(batches)
+            except UserError as met:
+                error = met
+            if accelerator.num_processes > 1:
+                failed = accelerator.gather(torch.tensor([int(error is not None)], device=accelerator.device))
+                if bool(failed.any()) and error is None:
+                    error = UserError("another process met an image that it cannot read: see its line")
+            if error is not None:
+                raise error
+            yield batch
 
     def _after_step(self, result: StepResult, waited: float) -> bool:
         """Log, save, and say whether to stop."""
@@ -421,11 +453,10 @@ class Session:
                 keep=self.config.train.keep_checkpoints,
                 best=best,
             )
+            self.folder.discard_replaced()
             self._write_encoder()
             self._write_record("running")
-            self.folder.discard_replaced()
             return_freed_memory()
-        self.saved = True
         self.trainer.accelerator.wait_for_everyone()
         self.mark = time.perf_counter()
 
@@ -565,7 +596,6 @@ def new_record(command: str, source: ImageSource, model: HJEPA, config: Config) 
         "format": 1,
         "status": "running",
         "command": command,
-        "repeat": command,
         "created": now(),
         "finished": None,
         "versions": {"hjepa": __version__, "python": platform.python_version()}
