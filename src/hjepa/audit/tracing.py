@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa.audit import modes
@@ -31,10 +32,10 @@ class Tracer(TorchDispatchMode):
         self.trace = trace
         self.events = 0
         self._observer = observer
-        self._lent: dict[int, int] = {}  # the teacher's inputs: what they were before its forward
+        self._lent: list[tuple[Tensor, int]] = []  # the teacher's inputs: what they were before its forward
         self._active = False
         self.error: Exception | None = None
-        self._origin: dict[int, int] = {}  # storage -> what its values depend on
+        self._origins = _Origins()
         self._written: dict[Any, tuple[int, ...]] = {}  # operation -> which arguments it writes to
         self._places()
 
@@ -64,30 +65,32 @@ class Tracer(TorchDispatchMode):
 
     def enter_teacher(self, inputs: list[Tensor]) -> None:
         """Note the teacher's inputs; one computed with trained parameters is a finding."""
-        if any(self._origin.get(_storage(tensor), 0) & FROM_STUDENT for tensor in inputs):
+        self._lent = [(tensor, self._origins.of(tensor)) for tensor in inputs]
+        if any(origin & FROM_STUDENT for _, origin in self._lent):
             self.trace.online_on_target.setdefault("what feeds the teacher", caller())
-        self._lent = {_storage(tensor): self._origin.get(_storage(tensor), 0) for tensor in inputs}
-        self._origin.update(dict.fromkeys(self._lent, FROM_TEACHER))
+        for tensor in inputs:
+            self._origins.put(tensor, FROM_TEACHER)
 
     def leave_teacher(self, outputs: list[Tensor]) -> None:
         """Note that these tensors are the teacher's output."""
-        self._origin.update(self._lent)
-        self._lent = {}
+        for tensor, origin in self._lent:
+            self._origins.put(tensor, origin)
+        self._lent = []
         for tensor in outputs:
-            self._origin[_storage(tensor)] = FROM_TEACHER
+            self._origins.put(tensor, FROM_TEACHER)
 
     def mark_student(self, outputs: list[Tensor]) -> None:
         """Note that these tensors are the student's output."""
         for tensor in outputs:
-            self._origin[_storage(tensor)] = FROM_STUDENT
+            self._origins.put(tensor, FROM_STUDENT)
 
     def forget(self) -> None:
         """Drop what is known of values: after a backward pass nothing of the forward is left."""
-        self._origin.clear()
+        self._origins.clear()
 
     def is_target(self, tensors: list[Tensor]) -> bool:
         """Return whether all of these were computed from the teacher's output alone."""
-        return all(self._origin.get(_storage(tensor), 0) == FROM_TEACHER for tensor in tensors)
+        return all(self._origins.of(tensor) == FROM_TEACHER for tensor in tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,7 +133,7 @@ class Tracer(TorchDispatchMode):
         origin, trained = 0, None
         for tensor in inputs:
             place = _storage(tensor)
-            origin |= self._origin.get(place, 0)
+            origin |= self._origins.of(tensor)
             if place in self._trained:
                 trained = self._trained[place]
         if trained is not None and not _is_view(func):
@@ -141,10 +144,33 @@ class Tracer(TorchDispatchMode):
             place = _storage(tensor)
             if place in self._trained or place in self._teacher:
                 continue
-            if origin:
-                self._origin[place] = origin
-            else:
-                self._origin.pop(place, None)
+            self._origins.put(tensor, origin)
+
+
+class _Origins:
+    """What the values in each storage depend on.
+
+    A storage is known by its address, and a weak reference keeps the address from being given to another one:
+    tensors that come from outside (a loader's, numpy's) pass no operation that could tell old from new.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[int, StorageWeakRef]] = {}
+
+    def of(self, tensor: Tensor) -> int:
+        known = self._known.get(_storage(tensor))
+        return known[0] if known is not None else 0
+
+    def put(self, tensor: Tensor, origin: int) -> None:
+        place = _storage(tensor)
+        if not origin or place <= 0:
+            self._known.pop(place, None)
+            return
+        known = self._known.get(place)
+        self._known[place] = (origin, known[1] if known is not None else StorageWeakRef(tensor.untyped_storage()))
+
+    def clear(self) -> None:
+        self._known.clear()
 
 
 def _trained_parameters(observer: "Observer") -> list[tuple[str, Tensor]]:
