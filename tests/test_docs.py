@@ -67,7 +67,7 @@ def test_there_are_audits_to_check():
 @pytest.mark.parametrize(("page", "text"), audits())
 def test_every_documented_audit_parses(page, text):
     options = parser().parse_args(words_of(text))
-    assert options.script.suffix == ".py", options.script
+    assert options.script.endswith(".py"), options.script
 
 
 TRAIN = """
@@ -150,3 +150,16 @@ def test_every_file_of_the_reading_list_exists_and_the_step_is_one_screen():
 
 def test_the_placeholders_of_the_readme_are_filled():
     assert "@@" not in (ROOT / "README.md").read_text()
+
+
+def test_every_package_of_the_core_is_named_with_its_reason():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from count_packages import closure
+    finally:
+        sys.path.pop(0)
+    installed = closure(["hjepa"]) - closure(["torch", "torchvision"]) - {"hjepa"}
+    cells = [row.split("|")[1] for row in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if row.startswith("| ")]
+    named = {name.strip() for cell in cells for name in cell.split(",")}
+    assert installed <= named, installed - named
+    assert len(installed) <= 45
