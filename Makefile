@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
+# Tests use one thread a process, and a process a core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all check format clean
@@ -25,10 +27,10 @@ demo: $(STAMP) ## pretrain on drawn scenes for about three minutes, evaluate, sh
 	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --protocols knn --max-train 4000 --max-test 2000
 
 test: $(STAMP) ## the fast tests, under 5 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP) ## all tests, the slow ones too
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 check: $(STAMP) ## formatting, lint, types, import direction
 	$(BIN)/ruff format --check .

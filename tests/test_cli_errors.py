@@ -373,12 +373,6 @@ def test_an_interrupt_outside_training(monkeypatch, capsys):
     assert (left.value.code, capsys.readouterr().err) == (130, "hjepa: interrupted\n")
 
 
-@pytest.mark.parametrize(("size", "patch"), [("100", 10), ("60", 6), ("40,64", 4), ("96", 12), ("32", 4)])
-def test_a_patch_size_left_open_fits_the_image_size(size, patch, photos, capsys):
-    main_ok("pretrain", "photos", "--plan", "--recipe", "hjepa-small", "--data.image_size", size, "--train.steps", "1")
-    assert f"patch_size: {patch} " in capsys.readouterr().out
-
-
 def test_an_image_size_without_a_patch_size(complaint, photos):
     assert complaint("pretrain", "photos", "--out", "run", "--data.image_size", "67") == (
         "data.image_size = 67,67 cannot be cut into about 8 equal patches a side: use multiples of 8, "

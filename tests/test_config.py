@@ -10,6 +10,7 @@ import hjepa
 from hjepa import config as configuration
 from hjepa.config import Config, Layer, Section, dump, load, read_options, read_recipe, resolve
 from hjepa.errors import UserError
+from hjepa.training.session import complete
 
 
 def test_later_layers_win_and_are_remembered():
@@ -100,3 +101,13 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
     assert run.record["steps"] == 2
     every = {(part.__name__, name) for part in (Config, *Section.__subclasses__()) for name in part.model_fields}
     assert every - asked == set()
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"), [((100, 100), 10), ((60, 60), 6), ((40, 64), 4), ((96, 96), 12), ((32, 32), 4)]
+)
+def test_a_patch_size_left_open_divides_the_image_size(size, patch):
+    layers = [Layer("tiny", TINY), Layer("test", {"data": {"image_size": size}, "model": {"patch_size": None}})]
+    completed = complete(resolve(layers), pictures())
+    assert completed.config.patch_size == patch
+    assert completed.origin["model.patch_size"] == f"derived: {min(size) // patch} patches across {min(size)} pixels"
