@@ -195,6 +195,7 @@ def test_every_public_name_is_there():
 def test_images_that_are_neither_bytes_nor_in_0_to_1_are_refused(run):
     with pytest.raises(UserError, match=r"images are floats up to 255: give uint8, or floats in 0\.\.1"):
         hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 255.0))
+    assert hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 1.05)).pooled.shape == (1, 32)  # a resize overshoots
 
 
 def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):

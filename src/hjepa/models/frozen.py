@@ -66,7 +66,8 @@ class FrozenEncoder(nn.Module):
                 f"images of {images.shape[2]}x{images.shape[3]} pixels cannot be cut into patches of {patch}: "
                 f"resize them to multiples of {patch}"
             )
-        if images.is_floating_point() and images.numel() and float(images.max()) > 1.0:
+        # Twice the range, because a sharp resize of floats may pass 1 a little; bytes as floats lie far above.
+        if images.is_floating_point() and images.numel() and float(images.max()) > 2.0:
             raise UserError(
                 f"images are floats up to {float(images.max()):.3g}: give uint8, or floats in 0..1 "
                 "(normalisation is done here)"
