@@ -1,9 +1,10 @@
 """Speed and memory of the recipe ijepa-code-fashion beside a plain loop on the same work.
 
-Usage:  python benchmarks/fashion_speed.py            (both, in turn, in one process; then memory of each)
+    python benchmarks/fashion_speed.py [--rounds 8]
 
-Both get the same images and masks. Ours includes everything a user gets: loading, cropping, masks, health
-measures, metrics.jsonl. A round is 25 steps of one, then 25 of the other; the order alternates.
+Each runs in a process of its own, as people run them; the two take turns of 25 steps, and the order alternates.
+Both get the same images and masks. Ours includes everything a user gets: loading, masks, health measures,
+metrics.jsonl, and how `hjepa pretrain` sets up the process.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from plain_loop import PlainLoop
 
 from hjepa.api import Silent
@@ -23,16 +23,26 @@ from hjepa.config import Layer, read_recipe, resolve
 from hjepa.data.sources import open_source
 from hjepa.training.machine import peak_memory_gb
 from hjepa.training.run_folder import RunFolder
-from hjepa.training.session import Batches, Session, build_model, build_trainer, complete, new_record
+from hjepa.training.session import (
+    Batches,
+    Session,
+    build_model,
+    build_trainer,
+    complete,
+    new_record,
+    start_accelerator,
+)
 from hjepa.training.trainer import fit
 
 STEPS = 25
+BATCH = 128
+NAMES = ("hjepa", "plain")
 
 
 def our_session(folder: Path, source, total: int) -> Session:
     settings = {"train": {"steps": total, "precision": "bf16", "checkpoint_every": 10_000}}
     resolved = complete(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
-    accelerator = Accelerator(cpu=True)
+    accelerator = start_accelerator(resolved.config)
     model = build_model(resolved.config)
     run, record = RunFolder(folder), new_record("", source, model, resolved.config)
     run.create(record, overwrite=False)
@@ -41,65 +51,70 @@ def our_session(folder: Path, source, total: int) -> Session:
     return Session(resolved, source, trainer, batches, run, record, Silent())
 
 
-def ours(session: Session, stream, until: int) -> float:
-    start = time.perf_counter()
-    fit(session.trainer, stream, total_steps=until, after_step=session._after_step)
-    return time.perf_counter() - start
+def work(which: str, total: int) -> None:
+    """Read numbers of steps, take them, answer with the seconds and the peak memory (GiB) so far."""
+    source = open_source("fashion-mnist")
+    with tempfile.TemporaryDirectory() as folder:
+        session = our_session(Path(folder) / "run", source, total)
+        stream = session.batches(0)
+        loop = PlainLoop(total) if which == "plain" else None
+        for line in sys.stdin:
+            start = time.perf_counter()
+            if loop is None:
+                until = session.trainer.step + int(line)
+                fit(session.trainer, stream, total_steps=until, after_step=session._after_step)
+            else:
+                for _ in range(int(line)):
+                    (batch,) = next(stream)
+                    loop.step(*batch)
+            print(time.perf_counter() - start, peak_memory_gb(torch.device("cpu")), flush=True)
 
 
-def plain(loop: PlainLoop, stream, steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        (batch,) = next(stream)
-        loop.step(*batch)
-    return time.perf_counter() - start
+class Worker:
+    """One of the two loops, in its own process."""
+
+    def __init__(self, which: str, total: int) -> None:
+        words = [sys.executable, __file__, "--worker", which, "--total", str(total)]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def take(self, steps: int) -> tuple[float, float]:
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        seconds, peak = map(float, self.process.stdout.readline().split())
+        return seconds, peak
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def compare(rounds: int) -> None:
-    source, total = open_source("fashion-mnist"), rounds * STEPS + STEPS
-    with tempfile.TemporaryDirectory() as folder:
-        session = our_session(Path(folder) / "run", source, total)
-        loop = PlainLoop(total)
-        our_stream, plain_stream = session.batches(0), session.batches(0)
-        ours(session, our_stream, 5), plain(loop, plain_stream, 5)  # warm up
-        rates: dict[str, list[float]] = {"hjepa": [], "plain": []}
-        for number in range(rounds):
-            for name in ("hjepa", "plain") if number % 2 else ("plain", "hjepa"):
-                if name == "hjepa":
-                    seconds = ours(session, our_stream, session.trainer.step + STEPS)
-                else:
-                    seconds = plain(loop, plain_stream, STEPS)
-                rates[name].append(128 * STEPS / seconds)
+    workers = {name: Worker(name, (rounds + 1) * STEPS) for name in NAMES}
+    rates: dict[str, list[float]] = {name: [] for name in NAMES}
+    peaks = {}
+    for worker in workers.values():
+        worker.take(5)  # warm up
+    for number in range(rounds):
+        for name in NAMES[:: 1 if number % 2 else -1]:
+            seconds, peaks[name] = workers[name].take(STEPS)
+            rates[name].append(BATCH * STEPS / seconds)
+    for worker in workers.values():
+        worker.end()
     ratios = [a / b for a, b in zip(rates["hjepa"], rates["plain"], strict=True)]
-    print(f"threads {torch.get_num_threads()}, attention {session.config.train.attention}, bf16, batch 128")
+    print(f"threads {torch.get_num_threads()}, bf16, batch {BATCH}, {rounds} rounds of {STEPS} steps each, in turn")
     for name, values in rates.items():
         print(f"{name:6} images/s  median {statistics.median(values):6.1f}  rounds {[round(v) for v in values]}")
     print(f"ratio hjepa / plain  median {statistics.median(ratios):.3f}  from {min(ratios):.3f} to {max(ratios):.3f}")
-
-
-def memory(which: str, steps: int) -> None:
-    source = open_source("fashion-mnist")
-    with tempfile.TemporaryDirectory() as folder:
-        session = our_session(Path(folder) / "run", source, steps)
-        stream = session.batches(0)
-        if which == "hjepa":
-            ours(session, stream, steps)
-        else:
-            del session.trainer
-            plain(PlainLoop(steps), stream, steps)
-    print(f"{which:6} peak memory {peak_memory_gb(torch.device('cpu')):.3f} GiB after {steps} steps")
+    print(f"peak memory  {peaks['hjepa']:.3f} / {peaks['plain']:.3f} GiB = {peaks['hjepa'] / peaks['plain']:.2f}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--memory", choices=["hjepa", "plain"])
-    parser.add_argument("--memory-steps", type=int, default=60)
+    parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--total", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.memory:
-        memory(given.memory, given.memory_steps)
+    if given.worker:
+        work(given.worker, given.total)
     else:
         compare(given.rounds)
-        for which in ("hjepa", "plain"):
-            words = [sys.executable, __file__, "--memory", which, "--memory-steps", str(given.memory_steps)]
-            print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip())

@@ -77,7 +77,9 @@ def test_evaluate_stands_beside_its_controls(run):
     for row in result.to_json()["results"]:
         assert {"random_init", "raw_pixels"} == row["controls"].keys()
         assert row["n_train"] == row["n_test"] == 60
-    assert json.loads((run.path / "evaluation.json").read_text())["conclusion"] == result.conclusion
+    written = json.loads((run.path / "evaluation.json").read_text())
+    assert written["conclusion"] == result.conclusion
+    assert written["precision"] in ("bf16", "float32")  # whichever is faster on this machine
     assert result.conclusion.startswith("Training and test images are the same")
     assert "Random" in run.report.read_text() or "random" in run.report.read_text()
 

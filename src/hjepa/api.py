@@ -30,6 +30,7 @@ from hjepa.report import write_report
 from hjepa.training import checkpoint as checkpoints
 from hjepa.training.health import LOSS_NOTE, Verdict
 from hjepa.training.machine import (
+    autocast_dtype,
     available_memory_gb,
     choose_device,
     choose_precision,
@@ -268,6 +269,7 @@ def evaluate(
             raise UserError(f"--{name.replace('_', '-')} {limit}: must be at least 1, leave it out to use all images")
     path = _path(run)
     device = choose_device("auto")
+    precision, _reason = choose_precision("auto", device)
     encoder = load_frozen(path).to(device)
     control = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
@@ -278,15 +280,29 @@ def evaluate(
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     results = protocol.evaluate(
-        encoder, control, *labelled, protocols=protocols, poolings=poolings, seed=seed, progress=progress
+        encoder,
+        control,
+        *labelled,
+        protocols=protocols,
+        poolings=poolings,
+        seed=seed,
+        batch_size=64 if device.type == "cpu" else 256,  # on a CPU activations that fit its caches are faster
+        device=device,
+        autocast=autocast_dtype(precision),
+        progress=progress,
     )
     conclusion = protocol.conclusion(results)
     if sources[0].fingerprint() == sources[1].fingerprint():
         conclusion = f"{SAME_IMAGES} {conclusion}"
     evaluation = Evaluation(results, conclusion)
     folder = RunFolder(path)
-    names = {"train": labelled[0].name, "test": labelled[1].name}
-    write_json(folder.evaluation, evaluation.to_json() | names | {"step": encoder.card["provenance"]["step"]})
+    record = {
+        "train": labelled[0].name,
+        "test": labelled[1].name,
+        "step": encoder.card["provenance"]["step"],
+        "precision": precision,
+    }
+    write_json(folder.evaluation, evaluation.to_json() | record)
     if folder.record.is_file():
         write_report(path)
     return evaluation

@@ -115,6 +115,22 @@ def test_extract_gives_every_pooling_in_index_order_from_one_pass() -> None:
     np.testing.assert_allclose(features["last4"][:, :3], 3 * mean, rtol=1e-5)
 
 
+def test_products_are_in_the_format_that_was_asked_for() -> None:
+    seen = []
+
+    class Projected(PixelEncoder):
+        def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
+            (tokens,) = super().block_tokens(images, 1)
+            projected = tokens @ torch.eye(tokens.shape[-1])
+            seen.append(projected.dtype)
+            return [projected]
+
+    for autocast in (None, torch.bfloat16):
+        features = extract(Projected(), images(4, 3, 4, 4), ["avg"], autocast=autocast)
+        assert features["avg"].dtype == np.float32
+    assert seen == [torch.float32, torch.bfloat16]
+
+
 def test_features_that_are_not_finite_are_counted_and_refused() -> None:
     photos = ArrayImages(np.ones((5, 3, 4, 4), dtype=np.uint8))
     photos.pixels[[1, 3]] = 200

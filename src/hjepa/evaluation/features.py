@@ -90,10 +90,17 @@ def pool(blocks: Sequence[Tensor], grid: tuple[int, int], pooling: str) -> Tenso
 
 
 def extract(
-    encoder: Encoder, images: LabelledImages, poolings: Sequence[str], batch_size: int = 256
+    encoder: Encoder,
+    images: LabelledImages,
+    poolings: Sequence[str],
+    batch_size: int = 256,
+    *,
+    device: torch.device | None = None,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, np.ndarray]:
     """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images.
 
+    ``autocast`` is the format of matrix products on ``device`` (the CPU); None: that of the weights.
     Raises ``UserError`` for an unknown pooling, no images, or features that are not finite.
     """
     check_known("pooling", poolings, POOLINGS)
@@ -103,8 +110,9 @@ def extract(
     last = LAST_BLOCKS if "last4" in poolings else 1
     features: dict[str, np.ndarray] = {}
     done = 0
+    products = torch.autocast((device or torch.device("cpu")).type, autocast, enabled=autocast is not None)
     for batch in images.batches(batch_size):
-        with torch.no_grad():
+        with torch.no_grad(), products:
             blocks, grid = encoder.block_tokens(batch, last), encoder.grid(batch)
             pooled = {pooling: pool(blocks, grid, pooling).float().cpu().numpy() for pooling in poolings}
         for pooling, rows in pooled.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from hjepa.errors import UserError
 from hjepa.evaluation.features import (
@@ -92,13 +93,16 @@ def evaluate(
     level: str = "last",
     seed: int = 0,
     batch_size: int = 256,
+    device: torch.device | None = None,
+    autocast: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Result]:
     """Probe ``encoder`` beside ``control`` (the same encoder, untrained) and beside raw pixels.
 
     One result per label name, protocol and pooling, in that order. The control is pooled the same
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
-    ``level`` names what ``encoder`` hands out, for the record. ``progress`` is given one line
+    ``level`` names what ``encoder`` hands out, for the record. Both encoders compute on ``device`` with
+    products in ``autocast`` (None: the format of their weights). ``progress`` is given one line
     before each piece of work. Raises ``UserError`` for unknown names and unfit labels, before any
     work, and for features that are not finite.
     """
@@ -109,8 +113,9 @@ def evaluate(
     features: dict[str, dict[str, Sets]] = {}
     for name, model in (("pretrained", encoder), ("random_init", control)):
         say(f"features, {name}: {len(train) + len(test)} images")
-        train_x = extract(model, train, poolings, batch_size)
-        test_x = extract(model, test, poolings, batch_size)
+        train_x, test_x = (
+            extract(model, images, poolings, batch_size, device=device, autocast=autocast) for images in (train, test)
+        )
         features[name] = {pooling: (train_x[pooling], test_x[pooling]) for pooling in poolings}
     pixels = _pixel_sets(train, test)
     results = []
