@@ -1,5 +1,6 @@
 """Documents name what exists: every command parses, every file and make target is there."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from commands import environment
+from PIL import Image
+from runs import pictures
 
 from hjepa.audit.command import parser
 from hjepa.cli import app, split_settings
 from hjepa.config import read_options, read_recipe, resolve
+from hjepa.data.sources import fashion_mnist_is_here
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -42,6 +46,38 @@ def test_every_documented_command_parses(page, text):
     resolve([read_options(settings)])
     if recipe := bound.arguments.get("recipe"):
         read_recipe(recipe)
+
+
+def shortened(text: str) -> list[str]:
+    """Return a documented command that does the same with a few steps and a few labels."""
+    words = shlex.split(text)
+    program = {"hjepa": ["-m", "hjepa.cli"], "torchrun": ["-m", "torch.distributed.run"]}[words[0]]
+    if "--extend-to" in words:
+        words[words.index("--extend-to") + 1] = "4"
+    if "pretrain" in words and "--resume" not in words:
+        words += ["--train.steps", "2"]
+    if "evaluate" in words:
+        words += ["--max-train", "300", "--max-test", "200"]
+    return [sys.executable, *program, *words[1:]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not fashion_mnist_is_here(), reason="needs Debian's dataset-fashion-mnist")
+def test_every_command_of_the_readme_runs(tmp_path):
+    images = pictures(64, size=64)
+    for folder in ("photos", "labelled/cat", "labelled/dog", "other-labelled/cat"):
+        (tmp_path / "path/to" / folder).mkdir(parents=True)
+        for number in range(len(images)):
+            Image.fromarray(images[number]).save(tmp_path / "path/to" / folder / f"{number}.png")
+    ran = [text for page, text in commands() if page == "README.md"]
+    for text in ran:
+        done = subprocess.run(
+            shortened(text), capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(), timeout=300
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+    assert len(ran) >= 9
+    assert (tmp_path / "runs/photos/report.html").stat().st_size > 10_000
+    assert json.loads((tmp_path / "runs/fashion/run.json").read_text())["status"] == "finished"
 
 
 def audits() -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,18 @@ def choose_attention(
 ) -> tuple[str, str]:
     """Return (kernel, reason); ``auto`` times a forward and backward pass of one block per shape.
 
-    ``shapes`` are (sequences, tokens, width, heads) of the parts of the model.
+    ``shapes`` are (sequences, tokens, width, heads) of the parts of the model. The two kernels take turns and the
+    fastest turn of each counts, so that other work on the machine does not decide for the whole run.
     """
     if wanted != "auto":
         return wanted, "as asked"
     if device.type != "cpu":
         return "fused", "the kernel made for this device"
-    seconds = {kind: sum(_block_seconds(kind, precision, shape) for shape in shapes) for kind in ("fused", "plain")}
+    passes = {kind: [_block_pass(kind, precision, shape) for shape in shapes] for kind in ("fused", "plain")}
+    seconds = dict.fromkeys(passes, 0.0)
+    for turns in zip(*passes.values(), strict=True):  # one shape, both kernels
+        for kind, fastest in zip(passes, _fastest(turns, 5), strict=True):
+            seconds[kind] += fastest
     best = min(seconds, key=lambda kind: seconds[kind])
     other = max(seconds.values()) / max(seconds[best], 1e-9)
     return best, f"{other:.1f} times as fast as the other at this model's sizes"
@@ -78,7 +83,7 @@ def choose_attention(
 def matmul_speed(dtype: torch.dtype, *, size: int = 1024, repeats: int = 5) -> float:
     """Return billions of floating-point operations a second of a square matrix product on the CPU."""
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    return 2 * size**3 / _fastest(lambda: a @ b, repeats) / 1e9
+    return 2 * size**3 / _fastest([lambda: a @ b], repeats)[0] / 1e9
 
 
 def hardware() -> dict[str, Any]:
@@ -112,15 +117,32 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def keep_freed_memory() -> None:
+    """Let the C library (glibc) keep what a step has freed for the next step; for the whole process.
+
+    By default it gives the end of its heap back to the system after each step and asks for it again, page by
+    page, in the next. A choice of the user (MALLOC_*, GLIBC_TUNABLES) is left alone. Parameters: mallopt(3).
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    if set_parameter := _glibc("mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        set_parameter(mmap_threshold, 32 * 2**20)  # the largest it takes
+        set_parameter(trim_threshold, 2**31 - 1)
+
+
 def return_freed_memory() -> None:
     """Give memory that was freed back to the system, where the C library keeps it (glibc).
 
     Writing a checkpoint needs a copy of everything for a moment; without this the process stays that large.
     """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in musl
-        if trim is not None:
-            trim(0)
+    if trim := _glibc("malloc_trim"):
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; None outside Linux and in libraries without it (musl)."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def available_memory_gb(device: torch.device) -> float:
@@ -137,7 +159,7 @@ def _refuse_impossible(precision: str, device: torch.device) -> None:
         raise UserError("train.precision = float64: MPS has no float64, use float32 or --train.device cpu")
 
 
-def _block_seconds(kind: str, precision: str, shape: tuple[int, int, int, int]) -> float:
+def _block_pass(kind: str, precision: str, shape: tuple[int, int, int, int]) -> Callable[[], None]:
     sequences, tokens, width, heads = shape
     with torch.random.fork_rng(devices=[]):
         block = Block(width, heads, qkv_bias=True)
@@ -149,17 +171,20 @@ def _block_seconds(kind: str, precision: str, shape: tuple[int, int, int, int]) 
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             block(x).sum().backward()
 
-    return _fastest(once, 3)
+    return once
 
 
-def _fastest(work: Callable[[], object], repeats: int) -> float:
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def _fastest(rivals: Sequence[Callable[[], object]], turns: int) -> list[float]:
+    """Return the seconds of the fastest turn of each; each warms up, then they take turns."""
+    for work in rivals:
         work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    seconds: list[list[float]] = [[] for _ in rivals]
+    for _ in range(turns):
+        for work, taken in zip(rivals, seconds, strict=True):
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+    return [min(taken) for taken in seconds]
 
 
 def _cpu_name() -> str:

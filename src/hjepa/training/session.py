@@ -40,6 +40,7 @@ from hjepa.training.machine import (
     choose_precision,
     grad_scaler,
     hardware,
+    keep_freed_memory,
     memory_gb,
     return_freed_memory,
 )
@@ -151,6 +152,8 @@ def start_accelerator(config: Config) -> Accelerator:
     """Return what knows about devices and processes; precision and compilation are ours, whatever the launcher says."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         AcceleratorState._reset_state(True)  # an earlier run of this Python process may have been on another device
+    if config.train.device == "cpu":
+        keep_freed_memory()
     return Accelerator(cpu=config.train.device == "cpu", mixed_precision="no", dynamo_backend="no")
 
 

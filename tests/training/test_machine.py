@@ -1,0 +1,61 @@
+"""What is set up on the machine really happens."""
+
+import subprocess
+import sys
+
+import pytest
+from commands import environment
+
+from hjepa.training import machine
+
+FAULTS = """
+import resource, sys, torch
+from hjepa.training.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def step():
+    tensors = [torch.ones(3 * 2**20) for _ in range(12)]  # 12 MiB each, like activations
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str, **variables: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode],
+        capture_output=True, text=True, check=True, env=environment(**variables),
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    # 240 tensors of 3,072 pages each pass by: with the default settings the heap is given back after each step.
+    assert faults("default") > 100_000
+    assert faults("keep") < 10_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_a_users_choice_of_allocator_is_left_alone():
+    assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") > 100_000
+
+
+def test_other_work_during_one_turn_does_not_decide_for_a_kernel(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
+
+    def rival(*seconds: float):
+        turns = iter(seconds)
+
+        def work() -> None:
+            clock[0] += next(turns)
+
+        return work
+
+    # The first turn warms up. The machine is busy in the second round, for both: they take turns.
+    slow, fast = machine._fastest([rival(9, 5, 30, 5), rival(9, 3, 20, 3)], 3)
+    assert (slow, fast) == (5, 3)
