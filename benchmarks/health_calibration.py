@@ -44,14 +44,11 @@ def share_weights_and_gradients(model: HJEPA) -> None:
     """No average and no stop-gradient: the targets are the context encoder's own, trained as well."""
     context = model.context_encoder
 
-    def targets(images: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def target_cells(images: Tensor) -> tuple[list[Tensor], Tensor]:
         raw = at_least_float32(context(images))
-        tokens = normalise_targets(raw)
-        index = target_index.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
-        picked = tokens.gather(1, index).unflatten(1, target_index.shape[1:])
-        return picked, tokens.detach(), raw.detach().mean(1)
+        return [normalise_targets(raw)], raw.detach().mean(1)
 
-    model.targets = targets  # type: ignore[method-assign]
+    model.target_cells = target_cells  # type: ignore[method-assign]
     model.target_encoder.update = lambda c, m: model.target_encoder.copy_from_context_encoder(c)  # type: ignore[method-assign]
 
 

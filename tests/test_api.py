@@ -166,7 +166,8 @@ def test_infinite_loss_ends_in_one_line_and_a_verdict(tmp_path):
 
     def broken(self, *batch):
         forward = original(self, *batch)
-        return forward._replace(predictions=forward.predictions * float("inf"))
+        (level,) = forward.levels
+        return forward._replace(levels=(level._replace(predictions=level.predictions * float("inf")),))
 
     HJEPA.forward = broken
     try:

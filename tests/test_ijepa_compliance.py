@@ -139,9 +139,9 @@ def test_no_gradient_reaches_the_targets():
     trainer, batches, _ = trainer_of(tiny())
     (batch,) = next(batches)
     out = trainer.model(*batch)
-    assert out.predictions.requires_grad
-    for name in ("targets", "target_tokens", "pooled"):
-        assert not getattr(out, name).requires_grad, name
+    (level,) = out.levels
+    assert level.predictions.requires_grad
+    assert not any(tensor.requires_grad for tensor in (level.targets, level.cells, out.pooled))
 
 
 def test_the_loss_gives_no_gradient_to_hidden_pixels_through_the_context():
@@ -149,7 +149,7 @@ def test_the_loss_gives_no_gradient_to_hidden_pixels_through_the_context():
     trainer, batches, _ = trainer_of(tiny())
     (batch,) = next(batches)
     images = batch.images.clone().requires_grad_(True)
-    trainer.model(images, batch.context_index, batch.target_index).predictions.sum().backward()
+    trainer.model(images, batch.context_index, batch.target_index).levels[0].predictions.sum().backward()
     per_patch = F.avg_pool2d(images.grad.abs().sum(1, keepdim=True), 4).flatten(1)  # [B, N]
     seen = torch.zeros_like(per_patch, dtype=torch.bool).scatter_(1, batch.context_index, True)
     assert (per_patch[~seen] == 0).all()
@@ -185,7 +185,7 @@ def test_biases_and_one_dimensional_parameters_have_no_weight_decay_and_the_mask
 def test_targets_are_the_normalised_output_of_the_target_encoder_on_the_whole_image():
     trainer, batches, _ = trainer_of(tiny())
     (batch,) = next(batches)
-    out = trainer.model(*batch)
+    (out,) = trainer.model(*batch).levels
     whole = trainer.model.target_encoder(batch.images)  # [B, N, D]
     expected = F.layer_norm(whole, whole.shape[-1:])
     for b in range(batch.images.shape[0]):
@@ -207,8 +207,8 @@ def test_every_target_block_is_predicted_on_its_own():
     other = batch.target_index.clone()
     other[:, 0] = (other[:, 0] + 1) % 16
     with torch.no_grad():
-        a = trainer.model(*batch).predictions
-        b = trainer.model(batch.images, batch.context_index, other).predictions
+        a = trainer.model(*batch).levels[0].predictions
+        b = trainer.model(batch.images, batch.context_index, other).levels[0].predictions
     torch.testing.assert_close(a[:, 1:], b[:, 1:])
     assert not torch.allclose(a[:, 0], b[:, 0])
 
@@ -217,7 +217,7 @@ def test_loss_is_smooth_l1_over_all_target_tokens():
     trainer, batches, _ = trainer_of(tiny())
     (batch,) = next(batches)
     with torch.no_grad():
-        out = trainer.model(*batch)
+        (out,) = trainer.model(*batch).levels
     error = (out.predictions - out.targets).double()
     expected = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean()
     assert trainer.train_step([batch]).loss == pytest.approx(float(expected), rel=1e-5)
@@ -228,7 +228,7 @@ def test_the_paper_recipe_minimises_the_squared_distance():
     trainer, batches, _ = trainer_of(tiny(optim={"loss": "l2"}))
     (batch,) = next(batches)
     with torch.no_grad():
-        out = trainer.model(*batch)
+        (out,) = trainer.model(*batch).levels
     expected = float((out.predictions - out.targets).double().square().mean())
     assert trainer.train_step([batch]).loss == pytest.approx(expected, rel=1e-5)
 

@@ -112,11 +112,13 @@ def test_context_encoder_output(replay):
 
 
 def test_targets(replay):
-    close(block_major(replay.results[0].forward.targets), replay.vectors["step0.target"], "target")
+    close(block_major(replay.results[0].forward.levels[0].targets), replay.vectors["step0.target"], "target")
 
 
 def test_predictions(replay):
-    close(block_major(replay.results[0].forward.predictions), replay.vectors["step0.prediction"], "prediction")
+    close(
+        block_major(replay.results[0].forward.levels[0].predictions), replay.vectors["step0.prediction"], "prediction"
+    )
 
 
 def test_losses_of_all_steps(replay):

@@ -253,6 +253,7 @@ def evaluate(
     test: Any,
     protocols: Sequence[str] = ("knn", "linear"),
     poolings: Sequence[str] = ("avg",),
+    level: str | int = "last",
     max_train: int | None = None,
     max_test: int | None = None,
     seed: int = 0,
@@ -260,9 +261,11 @@ def evaluate(
 ) -> Evaluation:
     """Probe a run's target encoder on labelled images, beside random-init and raw pixels.
 
+    ``level`` is ``last``, the number of a level (0 is the finest), or ``all`` levels side by side.
     Writes evaluation.json into the run and renews its report. Raises UserError in one line.
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
+    from hjepa.evaluation.levels import view_of
 
     for name, limit in (("max_train", max_train), ("max_test", max_test)):
         if limit is not None and limit < 1:
@@ -280,9 +283,10 @@ def evaluate(
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     results = protocol.evaluate(
-        encoder,
-        control,
+        view_of(encoder, str(level)),
+        view_of(control, str(level)),
         *labelled,
+        level=str(level),
         protocols=protocols,
         poolings=poolings,
         seed=seed,

@@ -113,6 +113,7 @@ def evaluate(
     test: str,
     protocols: str = "knn,linear",
     pooling: str = "avg",
+    level: str = "last",
     max_train: int | None = None,
     max_test: int | None = None,
     seed: int = 0,
@@ -131,6 +132,8 @@ def evaluate(
         knn, linear, or both with a comma between.
     pooling
         avg (mean over patches, the published one), last4, grid4, or several with commas between.
+    level
+        last (the tokens of the last block), a level's number (0 is the finest), or all side by side.
     max_train, max_test
         Use only so many images, spread evenly.
     seed
@@ -149,6 +152,7 @@ def evaluate(
         test=test,
         protocols=protocols.split(","),
         poolings=pooling.split(","),
+        level=level,
         max_train=max_train,
         max_test=max_test,
         seed=seed,

@@ -95,6 +95,28 @@ class ModelConfig(Section):
     predictor_width: int = Field(192, ge=4, description="predictor width P")
     predictor_depth: int = Field(6, ge=1, description="predictor blocks")
     predictor_heads: int = Field(6, ge=1, description="predictor attention heads")
+    levels: tuple[tuple[int, int], ...] | None = Field(
+        None, description="what is predicted: depths (0: pixels), or pairs of depth and stride; open: the last block"
+    )
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _with_strides(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        each = value if isinstance(value, list | tuple) else [value]
+        return tuple((one, 1) if isinstance(one, int) else one for one in each)
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        for depth, stride in self.levels or ():
+            if not 0 <= depth <= self.depth:
+                raise ValueError(f"levels has depth {depth}: it is 0 (pixels) to model.depth = {self.depth}")
+            if stride < 1:
+                raise ValueError(f"levels has stride {stride}: a cell is at least one patch wide")
+        if self.levels is not None and (not self.levels or len(set(self.levels)) < len(self.levels)):
+            raise ValueError("levels must be one or more different levels")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -134,6 +156,14 @@ class OptimConfig(Section):
     betas: Range = Field((0.9, 0.999), description="AdamW's betas")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
     loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
+    level_weights: tuple[float, ...] | None = Field(None, description="of each level's loss; open: all the same")
+
+    @field_validator("level_weights")
+    @classmethod
+    def _weigh(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (min(value, default=0.0) < 0 or sum(value) <= 0):
+            raise ValueError("weights are not negative, and one is positive")
+        return value
 
     @field_validator("betas")
     @classmethod
@@ -198,6 +228,13 @@ class Config(Section):
         if self.model.patch_size is None:
             raise ValueError("model.patch_size is still open: call complete() first")
         return self.model.patch_size
+
+    @model_validator(mode="after")
+    def _a_weight_for_each_level(self) -> Self:
+        weights, levels = self.optim.level_weights, self.model.levels or ((self.model.depth, 1),)
+        if weights is not None and len(weights) != len(levels):
+            raise ValueError(f"optim.level_weights has {len(weights)} values for {len(levels)} levels: one for each")
+        return self
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hjepa.models.hjepa import Forward
+from hjepa.models.hjepa import LevelForward
 from hjepa.training.health import (
     VERDICTS,
     FeatureQueue,
@@ -19,11 +19,11 @@ from hjepa.training.health import (
 B, N, D, K, T = 64, 16, 24, 4, 3
 
 
-def forward_of(tokens: torch.Tensor, predictions=None) -> tuple[Forward, torch.Tensor]:
+def level_of(tokens: torch.Tensor, predictions=None) -> LevelForward:
     index = torch.randint(0, N, (B, K, T), generator=torch.Generator().manual_seed(1))
     targets = tokens.gather(1, index.flatten(1)[..., None].expand(-1, -1, D)).unflatten(1, (K, T))
     predictions = targets if predictions is None else predictions(targets, index)
-    return Forward(predictions, targets, tokens, tokens.mean(1)), index
+    return LevelForward(predictions, targets, tokens, index)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,7 +31,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_perfect_predictions_of_varied_images():
-    found = measure(*forward_of(normal(B, N, D)), "l2")
+    found = measure(level_of(normal(B, N, D)), "l2")
     assert found["own_similarity"] == pytest.approx(1.0)
     assert found["cross_sample_gap"] == pytest.approx(1.0, abs=0.05)
     assert found["target_std"] == pytest.approx(1.0, abs=0.05)
@@ -43,7 +43,7 @@ def test_perfect_predictions_of_varied_images():
 
 def test_tokens_that_only_depend_on_their_position():
     tokens = normal(1, N, D).expand(B, N, D) + 1e-4 * normal(B, N, D, seed=2)
-    found = measure(*forward_of(tokens), "l2")
+    found = measure(level_of(tokens), "l2")
     assert found["position_share"] == pytest.approx(1.0, abs=1e-3)
     assert found["cross_sample_gap"] == pytest.approx(0.0, abs=1e-3)
     assert found["loss_position_mean"] == pytest.approx(0.0, abs=1e-3)
@@ -52,12 +52,12 @@ def test_tokens_that_only_depend_on_their_position():
 
 def test_half_of_the_variance_by_position():
     tokens = normal(1, N, D) + normal(B, N, D, seed=2)
-    assert measure(*forward_of(tokens), "l2")["position_share"] == pytest.approx(0.5, abs=0.05)
+    assert measure(level_of(tokens), "l2")["position_share"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_predictions_of_another_image_have_no_gap():
     tokens = normal(B, N, D)
-    found = measure(*forward_of(tokens, lambda targets, _: targets.roll(B // 2, 0)), "l2")
+    found = measure(level_of(tokens, lambda targets, _: targets.roll(B // 2, 0)), "l2")
     assert found["cross_sample_gap"] == pytest.approx(0.0, abs=0.05)
 
 
@@ -66,7 +66,7 @@ def test_baselines_leave_the_image_itself_out():
     tokens = torch.stack([torch.zeros(N, D), torch.ones(N, D)])
     index = torch.zeros(2, 1, 1, dtype=torch.long)
     targets = tokens[:, :1, None].clone()
-    found = measure(Forward(targets, targets, tokens, tokens.mean(1)), index, "l2")
+    found = measure(LevelForward(targets, targets, tokens, index), "l2")
     assert found["loss_position_mean"] == found["loss_mean_token"] == 1.0
 
 

@@ -147,7 +147,9 @@ def test_an_optimizer_with_target_parameters_is_refused():
 def test_float64_steps_are_float64_throughout():
     trainer, batches, _ = trainer_of(tiny(train={"precision": "float64"}))
     result = trainer.train_step(next(batches))
-    assert {t.dtype for t in result.forward} == {torch.float64}
+    (level,) = result.forward.levels
+    values = (level.predictions, level.targets, level.cells, result.forward.pooled)
+    assert {tensor.dtype for tensor in values} == {torch.float64}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float64}
 
 
@@ -158,7 +160,7 @@ def test_bf16_computes_products_in_bf16_and_keeps_float32_weights():
     result = trainer.train_step(next(batches))
     assert formats == [torch.bfloat16]
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-    assert result.forward.targets.dtype == torch.float32
+    assert result.forward.levels[0].targets.dtype == torch.float32
     exact, exact_batches, _ = trainer_of(tiny())
     assert result.loss == pytest.approx(exact.train_step(next(exact_batches)).loss, rel=0.05)
 

@@ -1,5 +1,6 @@
 """ContextEncoder: a timm ViT that drops hidden patches before its first block."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class ContextEncoder(nn.Module):
             "mlp_ratio": mlp_ratio,
         }
         self.vit = VisionTransformer(**self.architecture, **TIMM_FIXED, dynamic_img_size=True, weight_init="skip")
-        self.width, self.patch_size = width, patch_size
+        self.width, self.depth, self.patch_size = width, depth, patch_size
         table = sincos_2d(width, self.grid(image_size))
         self.vit.pos_embed.requires_grad_(False).copy_(table[None])
 
@@ -47,15 +48,21 @@ class ContextEncoder(nn.Module):
         """Return the patch grid (GH, GW) of images of (H, W) pixels."""
         return image_size[0] // self.patch_size, image_size[1] // self.patch_size
 
-    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, visible: Tensor | None = None, depths: Sequence[int] | None = None
+    ) -> Tensor | list[Tensor]:
         """Encode normalised images [B, C, H, W] to tokens [B, V, D].
 
-        ``visible`` [B, V] holds row-major patch indices; without it all N patches are encoded.
+        ``visible`` [B, V] holds row-major patch indices; without it all N patches are encoded. With ``depths``
+        (from 1) a list: the tokens after each of these blocks; those of the last block pass the final norm.
         """
-        tokens = self.embed(images, visible)
-        for block in self.vit.blocks:
+        tokens, taken = self.embed(images, visible), {}
+        for depth, block in enumerate(self.vit.blocks, start=1):
             tokens = block(tokens)
-        return self.vit.norm(tokens)
+            if depths and depth in depths:
+                taken[depth] = tokens
+        taken[self.depth] = self.vit.norm(tokens)
+        return taken[self.depth] if depths is None else [taken[depth] for depth in depths]
 
     def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
         """Return the tokens [B, N, D] after each of the last ``last`` blocks, final norm applied."""

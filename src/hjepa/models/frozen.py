@@ -1,7 +1,7 @@
 """FrozenEncoder: a pretrained encoder as people use it, and how it is kept on disk."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hjepa.errors import UserError
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder
 from hjepa.models.initialisation import initialise
+from hjepa.models.levels import Level, cell_grid, last_level, level_cells
 from hjepa.models.released import refuse_misfit
 
 
@@ -53,6 +54,27 @@ class FrozenEncoder(nn.Module):
         """Return the tokens [B, N, D] after each of the last ``last`` blocks, oldest first."""
         return self.encoder.block_tokens(self._normalised(images), last)
 
+    @torch.no_grad()
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """Return what was predicted on each level of images [B, C, H, W]: cells [B, GH_l, GW_l, D], finest first.
+
+        Layer-normalised, as in training; the width D of a level of pixels is that of a patch's pixels.
+        """
+        pixels, grid = self._normalised(images), self.grid(images)
+        depths = sorted({level.depth for level in self.card_levels} - {0})
+        by_depth = dict(zip(depths, self.encoder(pixels, depths=depths), strict=True)) if depths else {}
+        return [
+            level_cells(level, by_depth, pixels, grid).unflatten(1, cell_grid(grid, level.stride))
+            for level in self.card_levels
+        ]
+
+    @property
+    def card_levels(self) -> tuple[Level, ...]:
+        """Return the levels this encoder was trained on, finest first."""
+        if self.card["levels"] == ["last"]:  # written before there were several
+            return last_level(self.encoder.depth)
+        return tuple(Level(*level) for level in self.card["levels"])
+
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Return the patch grid (GH, GW) of images [B, C, H, W]."""
         return self.encoder.grid((images.shape[-2], images.shape[-1]))
@@ -82,7 +104,10 @@ def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def encoder_card(
-    encoder: ContextEncoder, preprocess: Mapping[str, Any], provenance: Mapping[str, Any]
+    encoder: ContextEncoder,
+    preprocess: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    levels: Sequence[Level] | None = None,
 ) -> dict[str, Any]:
     """Return the content of encoder.json; ``timm`` holds the arguments of a stock VisionTransformer."""
     return {
@@ -90,7 +115,7 @@ def encoder_card(
         "timm": {"class": "VisionTransformer", **encoder.architecture, **TIMM_FIXED},
         "preprocess": dict(preprocess),
         "pooling": "avg",
-        "levels": ["last"],
+        "levels": [list(level) for level in levels or last_level(encoder.depth)],
         "provenance": dict(provenance),
     }
 

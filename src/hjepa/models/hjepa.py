@@ -1,6 +1,6 @@
 """HJEPA: wires context encoder, predictor and target encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,49 +8,81 @@ from torch import Tensor, nn
 
 from hjepa.models.encoder import ContextEncoder, build_encoder
 from hjepa.models.initialisation import initialise
-from hjepa.models.levels import at_least_float32, normalise_targets
+from hjepa.models.levels import (
+    Level,
+    at_least_float32,
+    cell_of,
+    gather_cells,
+    last_level,
+    level_cells,
+    level_widths,
+)
 from hjepa.models.predictor import Predictor
 from hjepa.models.target import TargetEncoder
 
 
-class Forward(NamedTuple):
-    """What one forward pass gives; everything on the target side carries no gradient."""
+class LevelForward(NamedTuple):
+    """What one forward pass gives on one level; the target side carries no gradient."""
 
     predictions: Tensor  # [B, K, T, D]
     targets: Tensor  # [B, K, T, D], layer-normalised
-    target_tokens: Tensor  # [B, N, D], layer-normalised tokens of the whole image
-    pooled: Tensor  # [B, D], mean of the target encoder's tokens, as used downstream
+    cells: Tensor  # [B, M, D], layer-normalised cells of the whole image
+    cell_index: Tensor  # [B, K, T], the cell that each target is
+
+
+class Forward(NamedTuple):
+    """What one forward pass gives: one entry for each level, finest first."""
+
+    levels: tuple[LevelForward, ...]
+    pooled: Tensor  # [B, D], mean of the target encoder's last tokens, as used downstream
+
+    def detached(self) -> "Forward":
+        """Return the same without the graph of the predictions."""
+        levels = (level._replace(predictions=level.predictions.detach()) for level in self.levels)
+        return self._replace(levels=tuple(levels))
 
 
 class HJEPA(nn.Module):
-    """Predicts the target encoder's view of hidden blocks from the visible patches.
+    """Predicts the target encoder's view of hidden blocks from the visible patches, on one level or several.
 
-    Assran et al. 2023 (arXiv:2301.08243). Depends on nothing but its three parts, so each can be
-    replaced in an experiment.
+    Assran et al. 2023 (arXiv:2301.08243) is the case of one level: the last block, every patch. Depends on
+    nothing but its parts, so each can be replaced in an experiment.
     """
 
-    def __init__(self, context_encoder: ContextEncoder, predictor: Predictor, target_encoder: TargetEncoder) -> None:
+    def __init__(
+        self,
+        context_encoder: ContextEncoder,
+        predictor: Predictor,
+        target_encoder: TargetEncoder,
+        levels: Sequence[Level] | None = None,
+    ) -> None:
         super().__init__()
         self.context_encoder = context_encoder
         self.predictor = predictor
         self.target_encoder = target_encoder
+        self.levels = tuple(levels or last_level(context_encoder.depth))
 
     def forward(self, images: Tensor, context_index: Tensor, target_index: Tensor) -> Forward:
         """Predict target blocks of normalised images [B, C, H, W].
 
         ``context_index`` [B, V] and ``target_index`` [B, K, T] are row-major patch indices.
         """
-        targets, tokens, pooled = self.targets(images, target_index)
+        cells, pooled = self.target_cells(images)  # [B, M, D] each
         context = self.context_encoder(images, context_index)  # [B, V, D]
-        predictions = self.predictor(context, context_index, target_index)  # [B, K, T, D]
-        return Forward(predictions, targets, tokens, pooled)
+        predictions = self.predictor(context, context_index, target_index)  # [B, K, T, D] each
+        grid = self.context_encoder.grid((images.shape[-2], images.shape[-1]))
+        index = [cell_of(target_index, grid, level.stride) for level in self.levels]
+        targets = map(gather_cells, cells, index)
+        return Forward(tuple(map(LevelForward, predictions, targets, cells, index)), pooled)
 
-    def targets(self, images: Tensor, target_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (targets [B, K, T, D], all target tokens [B, N, D], pooled features [B, D])."""
-        raw = at_least_float32(self.target_encoder(images))  # [B, N, D]
-        tokens = normalise_targets(raw)
-        index = target_index.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
-        return tokens.gather(1, index).unflatten(1, target_index.shape[1:]), tokens, raw.mean(1)
+    def target_cells(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the cells [B, M, D] of each level, and pooled features [B, D]; without a gradient graph."""
+        grid = self.context_encoder.grid((images.shape[-2], images.shape[-1]))
+        last = self.context_encoder.depth
+        depths = sorted({level.depth for level in self.levels} - {0} | {last})
+        by_depth = dict(zip(depths, self.target_encoder(images, depths), strict=True))
+        cells = [level_cells(level, by_depth, images, grid) for level in self.levels]
+        return cells, at_least_float32(by_depth[last]).mean(1)
 
 
 def build(
@@ -67,8 +99,10 @@ def build(
     predictor_heads: int,
     momentum: Callable[[int], float],
     seed: int,
+    levels: Sequence[Level] | None = None,
 ) -> HJEPA:
     """Build and initialise the model; the target encoder is copied after initialisation."""
+    levels = levels or last_level(depth)
     context_encoder = build_encoder(
         image_size=image_size,
         patch_size=patch_size,
@@ -82,6 +116,7 @@ def build(
         predictor = Predictor(
             grid=context_encoder.grid(image_size),
             encoder_width=width,
+            target_widths=level_widths(levels, encoder_width=width, patch_size=patch_size, channels=channels),
             width=predictor_width,
             depth=predictor_depth,
             heads=predictor_heads,
@@ -89,4 +124,4 @@ def build(
         )
     initialise(context_encoder, seed=seed)
     initialise(predictor, seed=seed + 1)
-    return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum))
+    return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels)

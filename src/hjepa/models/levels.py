@@ -1,7 +1,31 @@
-"""What the target encoder's tokens become before they are predicted."""
+"""Levels: what of an image is predicted, from which depth of the target encoder and how coarse."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+class Level(NamedTuple):
+    """One rung of the hierarchy.
+
+    ``depth`` counts the blocks of the target encoder that the tokens have passed; 0 means the pixels of a
+    patch. ``stride`` is the side, in patches, of the cells whose tokens are averaged.
+    """
+
+    depth: int
+    stride: int = 1
+
+    def __str__(self) -> str:
+        return f"depth {self.depth}, stride {self.stride}"
+
+
+def last_level(depth: int) -> tuple[Level, ...]:
+    """Return the only level of I-JEPA: every patch, after the last block of an encoder of ``depth`` blocks."""
+    return (Level(depth),)
 
 
 def at_least_float32(tokens: Tensor) -> Tensor:
@@ -15,3 +39,53 @@ def normalise_targets(tokens: Tensor) -> Tensor:
     eps is PyTorch's default 1e-5, not the 1e-6 of the networks: that is what the released I-JEPA uses.
     """
     return F.layer_norm(tokens, (tokens.shape[-1],))
+
+
+def patch_pixels(images: Tensor, patch_size: int) -> Tensor:
+    """Return the pixels of each patch [B, N, patch_size**2 * C] of images [B, C, H, W], patches in raster order."""
+    return F.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+
+
+def level_cells(level: Level, by_depth: Mapping[int, Tensor], images: Tensor, grid: Grid) -> Tensor:
+    """Return what a level knows of whole images: layer-normalised cells [B, M, D], in raster order.
+
+    ``by_depth`` holds the encoder's tokens [B, N, D] after some blocks; ``grid`` is the patch grid of ``images``.
+    """
+    tokens = by_depth[level.depth] if level.depth else patch_pixels(images, images.shape[-2] // grid[0])
+    return normalise_targets(pool_cells(at_least_float32(tokens), grid, level.stride))
+
+
+def cell_grid(grid: Grid, stride: int) -> Grid:
+    """Return the grid of cells (GH_l, GW_l) that covers a patch grid; the last cells may be smaller."""
+    return -(-grid[0] // stride), -(-grid[1] // stride)
+
+
+def pool_cells(tokens: Tensor, grid: Grid, stride: int) -> Tensor:
+    """Average patch tokens [B, N, D] over cells of stride x stride patches: [B, M, D], cells in raster order.
+
+    A cell at the border of a grid that the stride does not divide averages the patches it has.
+    """
+    if stride == 1:
+        return tokens
+    plane = tokens.transpose(1, 2).unflatten(2, grid)  # [B, D, GH, GW]
+    cells = F.avg_pool2d(plane, stride, ceil_mode=True, count_include_pad=False)
+    return cells.flatten(2).transpose(1, 2)
+
+
+def cell_of(patches: Tensor, grid: Grid, stride: int) -> Tensor:
+    """Return the raster index of the cell that each patch (raster index, any shape) lies in."""
+    if stride == 1:
+        return patches
+    rows, columns = patches // grid[1], patches % grid[1]
+    return rows // stride * cell_grid(grid, stride)[1] + columns // stride
+
+
+def gather_cells(cells: Tensor, index: Tensor) -> Tensor:
+    """Pick cells [B, M, D] at indices [B, K, T]: [B, K, T, D]."""
+    flat = index.flatten(1)[..., None].expand(-1, -1, cells.shape[-1])
+    return cells.gather(1, flat).unflatten(1, index.shape[1:])
+
+
+def level_widths(levels: Sequence[Level], *, encoder_width: int, patch_size: int, channels: int) -> list[int]:
+    """Return the width D of each level's targets."""
+    return [encoder_width if level.depth else patch_size**2 * channels for level in levels]

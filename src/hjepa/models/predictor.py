@@ -1,5 +1,7 @@
 """Predictor: from visible tokens to the tokens of target blocks, as published."""
 
+from collections.abc import Sequence
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ class Predictor(nn.Module):
     """Predicts each target block in a sequence of its own: ``[context ; mask tokens]``.
 
     One learned mask token plus the position of the patch it stands for is the query; attention is
-    joint over context and queries. Parameter names are those of the released I-JEPA checkpoints.
+    joint over context and queries. Each level has a head of its own on the answer
+    (docs/decisions/0008). Parameter names are those of the released I-JEPA checkpoints.
     """
 
     def __init__(
@@ -19,6 +22,7 @@ class Predictor(nn.Module):
         *,
         grid: tuple[int, int],
         encoder_width: int,
+        target_widths: Sequence[int],
         width: int,
         depth: int,
         heads: int,
@@ -33,10 +37,12 @@ class Predictor(nn.Module):
             Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)
         )
         self.predictor_norm = nn.LayerNorm(width, eps=1e-6)
-        self.predictor_proj = nn.Linear(width, encoder_width)
+        # A head for each level: the rows of one matrix.
+        self.target_widths = list(target_widths)
+        self.predictor_proj = nn.Linear(width, sum(target_widths))
 
-    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
-        """Predict target tokens [B, K, T, D] from context tokens [B, V, D].
+    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> list[Tensor]:
+        """Predict the targets [B, K, T, D] of each level from context tokens [B, V, D].
 
         ``context_index`` [B, V] and ``target_index`` [B, K, T] are row-major patch indices.
         """
@@ -48,5 +54,5 @@ class Predictor(nn.Module):
         tokens = torch.cat([seen.repeat_interleave(blocks, dim=0), queries], dim=1)  # [B*K, V+T, P]
         for block in self.predictor_blocks:
             tokens = block(tokens)
-        predicted = self.predictor_proj(self.predictor_norm(tokens[:, -size:]))  # [B*K, T, D]
-        return predicted.unflatten(0, (images, blocks))
+        predicted = self.predictor_proj(self.predictor_norm(tokens[:, -size:]))  # [B*K, T, sum of D]
+        return list(predicted.unflatten(0, (images, blocks)).split(self.target_widths, dim=-1))

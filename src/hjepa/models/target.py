@@ -1,7 +1,7 @@
 """TargetEncoder: the exponential moving average (EMA) of the context encoder, and the only EMA."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ class TargetEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode whole images [B, C, H, W] to tokens [B, N, D], without a gradient graph."""
-        return self.encoder(images)
+    def forward(self, images: Tensor, depths: Sequence[int] | None = None) -> Tensor | list[Tensor]:
+        """Encode whole images [B, C, H, W] to tokens [B, N, D], without a gradient graph; ``depths`` as there."""
+        return self.encoder(images, depths=depths)
 
     @torch.no_grad()
     def update(self, context_encoder: ContextEncoder, momentum: float) -> None:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa.models.hjepa import Forward
+from hjepa.models.hjepa import Forward, LevelForward
+from hjepa.models.levels import gather_cells
 from hjepa.training.objective import LossName, prediction_loss
 
 LOSS_NOTE = (
@@ -24,25 +25,25 @@ LOSS_NOTE = (
 
 
 @torch.no_grad()
-def measure(forward: Forward, target_index: Tensor, loss: LossName) -> dict[str, float]:
-    """Compare one batch's predictions with trivial ones; needs at least two images.
+def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
+    """Compare one batch's predictions on a level with trivial ones; needs at least two images.
 
     All values but the loss baselines are free of units. Leave-one-out means keep a small batch from
     flattering the trivial predictors.
     """
-    tokens = forward.target_tokens.float()  # [B, N, D]
-    predictions, targets = forward.predictions.float(), forward.targets.float()  # [B, K, T, D]
+    tokens, target_index = level.cells.float(), level.cell_index  # [B, M, D], [B, K, T]
+    predictions, targets = level.predictions.float(), level.targets.float()  # [B, K, T, D]
     images = tokens.shape[0]
     by_position = _others_mean(tokens)  # [B, N, D], mean of the other images at the same position
     everywhere = _others_mean(tokens.mean(1))[:, None, None]  # [B, 1, 1, D]
-    elsewhere = _gather(tokens.roll(1, 0), target_index)  # another image's target at the same position
+    elsewhere = gather_cells(tokens.roll(1, 0), target_index)  # another image's target at the same position
     spread_position = (tokens - tokens.mean(0)).square().mean()
     spread_all = (tokens - tokens.mean((0, 1))).square().mean()
     to_own = F.cosine_similarity(predictions, targets, dim=-1).mean()
     to_other = F.cosine_similarity(predictions, elsewhere, dim=-1).mean()
     return {
         "loss_mean_token": float(prediction_loss(everywhere.expand_as(targets), targets, loss)),
-        "loss_position_mean": float(prediction_loss(_gather(by_position, target_index), targets, loss)),
+        "loss_position_mean": float(prediction_loss(gather_cells(by_position, target_index), targets, loss)),
         "target_std": float(spread_all.sqrt()),
         "prediction_std": float((predictions - predictions.mean((0, 1, 2))).square().mean().sqrt()),
         # The share of the targets' variance that their position alone explains; unbiased for B images.
@@ -50,6 +51,21 @@ def measure(forward: Forward, target_index: Tensor, loss: LossName) -> dict[str,
         "own_similarity": float(to_own),
         "cross_sample_gap": float(to_own - to_other),
     }
+
+
+def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float]) -> dict[str, Any]:
+    """Measure the last level; the loss of trivial predictors is that of all levels together.
+
+    With several levels ``levels`` holds the measures of each, in their order, its own loss among them.
+    """
+    each = [measure(level, loss) for level in forward.levels]
+    whole: dict[str, Any] = dict(each[-1])
+    for name in ("loss_mean_token", "loss_position_mean"):
+        whole[name] = sum(share * found[name] for share, found in zip(shares, each, strict=True))
+    if len(each) > 1:
+        losses = (float(prediction_loss(level.predictions, level.targets, loss)) for level in forward.levels)
+        whole["levels"] = [{"loss": own, **found} for own, found in zip(losses, each, strict=True)]
+    return whole
 
 
 def effective_rank(features: Tensor) -> float:
@@ -162,6 +178,11 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int) -> Verdict:
         found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
         remedy = "let the context show more (--masking.target_scale 0.1,0.15), or train longer, then compare"
         return Verdict("positional collapse", found, remedy)
+    for number, spread in enumerate(_level_spreads(history[-5:])):
+        if spread < COLLAPSED_STD:
+            found = f"level {number} has the same targets for every image (target std {spread:.3f}); {shown}"
+            remedy = "start again without this level, or with a target encoder that moves slowly (--ema.momentum 0.996)"
+            return Verdict("partial collapse", found, remedy)
     if now["effective_rank"] < PARTIAL_RANK:
         remedy = "start again with more varied crops (--augment.crop_scale 0.3,1) or a lower --optim.lr"
         return Verdict("partial collapse", f"features use few directions; {shown}", remedy)
@@ -204,10 +225,10 @@ def _others_mean(values: Tensor) -> Tensor:
     return (values.sum(0, keepdim=True) - values) / (images - 1)
 
 
-def _gather(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens [B, N, D] at target indices [B, K, T]: [B, K, T, D]."""
-    flat = index.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
-    return tokens.gather(1, flat).unflatten(1, index.shape[1:])
+def _level_spreads(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the mean spread of each level's targets; nothing with one level, whose spread is judged above."""
+    spreads = [[level["target_std"] for level in line.get("levels", [])] for line in lines]
+    return [_mean(list(values)) for values in zip(*spreads, strict=True)]
 
 
 def _mean(values: list[float | None]) -> float:

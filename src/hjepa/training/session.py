@@ -30,9 +30,10 @@ from hjepa.masking import Masks, MaskSettings, MultiBlockSampler, ReferenceSampl
 from hjepa.models.encoder import set_attention
 from hjepa.models.frozen import encoder_bytes, encoder_card, normalise_pixels
 from hjepa.models.hjepa import HJEPA, build
+from hjepa.models.levels import Level
 from hjepa.stopping import Stopped
 from hjepa.training import checkpoint as checkpoints
-from hjepa.training.health import Health, Verdict, grace_steps, measure, teacher_distance
+from hjepa.training.health import Health, Verdict, grace_steps, measure_levels, teacher_distance
 from hjepa.training.machine import (
     autocast_dtype,
     choose_attention,
@@ -200,6 +201,7 @@ def build_model(config: Config) -> HJEPA:
         predictor_heads=m.predictor_heads,
         momentum=momentum_of(config),
         seed=config.train.seed,
+        levels=[Level(*level) for level in m.levels or ()],
     )
     set_attention(model, config.train.attention)
     return model.double() if config.train.precision == "float64" else model
@@ -236,6 +238,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         schedules_of(config),
         accelerator=accelerator,
         loss=config.optim.loss,
+        level_weights=config.optim.level_weights,
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
@@ -408,7 +411,7 @@ class Session:
         loss = float(trainer.accelerator.reduce(own_loss, "mean"))
         if not self.main:
             return
-        measures = measure(result.forward, result.batch.target_index, self.config.optim.loss)
+        measures = measure_levels(result.forward, self.config.optim.loss, trainer.level_shares)
         images = result.step * self.config.optim.batch_size
         line: dict[str, Any] = {
             "step": result.step,
@@ -516,6 +519,7 @@ class Session:
                 "seed": self.config.train.seed,
                 "hjepa": __version__,
             },
+            self.trainer.model.levels,
         )
         write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
         write_json(self.folder.encoder_card, card)

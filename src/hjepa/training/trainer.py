@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from hjepa.models.hjepa import HJEPA, Forward
-from hjepa.training.objective import LossName, prediction_loss
+from hjepa.training.objective import LossName, level_shares, levels_loss
 from hjepa.training.parameters import refuse_target_parameters, set_rates, trained_parameters
 
 
@@ -64,6 +64,7 @@ class Trainer:
         *,
         accelerator: Accelerator | None = None,
         loss: LossName = "smooth-l1",
+        level_weights: Sequence[float] | None = None,
         clip_gradient: float | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -76,6 +77,7 @@ class Trainer:
         self.optimizer = optimizer
         self.schedules = schedules
         self.loss: LossName = loss
+        self.level_shares = level_shares(level_weights, len(model.levels))
         self.clip_gradient = clip_gradient
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
@@ -94,7 +96,7 @@ class Trainer:
             with self._reduces_gradients(number == len(micro_batches)):
                 with self._autocast(batch.images.device):
                     forward = self.wrapped(*batch)  # targets (no gradient), then predictions
-                loss = prediction_loss(forward.predictions, forward.targets, self.loss)
+                loss = levels_loss(forward, self.loss, self.level_shares)
                 scaler.scale(loss / len(micro_batches)).backward()
             losses.append(loss.detach())
 
@@ -121,7 +123,7 @@ class Trainer:
             lr=lr,
             weight_decay=weight_decay,
             momentum=momentum,
-            forward=forward._replace(predictions=forward.predictions.detach()),
+            forward=forward.detached(),
             batch=batch,
         )
 
