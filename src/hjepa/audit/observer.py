@@ -329,6 +329,7 @@ class Observer:
     def _teacher_ends(self, output: Any) -> None:
         tensors = _tensors(output)
         facts: dict[str, Any] = {"graph": any(t.requires_grad for t in tensors), "reached": False}
+        facts["shape"] = tuple(tensors[0].shape) if tensors else ()
         event = self._record(Kind.TEACHER_END, look=False, **facts)
         if len(self._teacher_outputs) > 64:
             self._teacher_outputs.clear()

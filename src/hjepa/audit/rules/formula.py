@@ -216,7 +216,8 @@ def tied_weights_updated_twice(case: Case) -> Outcome:
     "precision-underflow", "F8", Severity.S3,
     meaning="The number format of the teacher is too coarse for steps of (1 - momentum) times the difference: they are "
     "rounded away or the coefficients no longer sum to 1, so the teacher freezes or drifts silently.",
-    remedy="+ keep the teacher (or a master copy of it) in float32, and the momentum a Python number",
+    remedy="+ keep the teacher (or a master copy of it) in float32, and the momentum a Python number\n"
+    "+ let the coefficients of teacher and student be momentum and 1 - momentum",
 )  # fmt: skip
 def precision_underflow(case: Case) -> Outcome:
     """F8: the update is lost in the teacher's format, or the coefficients do not sum to 1.

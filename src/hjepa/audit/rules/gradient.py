@@ -65,7 +65,8 @@ def clip_before_unscale(case: Case) -> Outcome:
     """G5: clipping between backward and step of a gradient scaler without unscaling first."""
     scaled = [e for e in case.events(Kind.SCALER_STEP) if e.facts.get("scale", 1.0) != 1.0]
     if not scaled:
-        return passed("no gradient scaler is in use")
+        idle = "the gradient scaler does not scale" if case.events(Kind.SCALER_STEP) else "no gradient scaler is in use"
+        return passed(idle)
     if not case.events(Kind.CLIP):
         return passed("gradients are not clipped (by torch.nn.utils)")
     unscaled, hits = False, 0
@@ -99,14 +100,14 @@ def accumulation_not_scaled(case: Case) -> Outcome:
         return passed("gradients are not accumulated")
     scales = [e.facts["scale"] for e in case.events(Kind.SCALER_STEP)]
     scale = scales[0] if scales else 1.0
-    factors = [
-        compared.factor / scale
-        for event in case.events(Kind.BACKWARD)
-        for compared in event.facts.get("criteria", ())
-        if compared.factor is not None
-    ]
+    compared = [e.facts["criteria"] for e in case.events(Kind.BACKWARD) if "criteria" in e.facts]
+    factors = [c.factor / scale for criteria in compared for c in criteria if c.factor is not None]
     if not factors:
         return unchecked("the loss has no criterion that can be recognised (smooth-L1, MSE ...)")
+    if len({tuple(sorted(c.name for c in criteria)) for criteria in compared}) > 1:
+        return unchecked("the backward passes of a step belong to different losses, not to micro-batches of one")
+    if _swaps_views(case):
+        return unchecked("the backward passes of a step are the halves of a symmetrised loss, not micro-batches")
     middle = sorted(factors)[len(factors) // 2]
     if abs(middle - 1) < 1e-3:
         return failed(
@@ -116,6 +117,18 @@ def accumulation_not_scaled(case: Case) -> Outcome:
             factor=middle, micro_batches=count,
         )  # fmt: skip
     return passed(f"the loss enters each of {count:.0f} backward passes with factor {middle:.3g}")
+
+
+def _swaps_views(case: Case) -> bool:
+    """Return whether, in each step, teacher and student get the same inputs in another order (BYOL's two halves)."""
+    steps: list[tuple[list[object], list[object]]] = [([], [])]
+    for event in case.recording.events:
+        if event.kind is Kind.STEP_END:
+            steps.append(([], []))
+        elif event.kind in (Kind.STUDENT_FORWARD, Kind.TEACHER_FORWARD) and event.facts.get("input"):
+            steps[-1][event.kind is Kind.TEACHER_FORWARD].append(event.facts["input"])
+    whole = [(student, teacher) for student, teacher in steps[:-1] if student and teacher]
+    return bool(whole) and all(s != t and len(s) == len(t) and set(s) == set(t) for s, t in whole)
 
 
 @rule(

@@ -11,6 +11,7 @@ NO_INDEX = (
     "token positions were not recognised: pass them as integer tensors to the student's forward (context) and to the "
     "predictor's (targets)"
 )
+NOT_PATCHES = (0, 1, 2, 4, 5, 8, 9)  # class and distillation tokens, registers: what published ViTs add
 LONG_TAIL = 40  # expected occurrences of a token that make its absence no accident
 
 
@@ -185,16 +186,16 @@ def mask_coverage(case: Case) -> Outcome:
     if not known:
         return unchecked(NO_INDEX)
     highest = max(max(int(c.max()), *(int(t.max()) for t in ts)) for c, ts in known)
-    size = _grid(highest + 1)
+    size = max(_patches(case) or 0, highest + 1)
     counts = {"context": torch.zeros(size), "target": torch.zeros(size)}
     for context, targets in known:
-        counts["context"] += torch.bincount(context.flatten(), minlength=size)
+        counts["context"] += _draws(context, size)
         for target in targets:
-            counts["target"] += torch.bincount(target.flatten(), minlength=size)
+            counts["target"] += _draws(target, size)
     missing = {}
     for role, count in counts.items():
         if float(count.sum()) / size < LONG_TAIL:
-            return unchecked(f"only {int(count.sum())} {role} positions were seen on {size} patches: watch more steps")
+            return unchecked(f"only {int(count.sum())} {role} positions were drawn on {size} patches: watch more steps")
         missing[role] = [int(n) for n in (count == 0).nonzero().flatten()]
     if any(missing.values()):
         said = " and ".join(f"{len(v)} never {role}" for role, v in missing.items() if v)
@@ -207,10 +208,26 @@ def mask_coverage(case: Case) -> Outcome:
     return passed(f"every one of {size} patches was context and target")
 
 
-def _grid(count: int) -> int:
-    """Return the size of the square grid that holds ``count`` patches, when it is nearly that; else ``count``.
+def _draws(positions: Tensor, size: int) -> Tensor:
+    """Return how often each patch was drawn; images of a batch that share their positions are one draw."""
+    return torch.bincount(torch.unique(positions.sort(dim=1).values, dim=0).flatten(), minlength=size)
 
-    A sampler that never reaches the last row and column shows too small a highest position.
+
+def _patches(case: Case) -> int | None:
+    """Return how many patches the teacher's images have, when its tokens say so.
+
+    A sampler that never reaches the last row and column shows too small a highest position. Tokens that are no
+    patches (class token, registers) are told apart by the size of the images, which the grid must divide.
     """
-    side = round(count**0.5 + 0.49)
-    return side * side if count > side * (side - 2) else count
+    images: tuple[int, ...] = next(
+        (e.facts["input"][1] for e in case.events(Kind.TEACHER_FORWARD) if e.facts.get("input")), ()
+    )
+    tokens: tuple[int, ...] = next(
+        (e.facts["shape"] for e in case.events(Kind.TEACHER_END) if len(e.facts.get("shape", ())) == 3), ()
+    )
+    if len(images) != 4 or not tokens:
+        return None
+    height, width = images[-2:]
+    sides = [side for side in range(1, min(height, width) + 1) if height % side == 0 and width % side == 0]
+    possible = {(height // side) * (width // side) for side in sides}
+    return next((tokens[1] - extra for extra in NOT_PATCHES if tokens[1] - extra in possible), None)

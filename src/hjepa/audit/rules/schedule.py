@@ -1,5 +1,7 @@
 """S: the momentum over the steps."""
 
+from dataclasses import replace
+
 from hjepa.audit.findings import Severity
 from hjepa.audit.measure import Update
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
@@ -272,11 +274,28 @@ def schedule_horizon(case: Case) -> Outcome:
         "momentum 1 is reached while watching"
         if stretch == float("inf")
         else f"the momentum rises {stretch:.2f} times as fast as prescribed"
-        + (f", as for {total / stretch:,.0f} steps" if total else "")
+        + (f", as for {_horizon(case, total, stretch):,} steps" if total else "")
     )
     return failed(
         saw, f"a horizon of {total:,} steps" if total else "", location=case.update_location(), stretch=stretch
     )
+
+
+def _horizon(case: Case, total: int, stretch: float) -> int:
+    """Return the number of steps whose schedule is nearest to the measured momentum.
+
+    At its start a line rises with 1/N and a cosine with 1/N**2, so the true N lies near these two.
+    """
+    values = [(step, update.fit.momentum) for step, update in series(case) if update.fit is not None]
+    ends = sorted((total / stretch, total / stretch**0.5))
+    low, high = max(1, int(ends[0] * 0.8)), int(ends[1] * 1.25) + 2
+    tried = range(low, high, max(1, (high - low) // 2000))
+
+    def distance(steps: int) -> float:
+        spec = replace(case.spec, total_steps=steps)
+        return sum(abs(value - (spec.momentum(step) or 0.0)) for step, value in values)
+
+    return min(tried, key=distance)
 
 
 def best_shift(case: Case) -> int | None:
