@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from hjepa import __version__
-from hjepa.config import Config, Resolved, derive, dump
+from hjepa.config import Config, Resolved, by_name, derive, dump
 from hjepa.data.augment import Augment, Fit
 from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
@@ -46,6 +46,7 @@ from hjepa.training.machine import (
     return_freed_memory,
 )
 from hjepa.training.parameters import build_optimizer
+from hjepa.training.remedies import Remedies
 from hjepa.training.run_folder import RunFolder, flush_to_disk, write_atomically, write_json, write_text
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import MicroBatch, Schedules, StepResult, Trainer, fit
@@ -318,7 +319,7 @@ class Session:
     def __post_init__(self) -> None:
         self.config = self.resolved.config
         self.total_steps = _steps(self.config)
-        self.health = Health(grace=grace_steps(self.total_steps))
+        self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
         self.skipped_in_a_row = 0
@@ -394,7 +395,8 @@ class Session:
         self.interval_images += self.config.optim.batch_size
         self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
         every = self.config.train.log_every
-        missing = (-result.step) % every  # steps until the next line
+        # Steps until the next line; the last step has one wherever it falls.
+        missing = min((-result.step) % every, max(0, self.total_steps - result.step))
         if missing * result.batch.images.shape[0] < self.health.queue.length:
             self.health.queue.add(result.forward.pooled)
         gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
