@@ -315,6 +315,28 @@ def test_evaluation_mistakes(complaint, photos, capsys):
     assert "avgg" in line and "did you mean 'avg'?" in line
 
 
+def test_a_size_beyond_memory_is_refused_before_anything_is_allocated(complaint, photos):
+    line = complaint("pretrain", "photos", "--out", "run", *tiny_options(data__image_size=100_000))
+    assert line.startswith("data.image_size = 100000,100000: two images alone need ")
+    statistics_too = [word for word in tiny_options(data__image_size=100_000)]
+    for name in ("--data.mean", "--data.std"):
+        del statistics_too[statistics_too.index(name) : statistics_too.index(name) + 2]
+    assert "use a smaller --data.image_size" in complaint("pretrain", "photos", "--out", "run", *statistics_too)
+
+
+def test_missing_labels_say_what_to_do(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    files = sorted(photos.rglob("*.png"))
+    rows = [f"{file},{'' if number == 2 else number % 2}" for number, file in enumerate(files)]
+    (photos.parent / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    shutil.copy(files[0], photos.parent / "only.png")
+    capsys.readouterr()
+    line = complaint("evaluate", "run", "--train", "list.csv", "--test", "photos")
+    assert line == "list.csv has no labels: evaluation needs them, line 4 has no label, others do: fill it in"
+    line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", "--max-train", "1")
+    assert "photos (label) has one class only (class a, 1 images)" in line
+
+
 def test_in_a_real_process_too(tmp_path):
     done = hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -75,6 +76,18 @@ def test_unsuitable_images_are_refused(run):
         encoder(torch.zeros(2, 1, 16, 16))
     with pytest.raises(UserError, match=r"images of 18x16 pixels cannot be cut into patches of 4"):
         encoder(torch.zeros(2, 3, 18, 16))
+
+
+def test_numpy_arrays_are_taken_and_other_things_named(run):
+    encoder = hjepa.load_encoder(run)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    torch.testing.assert_close(encoder(images).tokens, encoder(torch.from_numpy(images.copy())).tokens)
+    torch.testing.assert_close(encoder(images / 255).tokens, encoder(images).tokens)
+    assert encoder.grid(images) == (4, 4) and len(encoder.levels(images)) == 1
+    with pytest.raises(UserError, match=r"images are given as list: give a tensor or an array \[B, C, H, W\]"):
+        encoder([1, 2])
+    with pytest.raises(UserError, match=r"images are int64: give uint8"):
+        encoder(images.astype(np.int64))
 
 
 def test_damaged_encoders_are_refused(run, tmp_path):

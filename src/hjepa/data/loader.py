@@ -166,6 +166,8 @@ class FittedImages:
         self.indices = np.arange(count) * len(source) // count
         self.source, self.fit, self.name = source, fit, source.name
         self.labels = {name: values[self.indices] for name, values in source.labels.items()}
+        self.classes: list[str] = getattr(source, "classes", [])
+        self.unlabelled: str = getattr(source, "unlabelled", "for instance one folder per class")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -189,9 +191,14 @@ def pixel_statistics(
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
-    chosen = [i * len(source) // count for i in range(count)]
-    pixels = fitted(source, chosen, fit, skip_corrupt=skip_corrupt).double() / 255.0
-    flat = pixels.movedim(1, 0).flatten(1)  # [C, n*H*W]
-    mean = [round(value, 4) for value in flat.mean(1).tolist()]
-    deviation = [round(max(value, 0.01), 4) for value in flat.std(1).tolist()]
+    counts = torch.zeros(fit.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
+    for i in range(count):
+        pixels = fitted(source, [i * len(source) // count], fit, skip_corrupt=skip_corrupt)[0]
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels])
+    values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
+    means = (counts * values).sum(1) / pixels_of_each
+    squares = (counts * (values - means[:, None]).square()).sum(1)
+    deviations = (squares / (pixels_of_each - 1).clamp_min(1)).sqrt()
+    mean = [round(value, 4) for value in means.tolist()]
+    deviation = [round(max(value, 0.01), 4) for value in deviations.tolist()]
     return mean, deviation

@@ -36,6 +36,7 @@ from hjepa.training import checkpoint as checkpoints
 from hjepa.training.health import Health, Verdict, grace_steps, measure_levels, teacher_distance
 from hjepa.training.machine import (
     autocast_dtype,
+    available_memory_gb,
     choose_attention,
     choose_device,
     choose_precision,
@@ -89,6 +90,7 @@ def complete(resolved: Resolved, source: ImageSource) -> Resolved:
     channels = config.data.channels or source.channels
     if config.data.channels is None:
         values["data.channels"] = (channels, "as the images are")
+    _refuse_sizes_beyond_memory(config, channels)
     if config.data.mean is None or config.data.std is None:
         skip = config.data.corrupt == "skip"
         measured = pixel_statistics(source, fit_of(config, channels), skip_corrupt=skip)
@@ -136,6 +138,21 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
         patch = _patch_for(size)
         values["model.patch_size"] = (patch, f"{min(size) // patch} patches across {min(size)} pixels")
     return derive(resolved, values)
+
+
+def _refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
+    """Raise UserError if not even two images and their tokens fit: before anything is allocated for them.
+
+    What a step of the whole batch needs is estimated later, with masks that would be too large here.
+    """
+    height, width = config.image_size
+    values = 2 * (height * width * channels + config.grid[0] * config.grid[1] * config.model.width)
+    need, free = 4 * values / 2**30, available_memory_gb(choose_device(config.train.device))
+    if need > free:
+        raise UserError(
+            f"data.image_size = {height},{width}: two images alone need {need:.0f} GB and {free:.0f} GB are free; "
+            "use a smaller --data.image_size"
+        )
 
 
 def _patch_for(size: tuple[int, int]) -> int:
