@@ -1,5 +1,6 @@
 """What a person reads after a mistake: one line with the thing, the value and the remedy; exit code 2; nothing lost."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -237,6 +238,19 @@ def test_corrupt_image(complaint, photos, here, capsys):
     assert line.endswith("): delete it, or leave such files out with --data.corrupt skip")
     main_ok(*words, "--out", "run", "--data.corrupt", "skip")
     assert (here / "run" / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_images_are_named(photos, here, capsys, workers):
+    (photos / "a" / "2.png").write_bytes(b"damaged")
+    main_ok(
+        "pretrain", "photos", "--out", "run",
+        *tiny_options(optim__batch_size=4, train__steps=2, data__corrupt="skip", data__workers=workers),
+    )  # fmt: skip
+    assert "1 of 4 images could not be read and were replaced by the next ones (the first: photos/a/2.png)" in (
+        capsys.readouterr().out
+    )
+    assert json.loads((here / "run" / "run.json").read_text())["unreadable_images"] == ["photos/a/2.png"]
 
 
 def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, capsys):

@@ -372,7 +372,20 @@ class Session:
                     f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
                 )
         finally:
+            self._note_skipped_images()
             self._write_record(status)
+
+    def _note_skipped_images(self) -> None:
+        """Say which images could not be read, and keep their names: silence would pass for a clean folder."""
+        met = self.batches.images.skipped
+        if not met or not self.main:
+            return
+        names = list(dict.fromkeys([*self.record.get("unreadable_images", []), *met]))
+        self.record["unreadable_images"] = names
+        self.listener.on_notice(
+            f"data.corrupt = skip: {len(names)} of {len(self.source):,} images could not be read and were replaced by "
+            f"the next ones (the first: {names[0]}); run.json names all, delete them or mend them"
+        )
 
     def _fit(self) -> None:
         trainer = self.trainer
