@@ -1,6 +1,7 @@
 """What a person reads after a mistake: one line with the thing, the value and the remedy; exit code 2; nothing lost."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -414,3 +415,18 @@ def test_an_image_size_without_a_patch_size(complaint, photos):
         "data.image_size = 67,67 cannot be cut into about 8 equal patches a side: use multiples of 8, "
         "or choose --model.patch_size"
     )
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "masks"])
+def test_every_option_of_the_help_page_is_explained(command):
+    page = hjepa(command, "--help").stdout.split("Settings (")[0]
+    bare = re.findall(r"(--[a-z-]+) +(?:STR|INT|PATH)? *(?:\[[^\n]*\])? *│$", page, flags=re.M)
+    assert not bare
+    assert "--json" in page
+
+
+def test_sizes_are_shown_in_one_order(photos, capsys):
+    wide = tiny_options(optim__batch_size=4, train__steps=1, data__image_size="16,24")
+    main_ok("pretrain", "photos", "--out", "run", *wide)
+    shown = capsys.readouterr().out
+    assert "16x24 pixels" in shown and "4x6 patches" in shown

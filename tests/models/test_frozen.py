@@ -1,6 +1,8 @@
 """The encoder people use: sizes, channels, and the same network in stock timm."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,14 @@ def test_stock_timm_gives_the_same_features(run):
     with torch.no_grad():
         pooled = stock((images - mean) / std)
     torch.testing.assert_close(hjepa.load_encoder(run)(images).pooled, pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_the_lines_of_the_readme_load_it_in_stock_timm(run):
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    block = next(text for text in re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S) if "timm" in text)
+    known = {"images": torch.rand(3, 3, 16, 16)}
+    exec(block.replace("runs/photos", str(run.path)), known)
+    torch.testing.assert_close(known["pooled"], hjepa.load_encoder(run)(known["images"]).pooled, rtol=1e-5, atol=1e-5)
 
 
 def test_it_is_the_target_encoder(run):
