@@ -91,6 +91,8 @@ def test_two_sets_of_images_are_not_called_the_same(run):
         source._labels = {"label": np.arange(60) % 2}
     result = hjepa.evaluate(run, train=train, test=test, protocols=["knn"])
     assert "are the same" not in result.conclusion
+    named = hjepa.evaluate(run, train=train, test=test, protocols="knn", poolings="avg,grid4")
+    assert [(each.protocol, each.pooling) for each in named.results] == [("knn", "avg"), ("knn", "grid4")]
 
 
 def test_plan_writes_nothing(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What a person reads after a mistake: one line with the thing, the value and the remedy; exit code 2; nothing lost."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -239,6 +241,19 @@ def test_corrupt_image(complaint, photos, here, capsys):
     assert (here / "run" / "encoder.safetensors").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_images_are_named(photos, here, capsys, workers):
+    (photos / "a" / "2.png").write_bytes(b"damaged")
+    main_ok(
+        "pretrain", "photos", "--out", "run",
+        *tiny_options(optim__batch_size=4, train__steps=2, data__corrupt="skip", data__workers=workers),
+    )  # fmt: skip
+    assert "1 of 4 images could not be read and were replaced by the next ones (the first: photos/a/2.png)" in (
+        capsys.readouterr().out
+    )
+    assert json.loads((here / "run" / "run.json").read_text())["unreadable_images"] == ["photos/a/2.png"]
+
+
 def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, capsys):
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     with pytest.raises(SystemExit) as left:
@@ -315,6 +330,28 @@ def test_evaluation_mistakes(complaint, photos, capsys):
     assert "avgg" in line and "did you mean 'avg'?" in line
 
 
+def test_a_size_beyond_memory_is_refused_before_anything_is_allocated(complaint, photos):
+    line = complaint("pretrain", "photos", "--out", "run", *tiny_options(data__image_size=100_000))
+    assert line.startswith("data.image_size = 100000,100000: two images alone need ")
+    statistics_too = [word for word in tiny_options(data__image_size=100_000)]
+    for name in ("--data.mean", "--data.std"):
+        del statistics_too[statistics_too.index(name) : statistics_too.index(name) + 2]
+    assert "use a smaller --data.image_size" in complaint("pretrain", "photos", "--out", "run", *statistics_too)
+
+
+def test_missing_labels_say_what_to_do(complaint, photos, capsys):
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    files = sorted(photos.rglob("*.png"))
+    rows = [f"{file},{'' if number == 2 else number % 2}" for number, file in enumerate(files)]
+    (photos.parent / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    shutil.copy(files[0], photos.parent / "only.png")
+    capsys.readouterr()
+    line = complaint("evaluate", "run", "--train", "list.csv", "--test", "photos")
+    assert line == "list.csv has no labels: evaluation needs them, line 4 has no label, others do: fill it in"
+    line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", "--max-train", "1")
+    assert "photos (label) has one class only (class a, 1 images)" in line
+
+
 def test_in_a_real_process_too(tmp_path):
     done = hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert done.returncode == 2
@@ -378,3 +415,18 @@ def test_an_image_size_without_a_patch_size(complaint, photos):
         "data.image_size = 67,67 cannot be cut into about 8 equal patches a side: use multiples of 8, "
         "or choose --model.patch_size"
     )
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "masks"])
+def test_every_option_of_the_help_page_is_explained(command):
+    page = hjepa(command, "--help").stdout.split("Settings (")[0]
+    bare = re.findall(r"(--[a-z-]+) +(?:STR|INT|PATH)? *(?:\[[^\n]*\])? *│$", page, flags=re.M)
+    assert not bare
+    assert "--json" in page
+
+
+def test_sizes_are_shown_in_one_order(photos, capsys):
+    wide = tiny_options(optim__batch_size=4, train__steps=1, data__image_size="16,24")
+    main_ok("pretrain", "photos", "--out", "run", *wide)
+    shown = capsys.readouterr().out
+    assert "16x24 pixels" in shown and "4x6 patches" in shown

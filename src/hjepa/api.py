@@ -162,7 +162,7 @@ def pretrain(
             record = folder.read_record()
             _hold(folder, held)
             resolved = _resumed(folder, layers, recipe, extend_to)
-            source = open_source(data)
+            source = open_source(data, resolved.config.data.channels)
             _refuse_other_images(source, record)
         else:
             folder.refuse_if_occupied(overwrite=overwrite)
@@ -242,7 +242,7 @@ def plan(
 def prepare(data: Any, layers: list[Layer]) -> tuple[Resolved, ImageSource]:
     """Check settings, open the images, and fill what is open."""
     resolved = configuration.resolve(layers)
-    source = open_source(data)
+    source = open_source(data, resolved.config.data.channels)
     return complete(resolved, source), source
 
 
@@ -251,8 +251,8 @@ def evaluate(
     *,
     train: Any,
     test: Any,
-    protocols: Sequence[str] = ("knn", "linear"),
-    poolings: Sequence[str] = ("avg",),
+    protocols: str | Sequence[str] = ("knn", "linear"),
+    poolings: str | Sequence[str] = ("avg",),
     level: str | int = "last",
     max_train: int | None = None,
     max_test: int | None = None,
@@ -261,12 +261,14 @@ def evaluate(
 ) -> Evaluation:
     """Probe a run's target encoder on labelled images, beside random-init and raw pixels.
 
+    ``protocols`` and ``poolings`` are names, or one with commas as on the command line.
     ``level`` is ``last``, the number of a level (0 is the finest), or ``all`` levels side by side.
     Writes evaluation.json into the run and renews its report. Raises UserError in one line.
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
     from hjepa.evaluation.levels import view_of
 
+    protocols, poolings = _names(protocols), _names(poolings)
     for name, limit in (("max_train", max_train), ("max_test", max_test)):
         if limit is not None and limit < 1:
             raise UserError(f"--{name.replace('_', '-')} {limit}: must be at least 1, leave it out to use all images")
@@ -277,7 +279,7 @@ def evaluate(
     control = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
     fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
-    sources = [open_source(data) for data in (train, test)]
+    sources = [open_source(data, fit.channels) for data in (train, test)]
     renumber_classes(*sources)
     labelled = [
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
@@ -315,6 +317,11 @@ def evaluate(
 def load_encoder(run: Run | str | os.PathLike[str]) -> FrozenEncoder:
     """Load a run's target encoder: a module that maps images [B, C, H, W] to tokens and pooled features."""
     return load_frozen(_path(run))
+
+
+def _names(given: str | Sequence[str]) -> Sequence[str]:
+    """Return names given one by one, or in one string as on the command line."""
+    return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
 
 
 def _path(run: Run | str | os.PathLike[str]) -> Path:

@@ -125,17 +125,21 @@ def evaluate(
     ----------
     run
         A run's folder.
-    train, test
-        Labelled images: a folder with one subfolder per class, a .csv with columns path and label,
-        fashion-mnist:train, scenes:test ...
+    train
+        Labelled images to fit on: a folder with one subfolder per class, a .csv with columns path and label,
+        fashion-mnist:train, scenes:train ...
+    test
+        Labelled images to measure on, of the same classes.
     protocols
         knn, linear, or both with a comma between.
     pooling
         avg (mean over patches, the published one), last4, grid4, or several with commas between.
     level
         last (the tokens of the last block), a level's number (0 is the finest), or all side by side.
-    max_train, max_test
-        Use only so many images, spread evenly.
+    max_train
+        Use only so many training images, spread evenly.
+    max_test
+        Use only so many test images, spread evenly.
     seed
         Of the held-out split and the bootstrap.
     json
@@ -186,8 +190,10 @@ def masks(
     ----------
     grid
         Rows x columns of patches, such as 14x14.
-    steps, batch
-        How many masks are drawn.
+    steps
+        How many batches of masks are drawn.
+    batch
+        How many masks are in a batch.
     seed
         Of the draws.
     json

@@ -380,6 +380,11 @@ def load(text: str) -> Resolved:
     return Resolved(resolved.config, origin)
 
 
+def by_name(config: Config) -> dict[str, Any]:
+    """Return every value by its dotted name, such as ``ema.momentum``."""
+    return dict(_leaves(config.model_dump()))
+
+
 def field_names() -> list[str]:
     """Return all settings as dotted names."""
     return [name for name, _ in _fields(Config)]

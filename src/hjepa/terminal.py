@@ -78,7 +78,7 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
     start = f", going on at step {first_step:,}" if first_step else ""
     return [
         f"data       {data['source']}: {data['images']:,} images, "
-        f"{config.data.channels} channels, {width}x{height} pixels",
+        f"{config.data.channels} channels, {height}x{width} pixels",
         f"encoder    {counts['context_encoder'] / 1e6:.1f} M parameters: width {model.width}, {model.depth} blocks, "
         f"{config.grid[0]}x{config.grid[1]} patches of {model.patch_size} pixels",
         f"predictor  {counts['predictor'] / 1e6:.1f} M parameters: width {model.predictor_width}, "

@@ -105,6 +105,51 @@ def test_normalised_tensors_are_refused():
         open_source(Pairs(torch.full((3, 4, 4), -1.0)))
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            np.zeros((5, 3, 16, 16), np.uint8),
+            r"an array of images of shape \[5, 3, 16, 16\] has 16 channels: .*\[n, H, W",
+        ),
+        (torch.zeros(5, 16, 16, 3, dtype=torch.uint8), r"image of the Tensor of shape \[16, 16, 3\] .*\[C, H, W\]"),
+        (Pairs(np.zeros((3, 16, 16), np.uint8)), r"image of the Pairs of shape \[3, 16, 16\] has 16 .*\[H, W, C\]"),
+    ],
+)
+def test_an_axis_that_is_no_channels_is_not_taken_for_them(data, said):
+    with pytest.raises(UserError, match=said):
+        open_source(data)
+    assert open_source(data, channels=16).channels == 16
+
+
+def with_targets(targets):
+    dataset = Pairs(torch.zeros(3, 8, 8))
+    dataset.targets = targets
+    return open_source(dataset)
+
+
+def test_targets_of_a_dataset_become_labels():
+    source = with_targets(["dog", "cat", "dog"])
+    assert source.labels["label"].tolist() == [1, 0, 1] and source.classes == ["cat", "dog"]
+    assert with_targets(torch.tensor([4, 2, 4])).labels["label"].tolist() == [4, 2, 4]
+    assert with_targets([1.0, 0.0, 1.0]).labels["label"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([0, 1], r"Pairs.targets has 2 entries for 3 images"),
+        ([0.7, 1.0, 0.0], r"Pairs.targets has 0.7, which is no class"),
+        ([[0], [1, 2], []], r"Pairs.targets is not one class for each image"),
+        ([{"box": 1}] * 3, r"Pairs.targets is not one class for each image"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused_when_labels_are_asked_for(targets, said):
+    source = with_targets(targets)  # training needs no labels
+    with pytest.raises(UserError, match=said):
+        source.labels  # noqa: B018
+
+
 def test_things_that_are_no_images():
     with pytest.raises(UserError, match="DATA is a int: pass a folder"):
         open_source(3)

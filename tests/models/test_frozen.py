@@ -1,7 +1,10 @@
 """The encoder people use: sizes, channels, and the same network in stock timm."""
 
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -51,6 +54,14 @@ def test_stock_timm_gives_the_same_features(run):
     torch.testing.assert_close(hjepa.load_encoder(run)(images).pooled, pooled, rtol=1e-5, atol=1e-5)
 
 
+def test_the_lines_of_the_readme_load_it_in_stock_timm(run):
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    block = next(text for text in re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S) if "timm" in text)
+    known = {"images": torch.rand(3, 3, 16, 16)}
+    exec(block.replace("runs/photos", str(run.path)), known)
+    torch.testing.assert_close(known["pooled"], hjepa.load_encoder(run)(known["images"]).pooled, rtol=1e-5, atol=1e-5)
+
+
 def test_it_is_the_target_encoder(run):
     saved = load_file(run.path / "checkpoints" / "last" / "weights.safetensors")
     encoder = load_file(run.path / "encoder.safetensors")
@@ -75,6 +86,18 @@ def test_unsuitable_images_are_refused(run):
         encoder(torch.zeros(2, 1, 16, 16))
     with pytest.raises(UserError, match=r"images of 18x16 pixels cannot be cut into patches of 4"):
         encoder(torch.zeros(2, 3, 18, 16))
+
+
+def test_numpy_arrays_are_taken_and_other_things_named(run):
+    encoder = hjepa.load_encoder(run)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    torch.testing.assert_close(encoder(images).tokens, encoder(torch.from_numpy(images.copy())).tokens)
+    torch.testing.assert_close(encoder(images / 255).tokens, encoder(images).tokens)
+    assert encoder.grid(images) == (4, 4) and len(encoder.levels(images)) == 1
+    with pytest.raises(UserError, match=r"images are given as list: give a tensor or an array \[B, C, H, W\]"):
+        encoder([1, 2])
+    with pytest.raises(UserError, match=r"images are int64: give uint8"):
+        encoder(images.astype(np.int64))
 
 
 def test_damaged_encoders_are_refused(run, tmp_path):

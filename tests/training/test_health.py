@@ -15,6 +15,7 @@ from hjepa.training.health import (
     measure,
     teacher_distance,
 )
+from hjepa.training.remedies import Remedies
 
 B, N, D, K, T = 64, 16, 24, 4, 3
 
@@ -134,6 +135,55 @@ def test_each_verdict(changes, expected):
 def test_one_odd_line_does_not_change_the_verdict():
     history = [SOUND | {"step": 20 * n} for n in range(1, 100)]
     assert judge([*history, SOUND | {"step": 2000, "cross_sample_gap": 0.0}], grace=60).verdict == "healthy"
+
+
+def lines_with(losses, **changes):
+    return [SOUND | changes | {"step": 20 * n, "relative_loss": loss} for n, loss in enumerate(losses, 1)]
+
+
+@pytest.mark.parametrize(
+    "losses", [[15.5, 8.3, 1.9, 1.3], [15.5, 8.3, 1.9, 1.3, 1.2], [2.4], [40.0, 21.0, 12.0, 7.0, 4.5], [3.0, 2.2]]
+)
+def test_a_loss_that_still_falls_is_not_called_diverging(losses):
+    """Every run begins far above the baseline; a short one is there still when its grace ends."""
+    verdict = judge(lines_with(losses, grad_norm=3.0), grace=20)
+    assert verdict.verdict == "watch" and "run away" not in str(verdict) and "rising" not in str(verdict)
+
+
+@pytest.mark.parametrize(
+    "losses", [[2.0, 2.1, 1.9, 2.0, 1.9], [1.3, 1.9, 8.3, 15.5], [0.5, 0.5, 0.5, 4.0, 5.0, 6.0, 5.0, 6.0]]
+)
+def test_a_bad_loss_that_stays_or_rises_is_diverging(losses):
+    assert judge(lines_with(losses), grace=20).verdict == "diverging"
+
+
+def test_remedies_are_not_what_the_run_does_already():
+    bad = lines_with([2.0] * 6)
+    assert "--ema.momentum 0.996" in judge(bad, grace=20).next_step
+    used = {"ema.momentum": 0.996, "augment.crop_scale": (0.3, 1.0), "masking.target_scale": (0.1, 0.15)}
+    remedies = Remedies(used | {"optim.clip_gradient": 1.0})
+    cases = {
+        "diverging": bad,
+        "collapsed": lines_with([0.5] * 6, target_std=0.0),
+        "partial collapse": lines_with([0.5] * 6, effective_rank=1.5),
+        "positional collapse": lines_with([0.5] * 6, cross_sample_gap=0.0),
+    }
+    for name, lines in cases.items():
+        verdict = judge(lines, grace=20, remedies=remedies)
+        assert verdict.verdict == name
+        for value in ("momentum 0.996", "crop_scale 0.3,1", "target_scale 0.1,0.15", "clip_gradient 1"):
+            assert value not in verdict.next_step
+    assert judge(bad, grace=20, remedies=Remedies({"ema.momentum": 1.0})).next_step.endswith(
+        "with a tenth of --optim.lr"
+    )
+    runaway = judge(lines_with([8.0] * 6, loss=math.nan), grace=20, remedies=remedies)
+    assert runaway.next_step.endswith("a tenth of --optim.lr or --optim.clip_gradient 0.1")
+
+
+def test_a_finished_run_is_not_told_to_wait():
+    assert judge(lines_with([0.5]), grace=60, remedies=Remedies({}, 40)).next_step == "wait"
+    finished = judge(lines_with([0.5, 0.5]), grace=60, remedies=Remedies({}, 40))
+    assert finished.next_step == "train longer (the same command with --resume --extend-to 120)"
 
 
 def test_health_remembers_what_it_needs_only():

@@ -1,6 +1,8 @@
 """Files are replaced whole or not at all; what must not be lost is refused."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -82,6 +84,27 @@ def test_two_processes_cannot_train_one_run(tmp_path):
     with RunFolder(tmp_path / "run").locked():
         assert (tmp_path / ".run.lock").exists()
     assert not (tmp_path / ".run.lock").exists()
+
+
+def test_a_child_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
+    """Loader workers are forked from the process that holds the lock, and notice its death seconds later."""
+    code = "import os, sys, time, pathlib; from hjepa.training.run_folder import RunFolder\n"
+    code += "with RunFolder(pathlib.Path(sys.argv[1])).locked():\n"
+    code += " child = os.fork()\n if not child: time.sleep(60); os._exit(0)\n"
+    code += " time.sleep(0.2); print(child, flush=True); time.sleep(60)"
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as run:
+        child = int(run.stdout.readline())
+        with pytest.raises(UserError, match="another process is training"), RunFolder(tmp_path / "run").locked():
+            pass
+        run.kill()
+        run.wait()
+        try:
+            os.kill(child, 0)  # is still there
+            with RunFolder(tmp_path / "run").locked():
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_damaged_records_are_named(tmp_path):

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import tiny
-from runs import same, trainer_of, weights
+from conftest import TINY, tiny
+from runs import pictures, same, trainer_of, weights
 
+import hjepa
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.trainer import MicroBatch, Schedules, Trainer
 
@@ -197,3 +198,13 @@ def test_micro_batches_carry_what_the_model_needs():
         assert piece.images.shape == (config.optim.batch_size // 2, 3, 16, 16)
         assert piece.images.dtype == torch.float32
     assert trainer.step == 0
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_the_last_line_has_a_rank_wherever_it_falls(tmp_path, steps):
+    """The queue is filled before every line, the one of the last step too."""
+    train = TINY["train"] | {"steps": steps, "log_every": 100}
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": train}))
+    assert [line["step"] for line in run.metrics] == [steps]
+    assert run.metrics[-1]["effective_rank"] > 1.0
+    assert "nan" not in str(run.verdict) and "wait" not in run.verdict.next_step

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hjepa.data.augment import DRAWS, Augment, Fit
-from hjepa.data.sources import ImageSource
+from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.randomness import generator
 
@@ -69,16 +69,24 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(images)
 
 
-class MicroBatches(Dataset["Tensor | UserError"]):
-    """Makes uint8 micro-batches [b, C, H, W] from pieces; has no state."""
+class Made(NamedTuple):
+    """A micro-batch from a worker, and which images it has left out."""
+
+    images: Tensor  # uint8 [b, C, H, W]
+    skipped: tuple[str, ...]
+
+
+class MicroBatches(Dataset["Made | UserError"]):
+    """Makes uint8 micro-batches [b, C, H, W] from pieces; ``skipped`` names the unreadable images met so far."""
 
     def __init__(
         self, source: ImageSource, augment: Augment, *, seed: int, batch_size: int, skip_corrupt: bool
     ) -> None:
         self.source, self.augment = source, augment
         self.seed, self.batch_size, self.skip_corrupt = seed, batch_size, skip_corrupt
+        self.skipped: dict[str, None] = {}  # a set that keeps its order; filled where the batches are taken
 
-    def __getitem__(self, piece: Piece) -> Tensor | UserError:
+    def __getitem__(self, piece: Piece) -> Made | UserError:
         """Return the images of a piece, or what a user should know instead.
 
         Returned, not raised: an exception that crosses from a worker arrives as a page of traceback.
@@ -88,26 +96,34 @@ class MicroBatches(Dataset["Tensor | UserError"]):
         except UserError as error:
             return error
 
-    def _images(self, piece: Piece) -> Tensor:
+    def _images(self, piece: Piece) -> Made:
         indices = sample_order(self.seed, len(self.source), piece.attempt, self.batch_size)[piece.rows]
         draws = generator(self.seed, "augment", piece.attempt).random((piece.rows.stop, DRAWS))[piece.rows]
         whole_batch = getattr(self.source, "batch", None)
         if whole_batch is not None:
-            return self.augment.batch(whole_batch(indices), draws)
-        images = (read(self.source, int(index), skip_corrupt=self.skip_corrupt) for index in indices)
-        return torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
+            return Made(self.augment.batch(whole_batch(indices), draws), ())
+        left: list[str] = []
+        images = (read(self.source, int(index), skip_corrupt=self.skip_corrupt, skipped=left) for index in indices)
+        batch = torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
+        return Made(batch, tuple(left))
 
 
-def read(source: ImageSource, index: int, *, skip_corrupt: bool | None = None) -> np.ndarray:
+def read(
+    source: ImageSource, index: int, *, skip_corrupt: bool | None = None, skipped: list[str] | None = None
+) -> np.ndarray:
     """Read an image; a damaged one is replaced by the next readable one if that is allowed.
 
     ``skip_corrupt`` None: nobody can allow it (an evaluation counts every image), so the error does not offer it.
+    ``skipped`` gets the names of those that were replaced.
     """
     for offset in range(len(source)):
+        place = (index + offset) % len(source)
         try:
-            return source[(index + offset) % len(source)]
+            return source[place]
         except UserError as error:
             if skip_corrupt:
+                if skipped is not None:
+                    skipped.append(str(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
                 continue
             if skip_corrupt is not None and isinstance(error, UnreadableImage):
                 raise UserError(f"{error}, or leave such files out with --data.corrupt skip") from None
@@ -132,7 +148,7 @@ def micro_batches(
     data: MicroBatches, share: Share, *, first_attempt: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Tensor]:
     """Yield the micro-batches of this process for ever, starting at an attempt."""
-    loader: DataLoader[Tensor | UserError] = DataLoader(
+    loader: DataLoader[Made | UserError] = DataLoader(
         data,
         batch_size=None,  # a piece is already a batch
         sampler=_Pieces(share, first_attempt),
@@ -146,7 +162,8 @@ def micro_batches(
     for item in loader:
         if isinstance(item, UserError):
             raise item
-        yield item
+        data.skipped.update(dict.fromkeys(item.skipped))
+        yield item.images
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
@@ -166,6 +183,8 @@ class FittedImages:
         self.indices = np.arange(count) * len(source) // count
         self.source, self.fit, self.name = source, fit, source.name
         self.labels = {name: values[self.indices] for name, values in source.labels.items()}
+        self.classes: list[str] = getattr(source, "classes", [])
+        self.unlabelled: str = getattr(source, "unlabelled", "for instance one folder per class")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -189,9 +208,14 @@ def pixel_statistics(
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
-    chosen = [i * len(source) // count for i in range(count)]
-    pixels = fitted(source, chosen, fit, skip_corrupt=skip_corrupt).double() / 255.0
-    flat = pixels.movedim(1, 0).flatten(1)  # [C, n*H*W]
-    mean = [round(value, 4) for value in flat.mean(1).tolist()]
-    deviation = [round(max(value, 0.01), 4) for value in flat.std(1).tolist()]
+    counts = torch.zeros(fit.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
+    for i in range(count):
+        pixels = fitted(source, [i * len(source) // count], fit, skip_corrupt=skip_corrupt)[0]
+        counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels])
+    values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
+    means = (counts * values).sum(1) / pixels_of_each
+    squares = (counts * (values - means[:, None]).square()).sum(1)
+    deviations = (squares / (pixels_of_each - 1).clamp_min(1)).sqrt()
+    mean = [round(value, 4) for value in means.tolist()]
+    deviation = [round(max(value, 0.01), 4) for value in deviations.tolist()]
     return mean, deviation

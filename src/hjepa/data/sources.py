@@ -52,19 +52,20 @@ class ImageSource(Protocol):
         ...
 
 
-def open_source(data: Any) -> ImageSource:
+def open_source(data: Any, channels: int | None = None) -> ImageSource:
     """Open DATA: a folder, a .txt or .csv list, ``scenes``, ``fashion-mnist``, an array or a Dataset.
 
+    ``channels`` is what the settings say (data.channels): other than 1, 3 or 4 only if they say so.
     Raises UserError in one line when there is nothing to train on.
     """
     if isinstance(data, str | os.PathLike):
         return _open_named(str(data))
     if isinstance(data, np.ndarray):
-        return ArraySource("array", data)
+        return ArraySource("array", data, channels=channels)
     if isinstance(data, ImageSource):
         return data
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return DatasetSource(data)
+        return DatasetSource(data, channels)
     raise UserError(
         f"DATA is a {type(data).__name__}: pass a folder, a list file, a data set's name, "
         "an array [n, H, W, C] or a Dataset with a length"
@@ -87,8 +88,25 @@ def _open_named(spec: str) -> ImageSource:
     raise UserError(f"{spec} is neither a folder nor a known data set: check the path, or use scenes or fashion-mnist")
 
 
+USUAL_CHANNELS = (1, 3, 4)  # grey, colour, colour with a fourth channel
+
+
+def refuse_channels(what: str, shape: Sequence[int], have: int, wanted: int | None, expected: str) -> None:
+    """Raise UserError if an axis that is no channels has been taken for them: training on it would be nonsense."""
+    if have not in (*USUAL_CHANNELS, wanted):
+        raise UserError(
+            f"{what} of shape {list(shape)} has {have} channels: expected {expected} with C = 1, 3 or 4, "
+            f"move the axes, or set --data.channels {have} if it is meant"
+        )
+
+
 class FileSource:
-    """Images in files, read when asked for. Grey stays grey: one channel if every file has one."""
+    """Images in files, read when asked for. Grey stays grey: one channel if every file has one.
+
+    ``unlabelled`` says, if there are no labels, how there would be some.
+    """
+
+    unlabelled = "for instance one folder per class"
 
     def __init__(self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray]) -> None:
         self.name, self.paths, self._root, self._labels = name, list(paths), root, labels
@@ -129,6 +147,9 @@ class FolderSource(FileSource):
         classes, labels = _number([p[0] if len(p) > 1 else None for p in parts])
         super().__init__(str(root), paths, root, labels)
         self.classes = classes
+        bare = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
+        if 0 < len(bare) < len(paths):
+            self.unlabelled = f"{bare[0]} lies in no class folder, the others do: move it into one"
 
 
 class ListSource(FileSource):
@@ -149,15 +170,20 @@ class ListSource(FileSource):
         for path in paths:
             if not path.is_file():
                 raise UserError(f"{file} names {path}, which does not exist: correct the list")
-        classes, labels = _number([label for _, label in rows])
+        names = [label for _, label in rows]
+        classes, labels = _number(names)
         super().__init__(str(file), paths, file.parent, labels)
         self.classes = classes
+        if any(names) and not all(names):
+            self.unlabelled = f"line {_line_of_first_blank(names)} has no label, others do: fill it in"
 
 
 class ArraySource:
     """Images held in memory as uint8 [n, H, W, C]."""
 
-    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+    def __init__(
+        self, name: str, images: np.ndarray, labels: np.ndarray | None = None, *, channels: int | None = None
+    ) -> None:
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
@@ -165,6 +191,7 @@ class ArraySource:
                 f"an array of images is uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}: "
                 "scale it to 0..255 and move the channels last"
             )
+        refuse_channels("an array of images", images.shape, images.shape[-1], channels, "[n, H, W, C]")
         self.name, self.images, self.channels = name, images, images.shape[-1]
         self._labels = {} if labels is None else {"label": np.asarray(labels, dtype=np.int64)}
 
@@ -191,24 +218,35 @@ class ArraySource:
 class DatasetSource:
     """Any map-style Dataset of images: PIL images, arrays or tensors, alone or first in a tuple."""
 
-    def __init__(self, dataset: Any) -> None:
+    unlabelled = "give the Dataset an attribute .targets with the class of each image"
+
+    def __init__(self, dataset: Any, channels: int | None = None) -> None:
         if not len(dataset):
             raise UserError(f"the {type(dataset).__name__} given as DATA is empty")
         self.name, self.dataset = type(dataset).__name__, dataset
         self.channels = self[0].shape[-1]
-        labels = getattr(dataset, "targets", None)
-        self._labels = {} if labels is None else {"label": np.asarray(labels, dtype=np.int64)}
+        first = self._image(0)
+        expected = "[C, H, W]" if hasattr(first, "detach") else "[H, W, C]"
+        refuse_channels(f"an image of the {self.name}", getattr(first, "shape", ()), self.channels, channels, expected)
+        self.classes: list[str] = []
+        self._labels: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> np.ndarray:
+        return as_pixels(self._image(index))
+
+    def _image(self, index: int) -> Any:
         item = self.dataset[index]
-        return as_pixels(item[0] if isinstance(item, tuple | list) else item)
+        return item[0] if isinstance(item, tuple | list) else item
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """Return the data set's ``targets``, if it has any."""
+        """Return the data set's ``targets``, if it has any; read when asked for, since training needs none."""
+        if self._labels is None:
+            targets = getattr(self.dataset, "targets", None)
+            self.classes, self._labels = ([], {}) if targets is None else _as_classes(self.name, targets, len(self))
         return self._labels
 
     def fingerprint(self) -> str:
@@ -312,6 +350,23 @@ def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
     return [(line, None) for line in stripped if line and not line.startswith("#")]
 
 
+def _as_classes(name: str, targets: Any, images: int) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return class names (none if the classes are numbers already) and each image's class, from a Dataset's targets."""
+    try:
+        values = np.asarray(targets)
+    except ValueError:  # entries of different lengths
+        values = np.empty(0, dtype=object)
+    if values.ndim != 1 or values.dtype.kind not in "biufUS":
+        raise UserError(f"{name}.targets is not one class for each image: give {images} class numbers or names")
+    if len(values) != images:
+        raise UserError(f"{name}.targets has {len(values)} entries for {images} images: give one class for each image")
+    if values.dtype.kind in "US":
+        return _number(values.astype(str).tolist())
+    if values.dtype.kind == "f" and (broken := values[~(np.mod(values, 1) == 0)]).size:
+        raise UserError(f"{name}.targets has {broken[0]:g}, which is no class: give whole numbers or names")
+    return [], {"label": values.astype(np.int64)}
+
+
 def _number(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Return the class names in order, and each image's class as a number; nothing if one has no class."""
     if not all(names):
@@ -353,5 +408,10 @@ def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:
         raise UserError(f"{file} has no column 'path': its first line must name the columns path and, if any, label")
     rows = [(row["path"], row.get("label")) for row in reader]
     if not all(path for path, _ in rows):
-        raise UserError(f"{file}, line {1 + [not p for p, _ in rows].index(True) + 1}: has no path")
+        raise UserError(f"{file}, line {_line_of_first_blank([path for path, _ in rows])}: has no path")
     return rows
+
+
+def _line_of_first_blank(cells: Sequence[str | None]) -> int:
+    """Return the line of a .csv file, which begins with its header as line 1."""
+    return 2 + [not cell for cell in cells].index(True)

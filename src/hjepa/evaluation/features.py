@@ -151,23 +151,31 @@ def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.nda
 
 
 def held_out(
-    labels: np.ndarray, *, seed: int, name: str = "the training set", share: float = 0.1, at_most: int = 5000
+    labels: np.ndarray,
+    *,
+    seed: int,
+    name: str = "the training set",
+    classes: Sequence[str] = (),
+    share: float = 0.1,
+    at_most: int = 5000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split training indices into ``(fit, held)``, stratified, to choose k or C without the test set.
 
     A class with a single image stays in ``fit``, so every class is fitted. ``held`` has as many
     images as there are other classes, or more: in tiny sets that is above ``share``.
+    ``classes`` are the names of the class numbers, if they have any.
     Raises ``UserError`` when there is one class, or no class has two images.
     """
-    classes, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(classes) < 2:
+    numbers, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(numbers) < 2:
+        only = classes[numbers[0]] if classes else numbers[0]
         raise UserError(
-            f"{name} has one class only (class {classes[0]}, {len(labels)} images): evaluation needs at least two"
+            f"{name} has one class only (class {only}, {len(labels)} images): evaluation needs at least two"
         )
     splittable = np.flatnonzero(sizes[codes] > 1)
     if len(splittable) == 0:
         raise UserError(
-            f"{name} has one image per class ({len(classes)} classes): "
+            f"{name} has one image per class ({len(numbers)} classes): "
             "choosing k or C needs at least two images of a class"
         )
     held_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))

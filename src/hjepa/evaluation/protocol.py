@@ -136,14 +136,16 @@ def evaluate(
 def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> None:
     for images in (train, test):
         if not images.labels:
-            raise UserError(f"{images.name} has no labels: evaluation needs them, for instance one folder per class")
+            how = getattr(images, "unlabelled", "for instance one folder per class")
+            raise UserError(f"{images.name} has no labels: evaluation needs them, {how}")
     if set(train.labels) != set(test.labels):
         raise UserError(
             f"label names differ: {train.name} has {', '.join(train.labels)}; "
             f"{test.name} has {', '.join(test.labels)}: use two parts of one labelled set"
         )
     for name, labels in train.labels.items():
-        held_out(labels, seed=seed, name=f"{train.name} ({name})")
+        classes = getattr(train, "classes", ()) if name == "label" else ()
+        held_out(labels, seed=seed, name=f"{train.name} ({name})", classes=classes)
         if not np.isin(test.labels[name], labels).any():
             raise UserError(
                 f"no class of {test.name} ({name}) occurs in {train.name}: use two parts of one labelled set"

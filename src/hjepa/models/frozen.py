@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -27,8 +28,9 @@ class Features(NamedTuple):
 class FrozenEncoder(nn.Module):
     """Maps images [B, C, H, W] to tokens [B, N, D] and pooled features [B, D].
 
-    Images are uint8, or floats in 0..1; they are normalised here. Any size that the patch size divides
-    works. ``card`` is what encoder.json says: sizes, preprocessing, where the weights come from.
+    Images are uint8, or floats in 0..1, as a tensor or a numpy array; they are normalised here. Any size
+    that the patch size divides works. ``card`` is what encoder.json says: sizes, preprocessing, where
+    the weights come from.
     """
 
     def __init__(self, encoder: ContextEncoder, card: Mapping[str, Any]) -> None:
@@ -44,18 +46,18 @@ class FrozenEncoder(nn.Module):
     std: Tensor
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Tensor | np.ndarray) -> Features:
         """Encode images; raises UserError if channels or size do not suit."""
         tokens = self.encoder(self._normalised(images))
         return Features(tokens, tokens.mean(1))
 
     @torch.no_grad()
-    def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
+    def block_tokens(self, images: Tensor | np.ndarray, last: int) -> list[Tensor]:
         """Return the tokens [B, N, D] after each of the last ``last`` blocks, oldest first."""
         return self.encoder.block_tokens(self._normalised(images), last)
 
     @torch.no_grad()
-    def levels(self, images: Tensor) -> list[Tensor]:
+    def levels(self, images: Tensor | np.ndarray) -> list[Tensor]:
         """Return what was predicted on each level of images [B, C, H, W]: cells [B, GH_l, GW_l, D], finest first.
 
         Layer-normalised, as in training; the width D of a level of pixels is that of a patch's pixels.
@@ -75,11 +77,12 @@ class FrozenEncoder(nn.Module):
             return last_level(self.encoder.depth)
         return tuple(Level(*level) for level in self.card["levels"])
 
-    def grid(self, images: Tensor) -> tuple[int, int]:
+    def grid(self, images: Tensor | np.ndarray) -> tuple[int, int]:
         """Return the patch grid (GH, GW) of images [B, C, H, W]."""
         return self.encoder.grid((images.shape[-2], images.shape[-1]))
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalised(self, images: Tensor | np.ndarray) -> Tensor:
+        images = _as_tensor(images)
         patch, channels = self.encoder.patch_size, len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
             raise UserError(f"this encoder takes images [B, {channels}, H, W], got {list(images.shape)}")
@@ -95,6 +98,18 @@ class FrozenEncoder(nn.Module):
                 "(normalisation is done here)"
             )
         return normalise_pixels(images.to(self.mean.device), self.mean, self.std)
+
+
+def _as_tensor(images: Any) -> Tensor:
+    """Return images as a tensor; raises UserError for what cannot be pixels."""
+    if isinstance(images, np.ndarray) and images.dtype.kind in "uif":
+        images = torch.from_numpy(np.array(images))  # a copy: torch cannot hold a read-only or a reversed array
+    if not isinstance(images, Tensor):
+        kind = f"array of {images.dtype}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise UserError(f"images are given as {kind}: give a tensor or an array [B, C, H, W], uint8 or floats in 0..1")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"images are {str(images.dtype).removeprefix('torch.')}: give uint8, or floats in 0..1")
+    return images
 
 
 def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

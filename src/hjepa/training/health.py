@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hjepa.models.hjepa import Forward, LevelForward
 from hjepa.models.levels import gather_cells
 from hjepa.training.objective import LossName, prediction_loss
+from hjepa.training.remedies import LOWER_LR, Remedies, either
 
 LOSS_NOTE = (
     "note: the loss usually falls and then rises, because the targets get richer; "
@@ -136,6 +137,7 @@ WATCH_RANK = 5.0
 NO_GAP = 0.01  # predictions fit their own image no better than another; sound runs pass 0.05 soon
 WHERE = 0.2  # below this share of the variance, position does not explain the targets either
 TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
+FALLS = 0.9  # newer half of the last five lines against the older: below, the loss is on its way down
 RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
 
@@ -148,11 +150,12 @@ def grace_steps(total_steps: int) -> int:
     return min(500, max(60, round(0.15 * total_steps)))
 
 
-def judge(history: Sequence[Mapping[str, Any]], *, grace: int) -> Verdict:
+def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedies | None = None) -> Verdict:
     """Return the verdict on the logged lines so far, oldest first.
 
     Looks at the mean of the last five lines, so one odd batch does not change it.
     """
+    remedies = remedies or Remedies()
     now = {key: _mean([line.get(key) for line in history[-5:]]) for key in _JUDGED}
     shown = (
         f"effective rank {now['effective_rank']:.1f}, cross-sample gap {now['cross_sample_gap']:.3f}, "
@@ -160,36 +163,55 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int) -> Verdict:
         f"loss {now['relative_loss']:.2f} of the position baseline"
     )
     if runaway := _diverging(history, now):
-        return Verdict("diverging", runaway, "start again with a tenth of --optim.lr, or with --optim.clip_gradient 1")
+        return Verdict("diverging", runaway, f"start again with {either(LOWER_LR, remedies.clip())}")
     step = int(history[-1]["step"])
     if step < grace:
-        return Verdict("watch", f"too early to tell before step {grace}; {shown}", "wait")
+        more = "wait" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
+        return Verdict("watch", f"too early to tell before step {grace}; {shown}", more)
     no_gap = now["cross_sample_gap"] < NO_GAP
     alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
     if alike or (no_gap and now["position_share"] < WHERE and now["relative_loss"] < TOO_BAD):
         found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
-        remedy = "start again with a target encoder that moves slowly (--ema.momentum 0.996) and a lower --optim.lr"
-        return Verdict("collapsed", found, remedy)
+        return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
     if now["relative_loss"] > TOO_BAD:
-        found = f"predictions are worse than the mean at each position: the targets run away; {shown}"
-        remedy = "start again with a slower target encoder (--ema.momentum 0.996) or a tenth of --optim.lr"
-        return Verdict("diverging", found, remedy)
+        return _worse_than_the_mean(history, shown, remedies)
     if no_gap:
         found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
-        remedy = "let the context show more (--masking.target_scale 0.1,0.15), or train longer, then compare"
-        return Verdict("positional collapse", found, remedy)
+        remedy = either(remedies.smaller_targets(), remedies.longer(step))
+        return Verdict("positional collapse", found, f"{remedy}, then compare")
     for number, spread in enumerate(_level_spreads(history[-5:])):
         if spread < COLLAPSED_STD:
             found = f"level {number} has the same targets for every image (target std {spread:.3f}); {shown}"
-            remedy = "start again without this level, or with a target encoder that moves slowly (--ema.momentum 0.996)"
+            remedy = f"start again {either('without this level', f'with {remedies.slower_target() or LOWER_LR}')}"
             return Verdict("partial collapse", found, remedy)
     if now["effective_rank"] < PARTIAL_RANK:
-        remedy = "start again with more varied crops (--augment.crop_scale 0.3,1) or a lower --optim.lr"
+        remedy = f"start again with {either(remedies.varied_crops(), LOWER_LR)}"
         return Verdict("partial collapse", f"features use few directions; {shown}", remedy)
     evaluate = "hjepa evaluate RUN --train LABELLED --test LABELLED"
     if now["effective_rank"] < WATCH_RANK or now["relative_loss"] > 1.0:
-        return Verdict("watch", shown, f"train longer, and see what the features are worth: {evaluate}")
+        return Verdict("watch", shown, f"{remedies.longer(step)}, and see what the features are worth: {evaluate}")
     return Verdict("healthy", shown, evaluate)
+
+
+def _worse_than_the_mean(history: Sequence[Mapping[str, Any]], shown: str, remedies: Remedies) -> Verdict:
+    """Judge a run whose predictions are bad by where it is heading: all runs begin far above the baseline."""
+    if _falls(history[-5:]):
+        found = f"predictions are still worse than the mean at each position, but the loss falls; {shown}"
+        return Verdict("watch", found, remedies.longer(int(history[-1]["step"])))
+    found = f"predictions are worse than the mean at each position: the targets run away; {shown}"
+    return Verdict("diverging", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
+
+
+def _falls(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the relative loss comes down clearly; one line alone has no direction and is not held against it.
+
+    Halves are compared, not neighbours, so that noise on a plateau does not pass for progress.
+    """
+    losses = [line["relative_loss"] for line in lines]
+    if len(losses) < 2:
+        return True
+    newer = len(losses) // 2
+    return _mean(losses[-newer:]) < FALLS * _mean(losses[:-newer])
 
 
 def _diverging(history: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -> str:
@@ -198,7 +220,9 @@ def _diverging(history: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -
     if not all(math.isfinite(last[key]) for key in ("loss", "grad_norm")):
         return f"loss {last['loss']:.3g} and gradient norm {last['grad_norm']:.3g} are not finite"
     best = min(line["relative_loss"] for line in history)
-    if len(history) >= 5 and now["relative_loss"] > max(RISE, RISE * best) and now["grad_norm"] > 1.0:
+    # The newest line as well as the mean: a mean that lags behind a steep fall is not a rise.
+    least = min(now["relative_loss"], last["relative_loss"])
+    if len(history) >= 5 and least > max(RISE, RISE * best) and now["grad_norm"] > 1.0:
         return (
             f"loss {now['relative_loss']:.1f} of the position baseline and rising, gradient norm {now['grad_norm']:.1f}"
         )
@@ -210,13 +234,14 @@ class Health:
     """Follows a run: feed it each logged line, ask it for the verdict. Its state is in the checkpoint."""
 
     grace: int
+    remedies: Remedies = field(default_factory=Remedies)
     queue: FeatureQueue = field(default_factory=FeatureQueue)
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=200))
 
     def add(self, line: dict[str, Any]) -> Verdict:
         """Take a logged line and return the verdict with it included."""
         self.history.append(line)
-        return judge(list(self.history), grace=self.grace)
+        return judge(list(self.history), grace=self.grace, remedies=self.remedies)
 
 
 def _others_mean(values: Tensor) -> Tensor:

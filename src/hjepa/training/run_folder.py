@@ -8,9 +8,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hjepa.errors import UserError
+
+_LOCKS: set[IO[str]] = set()  # held by this process
+
+
+def _let_go_of_locks() -> None:
+    """Close what a forked child has inherited: a worker that outlives a killed run must not keep it locked."""
+    for file in _LOCKS:
+        file.close()  # the lock itself stays with the parent, whose copy is open
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_locks)
 
 
 class RunFolder:
@@ -84,9 +96,11 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"--out {self.shown}: another process is training this run, wait for it") from None
+            _LOCKS.add(file)
             try:
                 yield
             finally:
+                _LOCKS.discard(file)
                 lock.unlink(missing_ok=True)
 
     def read_record(self) -> dict[str, Any]:

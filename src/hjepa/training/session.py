@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from hjepa import __version__
-from hjepa.config import Config, Resolved, derive, dump
+from hjepa.config import Config, Resolved, by_name, derive, dump
 from hjepa.data.augment import Augment, Fit
 from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
@@ -36,6 +36,7 @@ from hjepa.training import checkpoint as checkpoints
 from hjepa.training.health import Health, Verdict, grace_steps, measure_levels, teacher_distance
 from hjepa.training.machine import (
     autocast_dtype,
+    available_memory_gb,
     choose_attention,
     choose_device,
     choose_precision,
@@ -46,6 +47,7 @@ from hjepa.training.machine import (
     return_freed_memory,
 )
 from hjepa.training.parameters import build_optimizer
+from hjepa.training.remedies import Remedies
 from hjepa.training.run_folder import RunFolder, flush_to_disk, write_atomically, write_json, write_text
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import MicroBatch, Schedules, StepResult, Trainer, fit
@@ -88,6 +90,7 @@ def complete(resolved: Resolved, source: ImageSource) -> Resolved:
     channels = config.data.channels or source.channels
     if config.data.channels is None:
         values["data.channels"] = (channels, "as the images are")
+    _refuse_sizes_beyond_memory(config, channels)
     if config.data.mean is None or config.data.std is None:
         skip = config.data.corrupt == "skip"
         measured = pixel_statistics(source, fit_of(config, channels), skip_corrupt=skip)
@@ -135,6 +138,21 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
         patch = _patch_for(size)
         values["model.patch_size"] = (patch, f"{min(size) // patch} patches across {min(size)} pixels")
     return derive(resolved, values)
+
+
+def _refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
+    """Raise UserError if not even two images and their tokens fit: before anything is allocated for them.
+
+    What a step of the whole batch needs is estimated later, with masks that would be too large here.
+    """
+    height, width = config.image_size
+    values = 2 * (height * width * channels + config.grid[0] * config.grid[1] * config.model.width)
+    need, free = 4 * values / 2**30, available_memory_gb(choose_device(config.train.device))
+    if need > free:
+        raise UserError(
+            f"data.image_size = {height},{width}: two images alone need {need:.0f} GB and {free:.0f} GB are free; "
+            "use a smaller --data.image_size"
+        )
 
 
 def _patch_for(size: tuple[int, int]) -> int:
@@ -318,7 +336,7 @@ class Session:
     def __post_init__(self) -> None:
         self.config = self.resolved.config
         self.total_steps = _steps(self.config)
-        self.health = Health(grace=grace_steps(self.total_steps))
+        self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
         self.skipped_in_a_row = 0
@@ -354,7 +372,20 @@ class Session:
                     f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
                 )
         finally:
+            self._note_skipped_images()
             self._write_record(status)
+
+    def _note_skipped_images(self) -> None:
+        """Say which images could not be read, and keep their names: silence would pass for a clean folder."""
+        met = self.batches.images.skipped
+        if not met or not self.main:
+            return
+        names = list(dict.fromkeys([*self.record.get("unreadable_images", []), *met]))
+        self.record["unreadable_images"] = names
+        self.listener.on_notice(
+            f"data.corrupt = skip: {len(names)} of {len(self.source):,} images could not be read and were replaced by "
+            f"the next ones (the first: {names[0]}); run.json names all, delete them or mend them"
+        )
 
     def _fit(self) -> None:
         trainer = self.trainer
@@ -394,7 +425,8 @@ class Session:
         self.interval_images += self.config.optim.batch_size
         self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
         every = self.config.train.log_every
-        missing = (-result.step) % every  # steps until the next line
+        # Steps until the next line; the last step has one wherever it falls.
+        missing = min((-result.step) % every, max(0, self.total_steps - result.step))
         if missing * result.batch.images.shape[0] < self.health.queue.length:
             self.health.queue.add(result.forward.pooled)
         gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
