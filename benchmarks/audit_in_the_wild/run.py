@@ -69,9 +69,8 @@ def _cosine(start: float, steps: int = 24) -> tuple[str, ...]:
 LIGHTLY = "The example's heading says that its settings do not follow the reference settings of the paper."
 WARM_UP = "The README documents both: update_every=10, and copies for the first update_after_step=100 calls."
 DATA_ASSIGNED = (
-    "The teacher is updated by assigning to `.data`, which the auditor cannot trace: by the text of the loop the "
-    "update follows the optimizer step (order A; both are sound). In 8 of 12 attempts an error of the auditor's own "
-    "tracing ended the program; a complete one is shown."
+    "The teacher is updated by assigning to `.data`, which the auditor cannot trace: whether it follows the step (A) "
+    "or begins the next one (B) is then not known; both are sound."
 )
 RUNS = (
     Run(

@@ -137,7 +137,7 @@ WATCH_RANK = 5.0
 NO_GAP = 0.01  # predictions fit their own image no better than another; sound runs pass 0.05 soon
 WHERE = 0.2  # below this share of the variance, position does not explain the targets either
 TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
-FALLS = 0.9  # newer half of the last five lines against the older: below, the loss is on its way down
+FALLS = 0.6  # newer half of the last five lines against the older: below, the loss is on its way down
 RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
 
