@@ -398,7 +398,10 @@ def _staleness(update: Update, t0: Tensor, t1: Tensor, current: Tensor, previous
 
 
 def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: Tensor, usable: Tensor) -> Tensor:
-    """Return the coordinates of tensors that follow the majority, so that a few odd ones do not shift the fit."""
+    """Return the coordinates of tensors that follow the majority, so that a few odd ones do not shift the fit.
+
+    Tensors at rest say nothing about the momentum of those that move, however many they are.
+    """
     count = int(segments.max()) + 1 if len(segments) else 0
     weight = torch.where(usable, noise, torch.inf) ** -2
     x, d = torch.nan_to_num(current - t0), torch.nan_to_num(t1 - t0)
@@ -407,12 +410,12 @@ def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: T
     share = top / bottom.clamp(min=1e-300)
     moved = (bottom > 0) & (top != 0)
     if int(moved.sum()) < 3:
-        return torch.ones_like(usable)
+        return moved[segments] if bool(moved.any()) else torch.ones_like(usable)
     error = bottom.clamp(min=1e-300).rsqrt()
     told = moved & (share.abs() > 5 * error)  # tensors of which only rounding is seen have no vote
     middle = share[told if bool(told.any()) else moved].median()
     good = moved & ((share - middle).abs() <= torch.maximum(10 * error, 0.05 * middle.abs()))
-    return good[segments] if int(good.sum()) >= 0.3 * int(moved.sum()) else torch.ones_like(usable)
+    return (good if int(good.sum()) >= 0.3 * int(moved.sum()) else moved)[segments]
 
 
 def fit(t0: Tensor, t1: Tensor, student: Tensor, noise: Tensor) -> Fit:
