@@ -64,6 +64,7 @@ FAULTY: list[Loop] = [
     # Between two updates the target forward misses one to n - 1 students: that is what stale-student means.
     faulty("sparse_update_every_fourth", "sparse-update", implied={"stale-student"}, style="trainer class"),
     faulty("sparse_update_per_epoch", "sparse-update", implied={"stale-student"}),
+    faulty("sparse_update_actor_critic", "sparse-update", implied={"stale-student"}, style="two optimizers"),
     faulty("update_per_microbatch_accumulation", "update-per-microbatch", style="accumulation"),
     faulty("update_per_microbatch_accelerate", "update-per-microbatch", style="accelerate"),
     faulty("update_per_microbatch_lightning", "update-per-microbatch", style="lightning"),
@@ -201,6 +202,10 @@ SOUND: list[Loop] = [
     sound("optimizer_subclass", *IJEPA, style="own optimizer"),
     sound("two_optimizers", style="two optimizers"),
     sound("two_optimizers", *IJEPA, style="two optimizers"),
+    sound("two_optimizers_amp", style="amp"),
+    sound("two_optimizers_amp", *IJEPA, style="amp"),
+    sound("actor_critic", style="two optimizers"),
+    sound("actor_critic", "--spec", "custom", "--momentum", "0.995", style="two optimizers"),
     sound("accumulation", style="accumulation"),
     sound("accumulation", *IJEPA, style="accumulation"),
     sound("accelerate_accumulation", style="accelerate"),

@@ -172,6 +172,20 @@ class _Walk:
         self.versions: list[int] = []  # the student's version at each event
         self.previous: dict[int, Tensor] = {}  # version -> the student before it became this one
         self.looks = [event for event in self.events if event.look is not None]
+        self.aside = self._backwards_aside()
+
+    def _backwards_aside(self) -> set[int]:
+        """Return backward passes (by id) for another network, whose gradients in the student were thrown away."""
+        found: set[int] = set()
+        waiting: list[int] = []
+        for event in self.events:
+            if event.facts.get("cleared"):
+                found.update(waiting)
+            if event.facts.get("cleared") or event.kind in (Kind.STEP, Kind.STEP_END):
+                waiting = []
+            if event.kind is Kind.BACKWARD and event.facts.get("for_another"):
+                waiting.append(id(event))
+        return found.union(waiting)  # what the window's end cut off was not used either
 
     def run(self) -> None:
         last: Event | None = None
@@ -191,6 +205,8 @@ class _Walk:
             self.versions.append(self.version)
             if event.kind in (Kind.TEACHER_FORWARD, Kind.STUDENT_FORWARD) and not _evaluates(event):
                 forwards.add(event.kind)
+            elif event.kind is Kind.BACKWARD and id(event) in self.aside:
+                forwards, backwards = set(), 0  # what ran before it was for the other network
             elif event.kind is Kind.BACKWARD:
                 backwards += 1
             elif event.kind is Kind.STEP_END:
@@ -291,8 +307,8 @@ class _Walk:
             if thrown_away or (event.kind is Kind.STEP and event.facts.get("found_inf")):
                 self.skips += 1
             elif event.kind is Kind.BACKWARD and event.facts.get("cleared"):
-                before = [e.kind for e in self.events[:number] if e.kind in (Kind.SCALER_STEP, Kind.BACKWARD)]
-                self.skips += not before or before[-1] is not Kind.SCALER_STEP
+                before = [e for e in self.events[:number] if e.kind in (Kind.SCALER_STEP, Kind.BACKWARD)]
+                self.skips += not before or not (before[-1].kind is Kind.SCALER_STEP or id(before[-1]) in self.aside)
 
     def lags(self) -> list[tuple[int, int]]:
         """Return (optimizer step, student versions missing) at each teacher forward in training."""

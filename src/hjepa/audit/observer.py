@@ -450,15 +450,37 @@ class Observer:
         facts: dict[str, Any] = {"stepped": None}
         self._guarded(self._scaler_begins)(args[0], facts)
         before = self.recording.steps
+        optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
         result = original(*args, **kwargs)
-        facts["stepped"] = self.recording.steps > before
-        return result
+        if not isinstance(optimizer, Optimizer) or self._counts(optimizer):
+            facts["stepped"] = self.recording.steps > before
+        return result  # (whether another network's optimizer stepped says nothing about the student)
 
     def _scaler_begins(self, scaler: Any, facts: dict[str, Any]) -> None:
         facts["scale"] = _scale(scaler)
         self._record(Kind.SCALER_STEP, look=False).facts = facts
 
     # ------------------------------------------------------------------ the optimizer
+
+    def _counts(self, optimizer: Optimizer) -> bool:
+        """Return whether steps are counted by this optimizer, or by none so far."""
+        return not self._optimizers or optimizer is self._optimizers[0]()
+
+    def _serves_another(self, optimizer: Optimizer) -> None:
+        """Note that the last backward pass was for an optimizer that trains none of the student's parameters.
+
+        Its loss may lead through the student all the same (an actor's through the critic); the gradients left
+        there are cleared, and no step of the student was skipped.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held & (self._trained_ids | self._teacher_ids):
+            return
+        for event in reversed(self.recording.events):
+            if event.kind in (Kind.STEP, Kind.STEP_END):
+                return
+            if event.kind is Kind.BACKWARD:
+                event.facts["for_another"] = True
+                return
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         if self._chosen:
@@ -480,6 +502,7 @@ class Observer:
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair."""
         if not self._is_ours(optimizer):
+            self._serves_another(optimizer)
             return
         if id(optimizer) in self._stepping:
             if self.recording.events and self.recording.events[-1].kind is Kind.STEP:
