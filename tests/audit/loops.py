@@ -72,6 +72,8 @@ FAULTY: list[Loop] = [
     faulty("update_on_skipped_step_fused", "update-on-skipped-step", style="amp, fused optimizer"),
     faulty("update_on_skipped_step_guard", "update-on-skipped-step"),
     faulty("update_outside_training_validate", "update-outside-training", style="functions"),
+    faulty("update_outside_training_teacher_only", "update-outside-training"),
+    faulty("update_outside_training_no_modes", "update-outside-training"),
     faulty("update_outside_training_in_forward", "update-outside-training", style="ema in forward"),
     faulty("double_update_called_twice", "double-update", style="trainer class"),
     faulty("double_update_second_ema", "double-update"),
@@ -135,6 +137,7 @@ FAULTY: list[Loop] = [
     faulty("stochastic_teacher_drop_path", "stochastic-teacher", style="one model class"),
     faulty("mode_left_changed", "mode-left-changed", style="trainer class"),
     faulty("teacher_replaced_copy", "teacher-replaced"),
+    faulty("teacher_replaced_blend", "teacher-replaced"),
     # After the reload the update writes orphans: the teacher in use no longer moves.
     faulty("teacher_replaced_stale_list", "teacher-replaced", implied={"never-updated"}),
     # gradients
@@ -220,6 +223,8 @@ SOUND: list[Loop] = [
     sound("lightning_batch_end", *IJEPA, style="lightning"),
     sound("validation", style="functions"),
     sound("validation", *IJEPA, style="functions"),
+    sound("teacher_validated"),
+    sound("teacher_validated", *CONSTANT_099),
     sound("resumed", style="functions"),
     sound("resumed", *IJEPA, style="functions"),
     sound("compiled_student", style="torch.compile"),

@@ -28,6 +28,7 @@ TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing
 LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
 GRAPH_STEPS = 4  # steps in which the loss is looked into
 _OF_THE_OPTIMIZER = (Kind.STEP, Kind.BACKWARD_END, Kind.OTHER_BACKWARD)  # in a step, what follows these is its own work
+REPEATED_LOOKS = 8  # looks between two steps at whether the teacher moved between two of its own forwards
 EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
 
 
@@ -69,7 +70,7 @@ class Observer:
         self._teacher_runs: bool | None = None  # in each step so far; None: none has been seen from its beginning
         self.last_look: Look | None = None
         self.published: int | None = None
-        self._looks_since_step = 0
+        self._looks_since_step = self._repeated = 0
         self._backwards = 0
         self._teacher_outputs: dict[int, weakref.ref[Tensor]] = {}
         self.pair()
@@ -290,19 +291,39 @@ class Observer:
             (Kind.TEACHER_FORWARD, Kind.TEACHER_END) if role is TEACHER else (Kind.STUDENT_FORWARD, Kind.STUDENT_END)
         )
         events, inputs = self.recording.events, _tensors(args)
-        if events and events[-1].kind is end:
+        if events and events[-1].kind is end and not (role is TEACHER and self._is_another_pass()):
             pass  # the same pass goes on: a part called by itself, a second crop
         elif self._window_is_over():
             return
         else:
             event = self._record(kind, gradients=torch.is_grad_enabled(), cleared=self._cleared())
             event.facts["input"] = _identity(inputs)
+            event.facts["modes"] = self._modes()
             self._teacher_ran |= role is TEACHER
             self._trains |= role is STUDENT
             if role is TEACHER:
                 event.facts["random"] = self._random_modules()
         if role is TEACHER and self._tracer is not None:
             self._tracer.enter_teacher(inputs)
+
+    def _modes(self) -> tuple[bool, ...]:
+        """Return what tells a teacher's forward in training from one in evaluation."""
+        return (torch.is_grad_enabled(), *(part.teacher.training for part in self.parts))
+
+    def _is_another_pass(self) -> bool:
+        """Return whether a forward of the teacher that follows its own belongs to another pass.
+
+        A teacher that alone is evaluated may be updated between two of its forwards: in other modes, or it moved.
+        """
+        before = next((e for e in reversed(self.recording.events) if e.kind is Kind.TEACHER_FORWARD), None)
+        if before is not None and before.facts.get("modes") != self._modes():
+            return True
+        if self.last_look is None or self._repeated >= REPEATED_LOOKS:
+            return False
+        self._repeated += 1
+        with unseen():
+            now = self.sampler.read(self._parameters(teacher=True))
+        return now.shape == self.last_look.teacher.shape and not torch.equal(now, self.last_look.teacher)
 
     def _forward_ends(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if _elsewhere():
@@ -562,7 +583,7 @@ class Observer:
         self._stepping.pop()
         if self.recording.finished:
             return
-        self._looks_since_step = 0
+        self._looks_since_step = self._repeated = 0
         self._record(Kind.STEP_END)
         self.recording.steps += 1
         self._backwards = 0
