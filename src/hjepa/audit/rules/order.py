@@ -287,7 +287,7 @@ def double_update(case: Case) -> Outcome:
         )
     if not case.measured.writes_counted and power != 1:
         return unchecked(
-            "the writes to the teacher were not traced (compiled code, p.data = ..., arrays, or tracing is off), so two "
+            "the writes to the teacher were not traced (compiled code, p.data = ..., arrays, or tracing off), so two "
             "updates at one place look like one: declare the momentum (--momentum)"
         )
     return passed("one update in each step")
