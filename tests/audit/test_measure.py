@@ -152,6 +152,44 @@ def test_a_sound_loop_with_plain_gradient_descent_conforms(rate):
     assert not report.failures, [(f.rule, f.saw) for f in report.failures]
 
 
+def twice(teacher: nn.Module, student: nn.Module, m: float) -> None:
+    new_data(teacher, student, m)
+    new_data(teacher, student, m)
+
+
+@pytest.mark.parametrize(
+    "average, spec, status",
+    [
+        (twice, None, Status.NOT_CHECKED),
+        (twice, specs.custom(momentum=MOMENTUM), Status.FAIL),
+        (new_data, specs.custom(momentum=MOMENTUM), Status.PASS),
+        (mul_add, None, Status.PASS),
+    ],
+)
+def test_updates_that_are_not_traced_are_counted_by_the_declared_momentum_or_not_at_all(average, spec, status):
+    run = Run()
+    report = watched(run, plain(run, average), spec)
+    assert {f.rule: f.status for f in report.findings}["double-update"] is status
+
+
+@pytest.mark.parametrize("batches, status", [(0, Status.PASS), (4, Status.FAIL), (20, Status.NOT_CHECKED)])
+def test_an_update_after_evaluating_the_teacher_alone_is_never_passed(batches, status):
+    run = Run()
+    train = plain(run)
+
+    def step(number: int) -> None:
+        train(number)
+        if number % 4 == 3 and batches:
+            with torch.no_grad():
+                for batch in range(batches):
+                    run.teacher(random_images())
+                    if batch == batches - 1:
+                        mul_add(run.teacher, run.encoder, MOMENTUM)
+
+    report = watched(run, step)
+    assert {f.rule: f.status for f in report.findings}["update-outside-training"] is status
+
+
 def test_memory_that_is_used_again_is_not_taken_for_the_teacher():
     """MoCo writes ``p.data = ...``: what the teacher's old memory is used for next is no update of the teacher."""
     run, momentum = Run(), SCHEDULES["linear"]

@@ -9,6 +9,8 @@ coefficients need not sum to 1.  Coordinates are weighted by what rounding leave
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,7 @@ class Update:
     skipped: bool
     student_changed: bool
     held_by_optimizer: bool = False
+    teacher_alone: bool = False  # since the last step only the teacher ran, and no backward pass
     fit: Fit | None = None
     stale: float | None = None  # share of the student before the last step in what was averaged: 0 new, 1 old
     stale_error: float | None = None
@@ -91,7 +94,10 @@ class Measurement:
     lags: list[tuple[int, int]]  # (optimizer step, lag) at each teacher forward in training
     per_step: float | None
     per_interval: int = 1  # updates between two looks, where tracing counted them
+    writes_counted: bool = True  # whether tracing saw the writes of an update
+    longest_life: int = 0  # most students that one teacher lived to see before another took its place
     micro_batches: float = 1.0
+    evaluations: int = 0  # forwards of the teacher in modes in which it makes no target
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -121,6 +127,7 @@ def measure(recording: Recording, pairs: Sequence[TensorPair]) -> Measurement:
     for update in walk.updates:
         update.first = update.version not in seen
         seen.add(update.version)
+    _find_evaluations(walk)
     result = Measurement(
         walk.updates,
         _tensors(walk.updates, walk, pairs, rounding),
@@ -132,9 +139,24 @@ def measure(recording: Recording, pairs: Sequence[TensorPair]) -> Measurement:
         lags=walk.lags(),
         per_step=_per_step(walk.updates),
         micro_batches=walk.micro_batches,
+        evaluations=len(walk.evaluations),
+        longest_life=walk.longest_life(),
     )
-    result.per_interval = _traced_updates(recording, walk, pairs)
+    counted = _traced_updates(recording, walk, pairs)
+    result.per_interval, result.writes_counted = counted or 1, counted is not None
     return result
+
+
+def _find_evaluations(walk: "_Walk") -> None:
+    """Mark updates between two forwards of the teacher alone, now and then: the first of the two made no target."""
+    between = [
+        update
+        for update in walk.updates
+        if update.teacher_alone and not update.first and update.after.kind is Kind.TEACHER_FORWARD
+    ]
+    if len({update.version for update in between}) < max(2, walk.version / 2):  # else: several in each step
+        for update in between:
+            update.evaluation = True
 
 
 def _is_the_optimizers(update: Update) -> bool:
@@ -172,25 +194,63 @@ class _Walk:
         self.versions: list[int] = []  # the student's version at each event
         self.previous: dict[int, Tensor] = {}  # version -> the student before it became this one
         self.looks = [event for event in self.events if event.look is not None]
+        self.aside = self._backwards_aside()
+        self.evaluations = self._teacher_evaluations()
+
+    def _teacher_evaluations(self) -> set[int]:
+        """Return the teacher's forwards (by id) that are not of training: in modes in which it makes no target."""
+        training: set[Any] = set()
+        last: Event | None = None
+        for event in self.events:
+            if event.kind is Kind.TEACHER_FORWARD and not _evaluates(event):
+                last = event
+            elif event.kind is Kind.BACKWARD and last is not None:
+                training.add(last.facts.get("modes"))
+            elif event.kind is Kind.STEP_END:
+                last = None
+        forwards = [event for event in self.events if event.kind is Kind.TEACHER_FORWARD]
+        return {id(event) for event in forwards if training and event.facts.get("modes") not in training}
+
+    def _backwards_aside(self) -> set[int]:
+        """Return backward passes (by id) for another network, whose gradients in the student were thrown away."""
+        found: set[int] = set()
+        waiting: list[int] = []
+        for event in self.events:
+            if event.facts.get("cleared"):
+                found.update(waiting)
+            if event.facts.get("cleared") or event.kind in (Kind.STEP, Kind.STEP_END):
+                waiting = []
+            if event.kind is Kind.BACKWARD and event.facts.get("for_another"):
+                waiting.append(id(event))
+        return found.union(waiting)  # what the window's end cut off was not used either
 
     def run(self) -> None:
         last: Event | None = None
         forwards: set[Kind] = set()  # of training, since the last optimizer step
         backwards = 0
         counts: list[int] = []
+        alone = False
         updated: set[int] = set()
         for number, event in enumerate(self.events):
             if event.kind is Kind.REPLACED:
                 last = None  # another module: what changed is not an update
             if event.look is not None:
                 if last is not None and last.look is not None:
-                    self._compare(last, event, number, forwards, backwards, updated)
+                    if event.kind is Kind.TEACHER_FORWARD and alone and not _same_teacher(last, event):
+                        forwards.discard(Kind.TEACHER_FORWARD)  # no pass of training has an update in its middle
+                    self._compare(last, event, number, forwards, backwards, updated, alone=alone)
                 if event.kind is Kind.STEP_END and last is not None:
                     self._student_moved(last, event)
                 last = event
             self.versions.append(self.version)
-            if event.kind in (Kind.TEACHER_FORWARD, Kind.STUDENT_FORWARD) and not _evaluates(event):
+            if event.kind in (Kind.STUDENT_FORWARD, Kind.BACKWARD, Kind.STEP, Kind.STEP_END):
+                alone = False
+            elif event.kind is Kind.TEACHER_FORWARD:
+                alone = not backwards and Kind.STUDENT_FORWARD not in forwards
+            if event.kind in (Kind.TEACHER_FORWARD, Kind.STUDENT_FORWARD) and not self._is_evaluation(event):
                 forwards.add(event.kind)
+            elif event.kind is Kind.BACKWARD and id(event) in self.aside:
+                forwards, backwards = set(), 0  # what ran before it was for the other network
             elif event.kind is Kind.BACKWARD:
                 backwards += 1
             elif event.kind is Kind.STEP_END:
@@ -208,7 +268,15 @@ class _Walk:
             self.previous[self.version] = before.look.student
 
     def _compare(
-        self, last: Event, event: Event, number: int, forwards: set[Kind], backwards: int, updated: set[int]
+        self,
+        last: Event,
+        event: Event,
+        number: int,
+        forwards: set[Kind],
+        backwards: int,
+        updated: set[int],
+        *,
+        alone: bool,
     ) -> None:
         a, b = last.look, event.look
         assert a is not None and b is not None
@@ -232,13 +300,17 @@ class _Walk:
             before=last,
             after=event,
             first=version not in updated,
-            evaluation=_evaluates(event) or _evaluates(last),
+            evaluation=_evaluates(event) or _evaluates(last) or (alone and id(last) in self.evaluations),
+            teacher_alone=alone,
             skipped=self._skipped(number, backwards, forwards, version in updated),
             student_changed=not inside and not _same(a.student, b.student),
             held_by_optimizer=inside and self._held(number),
         )
         updated.add(version)
         self.updates.append(update)
+
+    def _is_evaluation(self, event: Event) -> bool:
+        return id(event) in self.evaluations or _evaluates(event)
 
     def _held(self, number: int) -> bool:
         step = next(event for event in reversed(self.events[:number]) if event.kind is Kind.STEP)
@@ -291,8 +363,13 @@ class _Walk:
             if thrown_away or (event.kind is Kind.STEP and event.facts.get("found_inf")):
                 self.skips += 1
             elif event.kind is Kind.BACKWARD and event.facts.get("cleared"):
-                before = [e.kind for e in self.events[:number] if e.kind in (Kind.SCALER_STEP, Kind.BACKWARD)]
-                self.skips += not before or before[-1] is not Kind.SCALER_STEP
+                before = [e for e in self.events[:number] if e.kind in (Kind.SCALER_STEP, Kind.BACKWARD)]
+                self.skips += not before or not (before[-1].kind is Kind.SCALER_STEP or id(before[-1]) in self.aside)
+
+    def longest_life(self) -> int:
+        """Return the most versions of the student that were seen between two replacements of the teacher."""
+        replaced = [self.versions[n] for n, event in enumerate(self.events) if event.kind is Kind.REPLACED]
+        return max(after - before for before, after in pairwise([0, *replaced, self.version]))
 
     def lags(self) -> list[tuple[int, int]]:
         """Return (optimizer step, student versions missing) at each teacher forward in training."""
@@ -308,7 +385,7 @@ class _Walk:
                 old = update.stale is not None and update.stale > 0.5
                 contained = max(contained, update.version - (1 if old else 0))
                 position += 1
-            trains = event.kind is Kind.TEACHER_FORWARD and event.look is not None and not _evaluates(event)
+            trains = event.kind is Kind.TEACHER_FORWARD and event.look is not None and not self._is_evaluation(event)
             if trains and self.versions[number] > 0:
                 found.append((event.step, self.versions[number] - contained))
         return found
@@ -316,6 +393,11 @@ class _Walk:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return torch.equal(torch.nan_to_num(a, nan=0.5), torch.nan_to_num(b, nan=0.5)) and torch.equal(a.isnan(), b.isnan())
+
+
+def _same_teacher(before: Event, after: Event) -> bool:
+    a, b = before.look, after.look
+    return a is None or b is None or a.teacher.shape != b.teacher.shape or _same(a.teacher, b.teacher)
 
 
 def _evaluates(event: Event) -> bool:
@@ -398,7 +480,10 @@ def _staleness(update: Update, t0: Tensor, t1: Tensor, current: Tensor, previous
 
 
 def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: Tensor, usable: Tensor) -> Tensor:
-    """Return the coordinates of tensors that follow the majority, so that a few odd ones do not shift the fit."""
+    """Return the coordinates of tensors that follow the majority, so that a few odd ones do not shift the fit.
+
+    Tensors at rest say nothing about the momentum of those that move, however many they are.
+    """
     count = int(segments.max()) + 1 if len(segments) else 0
     weight = torch.where(usable, noise, torch.inf) ** -2
     x, d = torch.nan_to_num(current - t0), torch.nan_to_num(t1 - t0)
@@ -407,12 +492,12 @@ def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: T
     share = top / bottom.clamp(min=1e-300)
     moved = (bottom > 0) & (top != 0)
     if int(moved.sum()) < 3:
-        return torch.ones_like(usable)
+        return moved[segments] if bool(moved.any()) else torch.ones_like(usable)
     error = bottom.clamp(min=1e-300).rsqrt()
     told = moved & (share.abs() > 5 * error)  # tensors of which only rounding is seen have no vote
     middle = share[told if bool(told.any()) else moved].median()
     good = moved & ((share - middle).abs() <= torch.maximum(10 * error, 0.05 * middle.abs()))
-    return good[segments] if int(good.sum()) >= 0.3 * int(moved.sum()) else torch.ones_like(usable)
+    return (good if int(good.sum()) >= 0.3 * int(moved.sum()) else moved)[segments]
 
 
 def fit(t0: Tensor, t1: Tensor, student: Tensor, noise: Tensor) -> Fit:
@@ -520,8 +605,8 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
     return found
 
 
-def _traced_updates(recording: Recording, walk: _Walk, pairs: Sequence[TensorPair]) -> int:
-    """Return how many complete updates fell between two looks, counted from traced writes; 1 if unknown.
+def _traced_updates(recording: Recording, walk: _Walk, pairs: Sequence[TensorPair]) -> int | None:
+    """Return how many complete updates fell between two looks, counted from traced writes; None if unknown.
 
     After a complete update, and only then, the tensor has moved along the line to the student.
     """
@@ -541,7 +626,7 @@ def _traced_updates(recording: Recording, walk: _Walk, pairs: Sequence[TensorPai
             if name in by_name and by_name[name].stop - by_name[name].start >= 16
         ]
         counts += [sorted(found)[len(found) // 2]] if found else []
-    return max(counts, default=1)
+    return max(counts, default=None)
 
 
 def _number(events: Sequence[Event], event: Event) -> int:

@@ -28,6 +28,7 @@ TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing
 LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
 GRAPH_STEPS = 4  # steps in which the loss is looked into
 _OF_THE_OPTIMIZER = (Kind.STEP, Kind.BACKWARD_END, Kind.OTHER_BACKWARD)  # in a step, what follows these is its own work
+REPEATED_LOOKS = 8  # looks between two steps at whether the teacher moved between two of its own forwards
 EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
 
 
@@ -69,7 +70,7 @@ class Observer:
         self._teacher_runs: bool | None = None  # in each step so far; None: none has been seen from its beginning
         self.last_look: Look | None = None
         self.published: int | None = None
-        self._looks_since_step = 0
+        self._looks_since_step = self._repeated = 0
         self._backwards = 0
         self._teacher_outputs: dict[int, weakref.ref[Tensor]] = {}
         self.pair()
@@ -290,19 +291,39 @@ class Observer:
             (Kind.TEACHER_FORWARD, Kind.TEACHER_END) if role is TEACHER else (Kind.STUDENT_FORWARD, Kind.STUDENT_END)
         )
         events, inputs = self.recording.events, _tensors(args)
-        if events and events[-1].kind is end:
+        if events and events[-1].kind is end and not (role is TEACHER and self._is_another_pass()):
             pass  # the same pass goes on: a part called by itself, a second crop
         elif self._window_is_over():
             return
         else:
             event = self._record(kind, gradients=torch.is_grad_enabled(), cleared=self._cleared())
             event.facts["input"] = _identity(inputs)
+            event.facts["modes"] = self._modes()
             self._teacher_ran |= role is TEACHER
             self._trains |= role is STUDENT
             if role is TEACHER:
                 event.facts["random"] = self._random_modules()
         if role is TEACHER and self._tracer is not None:
             self._tracer.enter_teacher(inputs)
+
+    def _modes(self) -> tuple[bool, ...]:
+        """Return what tells a teacher's forward in training from one in evaluation."""
+        return (torch.is_grad_enabled(), *(part.teacher.training for part in self.parts))
+
+    def _is_another_pass(self) -> bool:
+        """Return whether a forward of the teacher that follows its own belongs to another pass.
+
+        A teacher that alone is evaluated may be updated between two of its forwards: in other modes, or it moved.
+        """
+        before = next((e for e in reversed(self.recording.events) if e.kind is Kind.TEACHER_FORWARD), None)
+        if before is not None and before.facts.get("modes") != self._modes():
+            return True
+        if self.last_look is None or self._repeated >= REPEATED_LOOKS:
+            return False
+        self._repeated += 1
+        with unseen():
+            now = self.sampler.read(self._parameters(teacher=True))
+        return now.shape == self.last_look.teacher.shape and not torch.equal(now, self.last_look.teacher)
 
     def _forward_ends(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if _elsewhere():
@@ -451,15 +472,37 @@ class Observer:
         facts: dict[str, Any] = {"stepped": None}
         self._guarded(self._scaler_begins)(args[0], facts)
         before = self.recording.steps
+        optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
         result = original(*args, **kwargs)
-        facts["stepped"] = self.recording.steps > before
-        return result
+        if not isinstance(optimizer, Optimizer) or self._counts(optimizer):
+            facts["stepped"] = self.recording.steps > before
+        return result  # (whether another network's optimizer stepped says nothing about the student)
 
     def _scaler_begins(self, scaler: Any, facts: dict[str, Any]) -> None:
         facts["scale"] = _scale(scaler)
         self._record(Kind.SCALER_STEP, look=False).facts = facts
 
     # ------------------------------------------------------------------ the optimizer
+
+    def _counts(self, optimizer: Optimizer) -> bool:
+        """Return whether steps are counted by this optimizer, or by none so far."""
+        return not self._optimizers or optimizer is self._optimizers[0]()
+
+    def _serves_another(self, optimizer: Optimizer) -> None:
+        """Note that the last backward pass was for an optimizer that trains none of the student's parameters.
+
+        Its loss may lead through the student all the same (an actor's through the critic); the gradients left
+        there are cleared, and no step of the student was skipped.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if held & (self._trained_ids | self._teacher_ids):
+            return
+        for event in reversed(self.recording.events):
+            if event.kind in (Kind.STEP, Kind.STEP_END):
+                return
+            if event.kind is Kind.BACKWARD:
+                event.facts["for_another"] = True
+                return
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         if self._chosen:
@@ -481,6 +524,7 @@ class Observer:
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair."""
         if not self._is_ours(optimizer):
+            self._serves_another(optimizer)
             return
         if id(optimizer) in self._stepping:
             if self.recording.events and self.recording.events[-1].kind is Kind.STEP:
@@ -540,7 +584,7 @@ class Observer:
         self._stepping.pop()
         if self.recording.finished:
             return
-        self._looks_since_step = 0
+        self._looks_since_step = self._repeated = 0
         self._record(Kind.STEP_END)
         self.recording.steps += 1
         self._backwards = 0

@@ -198,7 +198,13 @@ class TeacherAudit:
         findings = judge(case)
         verdict = verdict_of(findings, steps=measured.effective)
         reason = ""
-        if verdict is Verdict.INCONCLUSIVE:
+        if verdict is Verdict.CONFORMS and measured.updates and not values:
+            verdict = Verdict.INCONCLUSIVE
+            reason = (
+                "the teacher changed, but no momentum could be measured: watch more steps (--steps), or steps with a "
+                "larger learning rate"
+            )
+        elif verdict is Verdict.INCONCLUSIVE:
             reason = (
                 f"only {measured.effective} optimizer steps changed the student: watch more (--steps), train longer"
             )

@@ -138,7 +138,8 @@ def mispaired_parameters(case: Case) -> Outcome:
             location=case.update_location(),
             tensors=[fit.name for fit in odd[:20]],
         )
-    return passed(f"all {len(judged)} tensors that moved follow the student's tensor of the same name{lost}")
+    followers = sum(fit.moved for fit in judged)
+    return passed(f"all {followers} tensors that moved follow the student's tensor of the same name{lost}")
 
 
 def _other_writer(case: Case) -> bool:

@@ -40,6 +40,8 @@ def never_updated(case: Case) -> Outcome:
         return passed(f"the teacher changed {len(case.updates)} times in {case.measured.effective} steps")
     if case.measured.effective < 3:
         return unchecked(FEW)
+    if (replaced := len(case.events(Kind.REPLACED))) and case.measured.longest_life < 3:
+        return unchecked(f"the teacher was replaced {replaced} times, in nearly every step: see teacher-replaced")
     if all(not fit.moved for fit in case.measured.tensors) and _equal_throughout(case):
         return unchecked("teacher and student are equal at every look: see aliased-teacher and hard-copy")
     return failed(
@@ -217,10 +219,12 @@ def update_on_skipped_step(case: Case) -> Outcome:
 def update_outside_training(case: Case) -> Outcome:
     """O6: the teacher moves in validation.
 
-    Signature: it changes while the student stands still, around a forward in evaluation mode.
+    Signature: it changes while the student stands still, around a forward in evaluation mode, or once more
+    between two forwards of the teacher alone.
     """
     if not moved(case):
         return unchecked("no update was seen")
+    alone = [u for u in _extra(case) if u.teacher_alone and not u.evaluation and not u.skipped]
     hits = [u for u in _extra(case) if u.evaluation]
     if hits:
         return failed(
@@ -229,7 +233,14 @@ def update_outside_training(case: Case) -> Outcome:
             location=case.update_location(),
             updates=len(hits),
         )
-    seen = any(event.facts.get("gradients") is False for event in case.events(Kind.STUDENT_FORWARD))
+    if alone:
+        return unchecked(
+            f"{len(alone)} further updates between the teacher's forward and the student's: whether that forward "
+            "evaluated the teacher cannot be told (teacher.eval() around validation alone would tell)"
+        )
+    seen = case.measured.evaluations or any(
+        event.facts.get("gradients") is False for event in case.events(Kind.STUDENT_FORWARD)
+    )
     return passed(
         "no update during evaluation" if seen else "no update outside training steps (no evaluation was seen)"
     )
@@ -274,11 +285,16 @@ def double_update(case: Case) -> Outcome:
             location=case.update_location(),
             power=power,
         )
+    if not case.measured.writes_counted and power != 1:
+        return unchecked(
+            "the writes to the teacher were not traced (compiled code, p.data = ..., arrays, or tracing off), so two "
+            "updates at one place look like one: declare the momentum (--momentum)"
+        )
     return passed("one update in each step")
 
 
 def _power_of_declared(case: Case) -> int | None:
-    """Return n when every measured momentum is the declared one to the n-th power."""
+    """Return n when every measured momentum is the declared one to the n-th power, up to the fourth."""
     if not case.spec.prescribed:
         return None
     powers = set()
@@ -289,7 +305,7 @@ def _power_of_declared(case: Case) -> int | None:
         measured = (1 - update.fit.momentum) / (1 - declared)
         power = round(measured)
         exact = 1 - declared**power
-        if not 2 <= power <= 4 or abs(1 - update.fit.momentum - exact) > 0.005 * exact:
+        if not 1 <= power <= 4 or abs(1 - update.fit.momentum - exact) > 0.005 * exact:
             return None
         powers.add(power)
     return powers.pop() if len(powers) == 1 else None

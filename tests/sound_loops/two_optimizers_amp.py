@@ -1,0 +1,49 @@
+"""I-JEPA with two optimizers and one gradient scaler that steps them both."""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_jepa import WIDTH, Encoder, Predictor, gather, random_images, random_masks
+
+TOTAL = 30
+
+torch.manual_seed(0)
+encoder = Encoder()
+predictor = Predictor()
+target_encoder = copy.deepcopy(encoder)
+for p in target_encoder.parameters():
+    p.requires_grad = False
+optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3, weight_decay=0.05)
+predictor_optimizer = torch.optim.SGD(predictor.parameters(), lr=0.05, momentum=0.9)
+scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+momentum_scheduler = (0.996 + i * (1.0 - 0.996) / TOTAL for i in range(TOTAL + 1))
+
+for _step in range(TOTAL):
+    images = random_images()
+    context_index, target_index = random_masks()
+
+    with torch.no_grad():
+        h = target_encoder(images)
+        h = F.layer_norm(h, (WIDTH,))
+        h = gather(h, target_index)
+
+    z = encoder(images, context_index)
+    z = predictor(z, context_index, target_index)
+    loss = F.smooth_l1_loss(z, h)
+
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.step(predictor_optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    predictor_optimizer.zero_grad()
+
+    with torch.no_grad():
+        m = next(momentum_scheduler)
+        for param_q, param_k in zip(encoder.parameters(), target_encoder.parameters(), strict=True):
+            param_k.data.mul_(m).add_((1.0 - m) * param_q.detach().data)
