@@ -131,7 +131,7 @@ def evaluate(
     test
         Labelled images to measure on, of the same classes.
     protocols
-        knn, linear, or both with a comma between.
+        knn, linear, lowshot (10 labels per class, the mean of 10 draws), or several with commas between.
     pooling
         avg (mean over patches, the published one), last4, grid4, or several with commas between.
     level
@@ -154,8 +154,8 @@ def evaluate(
         run,
         train=train,
         test=test,
-        protocols=protocols.split(","),
-        poolings=pooling.split(","),
+        protocols=protocols,
+        poolings=pooling,
         level=level,
         max_train=max_train,
         max_test=max_test,

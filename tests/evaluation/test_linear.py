@@ -8,7 +8,7 @@ import pytest
 
 from hjepa.errors import UserError
 from hjepa.evaluation import linear
-from hjepa.evaluation.linear import _fit, _prepare
+from hjepa.evaluation.linear import fit_logistic, prepare
 
 RNG = np.random.default_rng
 
@@ -76,11 +76,11 @@ def test_more_columns_than_rows_gives_the_same_model_as_without_the_rotation() -
     x = RNG(0).normal(size=(90, 200)).astype(np.float64)
     y = np.arange(90) % 3
     x[:, 0] += y
-    fit_x, test_x = _prepare(x[:60], x[60:])
+    fit_x, test_x = prepare(x[:60], x[60:])
     assert fit_x.shape == (60, 60)
     mean, std = x[:60].mean(axis=0), x[:60].std(axis=0)
-    rotated, _ = _fit(fit_x, y[:60], 0.1, 500)
-    plain, _ = _fit((x[:60] - mean) / std, y[:60], 0.1, 500)
+    rotated, _ = fit_logistic(fit_x, y[:60], 0.1, 500)
+    plain, _ = fit_logistic((x[:60] - mean) / std, y[:60], 0.1, 500)
     np.testing.assert_allclose(
         rotated.decision_function(test_x), plain.decision_function((x[60:] - mean) / std), atol=1e-6
     )
@@ -90,8 +90,8 @@ def test_a_fit_that_does_not_converge_says_so_and_warns_nobody() -> None:
     x, y = blobs(200, 0, spread=1.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _fit(x, y, 1.0, 2)[1] is False
-        assert _fit(x, y, 1.0, 500)[1] is True
+        assert fit_logistic(x, y, 1.0, 2)[1] is False
+        assert fit_logistic(x, y, 1.0, 500)[1] is True
 
 
 def test_the_callers_features_are_left_as_they_were() -> None:

@@ -313,7 +313,7 @@ def relabelled(labels: list[int]) -> Squares:
             TRAIN,
             TEST,
             {"protocols": ("liner",)},
-            "unknown protocol 'liner': choose from knn, linear (did you mean 'linear'?)",
+            "unknown protocol 'liner': choose from knn, linear, lowshot (did you mean 'linear'?)",
         ),
         (
             TRAIN,

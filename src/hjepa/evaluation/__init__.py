@@ -1,4 +1,4 @@
-"""How good are frozen features? k-NN and linear probes, always beside two controls.
+"""How good are frozen features? k-NN, linear and low-shot probes, always beside two controls.
 
 The controls are an encoder with random weights, pooled the same way, and the raw pixels. The
 encoders and the labelled images are handed in, so nothing here knows of runs or files.
@@ -7,6 +7,7 @@ encoders and the labelled images are handed in, so nothing here knows of runs or
 from hjepa.evaluation.features import POOLINGS, Encoder, LabelledImages, Probe, extract, pool, raw_pixels
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
+from hjepa.evaluation.lowshot import lowshot
 from hjepa.evaluation.protocol import PROTOCOLS, Result, bootstrap_interval, conclusion, evaluate, table
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "extract",
     "knn",
     "linear",
+    "lowshot",
     "pool",
     "raw_pixels",
     "table",

@@ -57,7 +57,9 @@ class Probe:
     setting: dict[str, float | int | bool]
     """How it was set, ``{"k": 20, "temperature": 0.07}`` or ``{"C": 0.1, "converged": True}``."""
     correct: np.ndarray
-    """bool ``[n_test]``, in the order of the test images."""
+    """bool ``[n_test]``, in the order of the test images; the share of draws that were right if there are several."""
+    draws: np.ndarray | None = None
+    """Accuracy of each draw of the training images ``[n]``, where a probe draws several times."""
 
 
 def check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -38,18 +38,18 @@ def linear(
     if len(cs) > 1:
         if len(fit) > SWEEP_ROWS:
             fit = np.sort(generator(seed, "linear sweep").permutation(fit)[:SWEEP_ROWS])
-        x, held_x = _prepare(train_x[fit], train_x[held])
+        x, held_x = prepare(train_x[fit], train_x[held])
         accuracies = [
-            (_fit(x, train_y[fit], c, SWEEP_ITERATIONS)[0].predict(held_x) == train_y[held]).mean() for c in sorted(cs)
+            (fit_logistic(x, train_y[fit], c, SWEEP_ITERATIONS)[0].predict(held_x) == train_y[held]).mean() for c in sorted(cs)
         ]
         chosen = float(sorted(cs)[int(np.argmax(accuracies))])
-    x, prepared_test = _prepare(train_x, test_x)
-    model, converged = _fit(x, train_y, chosen, FINAL_ITERATIONS)
+    x, prepared_test = prepare(train_x, test_x)
+    model, converged = fit_logistic(x, train_y, chosen, FINAL_ITERATIONS)
     correct = model.predict(prepared_test) == test_y
     return Probe(float(correct.mean()), {"C": chosen, "converged": converged}, correct)
 
 
-def _prepare(fit_x: np.ndarray, other_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def prepare(fit_x: np.ndarray, other_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standardise both by the first; with more columns than rows, rotate onto the span of its rows.
 
     The solution of an L2-penalised linear model lies in that span (representer theorem, Kimeldorf
@@ -63,7 +63,7 @@ def _prepare(fit_x: np.ndarray, other_x: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.ascontiguousarray(triangle.T), other_x @ basis
 
 
-def _fit(x: np.ndarray, y: np.ndarray, c: float, iterations: int) -> tuple[LogisticRegression, bool]:
+def fit_logistic(x: np.ndarray, y: np.ndarray, c: float, iterations: int) -> tuple[LogisticRegression, bool]:
     """Fit one model; also say whether it converged, which scikit-learn tells only by a warning."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)

@@ -20,9 +20,11 @@ from hjepa.evaluation.features import (
 )
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
+from hjepa.evaluation.lowshot import lowshot, refuse_scarce_labels
 from hjepa.randomness import generator
 
-PROTOCOLS = ("knn", "linear")
+PROTOCOLS = ("knn", "linear", "lowshot")
+DEFAULT_PROTOCOLS = ("knn", "linear")
 
 Interval = tuple[float, float]
 Sets = tuple[np.ndarray, np.ndarray]
@@ -82,13 +84,23 @@ def bootstrap_interval(correct: np.ndarray, *, seed: int = 0, resamples: int = 1
     return float(low), float(high)
 
 
+def probe_interval(probe: Probe, *, seed: int = 0) -> Interval:
+    """Return the 95 % interval of a probe: over its draws if it has several, they vary more than the test images."""
+    if probe.draws is None:
+        return bootstrap_interval(probe.correct, seed=seed)
+    n = len(probe.draws)
+    means = probe.draws[generator(seed, "bootstrap of draws").integers(n, size=(1000, n))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def evaluate(
     encoder: Encoder,
     control: Encoder,
     train: LabelledImages,
     test: LabelledImages,
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     poolings: Sequence[str] = ("avg",),
     level: str = "last",
     seed: int = 0,
@@ -109,6 +121,10 @@ def evaluate(
     check_known("protocol", protocols, PROTOCOLS)
     check_known("pooling", poolings, POOLINGS)
     _check_labels(train, test, seed)
+    if "lowshot" in protocols:
+        for name, labels in train.labels.items():
+            classes = getattr(train, "classes", ()) if name == "label" else ()
+            refuse_scarce_labels(labels, f"{train.name} ({name})", classes)
     say = progress or (lambda line: None)
     features: dict[str, dict[str, Sets]] = {}
     for name, model in (("pretrained", encoder), ("random_init", control)):
@@ -119,8 +135,8 @@ def evaluate(
         features[name] = {pooling: (train_x[pooling], test_x[pooling]) for pooling in poolings}
     pixels = _pixel_sets(train, test)
     results = []
-    for labels in train.labels:
-        y = train.labels[labels], test.labels[labels]
+    for labels, of_train in train.labels.items():
+        y = of_train, test.labels[labels]
         for protocol in protocols:
             say(f"{protocol}, {labels}, raw_pixels")
             raw = _probe(protocol, pixels, y, seed)
@@ -160,7 +176,7 @@ def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
 
 
 def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
-    probe = knn if protocol == "knn" else linear
+    probe = {"knn": knn, "linear": linear, "lowshot": lowshot}[protocol]
     return probe(x[0], y[0], x[1], y[1], seed=seed)
 
 
@@ -182,11 +198,11 @@ def _result(
         labels=labels,
         setting=pretrained.setting,
         accuracy=pretrained.accuracy,
-        interval=bootstrap_interval(pretrained.correct, seed=seed),
+        interval=probe_interval(pretrained, seed=seed),
         n_train=len(y[0]),
         n_test=len(y[1]),
         controls={name: probe.accuracy for name, probe in controls.items()},
-        control_intervals={name: bootstrap_interval(probe.correct, seed=seed) for name, probe in controls.items()},
+        control_intervals={name: probe_interval(probe, seed=seed) for name, probe in controls.items()},
         controls_setting={name: probe.setting for name, probe in controls.items()},
         chance=float((y[1] == classes[sizes.argmax()]).mean()),
     )
@@ -211,7 +227,8 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 
 def _choice(result: Result) -> str:
     name = "k" if result.protocol == "knn" else "C"
-    return f"{name}={result.setting[name]:g}"
+    shots = f"{result.setting['shots']} labels, " if "shots" in result.setting else ""
+    return f"{shots}{name}={result.setting[name]:g}"
 
 
 def _percent(share: float) -> str:
