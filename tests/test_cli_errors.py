@@ -51,6 +51,18 @@ def complaint(capsys, here):
 
 
 CASES = {
+    "a budget without a unit": (
+        "pretrain scenes --out run --budget 20",
+        "train.budget = 20: a time is a number and its unit: 90s, 20min, 8h or 2d",
+    ),
+    "a budget that is no time": (
+        "pretrain scenes --out run --budget soon",
+        "train.budget = 'soon': a time is a number and its unit: 90s, 20min, 8h or 2d",
+    ),
+    "two lengths": (
+        "pretrain scenes --out run --budget 20min --train.steps 5",
+        "--train.steps and --train.budget both say how long to train: leave one of them out",
+    ),
     "missing folder": (
         "pretrain nowhere --out run",
         "nowhere is neither a folder nor a known data set: check the path, or use scenes or fashion-mnist",

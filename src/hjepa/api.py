@@ -37,7 +37,7 @@ from hjepa.training.machine import (
     hardware,
     matmul_speed,
 )
-from hjepa.training.plan import Plan, measure_plan, refuse_too_large
+from hjepa.training.plan import Plan, keep_budget, measure_plan, refuse_too_large
 from hjepa.training.run_folder import RunFolder, write_json
 from hjepa.training.session import (
     FREE_TO_CHANGE,
@@ -138,6 +138,7 @@ def pretrain(
     out: str | os.PathLike[str],
     recipe: str | None = None,
     config: str | os.PathLike[str] | None = None,
+    budget: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     extend_to: int | None = None,
@@ -150,12 +151,13 @@ def pretrain(
     """Pretrain an encoder on ``data`` and write the run folder ``out``.
 
     ``data`` is a folder, a list file, a data set's name, a uint8 array [n, H, W, C] or a Dataset.
-    Settings are given by section: ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises
-    UserError for anything a user can mend; a refused call leaves everything on disk as it was.
+    ``budget`` is the time that training may take, such as ``20min``. Settings are given by section:
+    ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything a user can mend; a
+    refused call leaves everything on disk as it was.
     """
     listener = listener or Silent()
     folder = RunFolder(Path(out))
-    layers = _layers(recipe, config, options, settings)
+    layers = _layers(recipe, config, budget, options, settings)
     _refuse_contradictions(resume=resume, overwrite=overwrite, extend_to=extend_to, init_from=init_from)
     with contextlib.ExitStack() as held:
         if resume:
@@ -170,6 +172,7 @@ def pretrain(
         accelerator = start_accelerator(resolved.config)
         resolved = agree(resolved)
         _check_before_training(resolved, accelerator)
+        resolved = keep_budget(resolved, source, accelerator)
         try:
             model = build_model(resolved.config)
             notices = _load_into(model, init_from)
@@ -229,13 +232,15 @@ def plan(
     *,
     recipe: str | None = None,
     config: str | os.PathLike[str] | None = None,
+    budget: str | None = None,
     options: Sequence[str] = (),
     **settings: Mapping[str, Any],
 ) -> tuple[Resolved, Plan]:
     """Say what a run would do and cost: resolved settings, measured memory and time. Writes nothing."""
-    resolved, source = prepare(data, _layers(recipe, config, options, settings))
+    resolved, source = prepare(data, _layers(recipe, config, budget, options, settings))
     accelerator = start_accelerator(resolved.config)
     _check_before_training(resolved, accelerator)
+    resolved = keep_budget(resolved, source, accelerator)
     return resolved, measure_plan(resolved.config, source, accelerator)
 
 
@@ -331,6 +336,7 @@ def _path(run: Run | str | os.PathLike[str]) -> Path:
 def _layers(
     recipe: str | None,
     config: str | os.PathLike[str] | None,
+    budget: str | None,
     options: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Layer]:
@@ -342,8 +348,9 @@ def _layers(
         layers.append(configuration.read_recipe(DEFAULT_RECIPE))
     if settings:
         layers.append(Layer("call", settings))
+    options = [*options, *(["--train.budget", budget] if budget is not None else [])]
     if options:
-        layers.append(configuration.read_options(list(options)))
+        layers.append(configuration.read_options(options))
     return layers
 
 
@@ -380,7 +387,7 @@ def _resumed(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_
             continue
         if wanted[section][field] in (None, "auto") and saved.origin[name].startswith("derived"):
             continue  # left open, as it was when the run began
-        length = name in ("train.steps", "train.epochs")
+        length = name in configuration.LENGTHS
         if length or name not in FREE_TO_CHANGE:
             remedy = "use --extend-to" if length else "start a new run, --init-from takes its weights"
             raise UserError(

@@ -34,6 +34,7 @@ def pretrain(
     out: Path | None = None,
     recipe: str | None = None,
     config: Path | None = None,
+    budget: str | None = None,
     plan: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -56,6 +57,8 @@ def pretrain(
         A named configuration (default: hjepa-small, unless --config is given).
     config
         A YAML file of settings, such as another run's config.yaml.
+    budget
+        The time that training may take, such as 20min or 8h; the number of steps is measured from it.
     plan
         Print every derived value, the measured memory and time, and stop.
     resume
@@ -75,7 +78,7 @@ def pretrain(
     if plan:
         if resume or extend_to is not None or init_from is not None:
             raise UserError("--plan says what a new run would do: leave out --resume, --extend-to and --init-from")
-        _print_plan(*api.plan(data, recipe=recipe, config=config, options=settings), json=json)
+        _print_plan(*api.plan(data, recipe=recipe, config=config, budget=budget, options=settings), json=json)
         return
     if out is None:
         raise UserError("--out is missing: name a folder for the run, such as --out runs/first")
@@ -86,6 +89,7 @@ def pretrain(
             out=out,
             recipe=recipe,
             config=config,
+            budget=budget,
             resume=resume,
             overwrite=overwrite,
             extend_to=extend_to,

@@ -5,6 +5,7 @@ from the data and the machine (see ``training/session.py``, ``complete``). Unkno
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -182,11 +183,24 @@ class EMAConfig(Section):
     hold: float = Field(0.0, ge=0, lt=1, description="share of the steps at the first value")
 
 
+LENGTHS = ("train.steps", "train.epochs", "train.budget")
+"""Three ways to say how long; the last layer that says one takes back what earlier layers said."""
+
+
+def budget_seconds(text: str) -> float:
+    """Return the seconds of a time such as 90s, 20min or 1.5h; raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d)", text)
+    if not match or float(match[1]) <= 0:
+        raise ValueError("a time is a number and its unit: 90s, 20min, 8h or 2d")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
+
+
 class TrainConfig(Section):
     """Length, machine, and what is written how often."""
 
-    steps: int | None = Field(None, ge=1, description="optimizer steps; open: from epochs")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; open: from budget, or epochs")
     epochs: float = Field(100.0, gt=0, description="passes over the images, if steps is open")
+    budget: str | None = Field(None, description="time that training may take, such as 20min or 8h, if steps is open")
     seed: int = Field(0, ge=0, description="of every random draw")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     precision: Literal["auto", "bf16", "fp16", "float32", "float64"] = Field(
@@ -196,6 +210,13 @@ class TrainConfig(Section):
     log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
     checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept, besides the best")
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: Any) -> Any:
+        if value is not None:
+            budget_seconds(str(value))
+        return value
 
 
 class Config(Section):
@@ -271,6 +292,11 @@ def resolve(layers: list[Layer]) -> Resolved:
         for name, value in _leaves(layer.values):
             if name not in origin:
                 raise UserError(unknown_name(name, layer.origin))
+            if name in LENGTHS and value is not None:
+                for other in LENGTHS:
+                    if other != name and origin[other] not in ("default", layer.origin):
+                        origin[other] = "default"
+                        del merged["train"][other.removeprefix("train.")]
             origin[name] = layer.origin
             _put(merged, name, value)
     try:
@@ -344,6 +370,9 @@ def read_options(tokens: list[str]) -> Layer:
             if not text or text.startswith("--"):
                 raise UserError(f"--{name} needs a value, such as --{name} {_example(name)}")
         _put(values, name, _parse(text))
+    lengths = [name for name in LENGTHS if name.removeprefix("train.") in values.get("train", {})]
+    if len(lengths) > 1:
+        raise UserError(f"--{lengths[0]} and --{lengths[1]} both say how long to train: leave one of them out")
     return Layer("command line", values)
 
 
@@ -403,6 +432,7 @@ def unknown_name(name: str, origin: str) -> str:
         *field_names(),
         "out",
         "config",
+        "budget",
         "plan",
         "json",
         "resume",

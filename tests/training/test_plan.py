@@ -1,17 +1,22 @@
 """The memory estimate is of the size of what is really used."""
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from commands import environment
-from conftest import tiny
+from conftest import TINY, tiny
 from runs import pictures
 
+import hjepa
+from hjepa.config import Layer, resolve
 from hjepa.errors import UserError
-from hjepa.training.plan import estimate_memory_gb, refuse_too_large
-from hjepa.training.session import complete
+from hjepa.training import plan as planning
+from hjepa.training.plan import estimate_memory_gb, keep_budget, refuse_too_large
+from hjepa.training.session import complete, start_accelerator
 
 SIZES = {
     "model": {"width": 192, "depth": 4, "heads": 3, "predictor_width": 96, "predictor_heads": 3, "patch_size": 4},
@@ -58,3 +63,40 @@ def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch)
         refuse_too_large(config)
     monkeypatch.setattr(plan, "available_memory_gb", lambda _: 1000.0)
     refuse_too_large(config)
+
+
+def test_a_budget_becomes_the_steps_that_fit_into_it(monkeypatch):
+    """With a clock that says half a second between two looks, a step takes half a second."""
+    clock = itertools.count()
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock) / 2)
+    resolved = complete(tiny(train={"steps": None, "budget": "1min"}), pictures())
+    resolved = keep_budget(resolved, pictures(), start_accelerator(resolved.config))
+    assert resolved.config.train.steps == 120
+    assert resolved.origin["train.steps"] == "derived: 1min at 0.5 s a step, measured"
+
+
+def test_a_run_with_a_budget_finishes_and_resumes_with_the_steps_it_began_with(tmp_path):
+    settings = TINY | {"train": {k: v for k, v in TINY["train"].items() if k != "steps"}}
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", budget="1s", **settings)
+    steps = run.summary()["steps"]
+    text = (run.path / "config.yaml").read_text()
+    assert re.search(rf"steps: {steps}  # derived: 1s at .* s a step, measured", text)
+    again = hjepa.pretrain(pictures(), out=tmp_path / "run", budget="1s", resume=True, **settings)
+    assert again.summary()["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([{"steps": 7}, {"epochs": 2}], (None, 2, None)),
+        ([{"steps": 7}, {"budget": "2h"}], (None, 100, "2h")),
+        ([{"epochs": 3}, {"budget": "2h"}, {"steps": 5}], (5, 100, None)),
+        ([{"budget": "2h"}, {"budget": None, "steps": 5}], (5, 100, None)),
+        ([{"steps": 7}, {"log_every": 2}], (7, 100, None)),
+        ([{"steps": 7, "epochs": 3, "budget": "2h"}], (7, 3, "2h")),
+    ],
+)
+def test_the_last_layer_that_says_how_long_takes_back_what_earlier_ones_said(layers, expected):
+    resolved = resolve([Layer(f"layer {number}", {"train": values}) for number, values in enumerate(layers)])
+    train = resolved.config.train
+    assert (train.steps, train.epochs, train.budget) == expected

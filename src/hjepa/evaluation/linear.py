@@ -40,7 +40,8 @@ def linear(
             fit = np.sort(generator(seed, "linear sweep").permutation(fit)[:SWEEP_ROWS])
         x, held_x = prepare(train_x[fit], train_x[held])
         accuracies = [
-            (fit_logistic(x, train_y[fit], c, SWEEP_ITERATIONS)[0].predict(held_x) == train_y[held]).mean() for c in sorted(cs)
+            (fit_logistic(x, train_y[fit], c, SWEEP_ITERATIONS)[0].predict(held_x) == train_y[held]).mean()
+            for c in sorted(cs)
         ]
         chosen = float(sorted(cs)[int(np.argmax(accuracies))])
     x, prepared_test = prepare(train_x, test_x)

@@ -5,14 +5,16 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
-from hjepa.config import Config
+from hjepa.config import Config, Resolved, budget_seconds, derive
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
 from hjepa.training.machine import available_memory_gb, choose_device, peak_memory_gb
 from hjepa.training.schedules import half_life_images
 from hjepa.training.session import Batches, build_model, build_trainer, mask_sampler
+from hjepa.training.trainer import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,7 @@ def refuse_too_large(config: Config, processes: int = 1) -> None:
 
 def measure_plan(config: Config, source: ImageSource, accelerator: Accelerator, *, steps: int = 4) -> Plan:
     """Take a few real steps without writing anything, and say what the whole run will cost."""
-    trainer = build_trainer(config, build_model(config), accelerator)
-    batches = Batches(config, source, accelerator)(0)
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        micro = next(batches)
-        trainer.train_step(micro)
-        times.append(time.perf_counter() - start)
-    seconds = sorted(times[1:])[len(times[1:]) // 2]  # the first step allocates
+    seconds, micro = _time_steps(config, source, accelerator, steps)
     total = config.train.steps or 0
     half_life = half_life_images(config.ema.momentum, config.optim.batch_size)
     return Plan(
@@ -114,6 +108,34 @@ def measure_plan(config: Config, source: ImageSource, accelerator: Accelerator, 
         target_tokens=micro[0].target_index.shape[2],
         momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
     )
+
+
+def keep_budget(resolved: Resolved, source: ImageSource, accelerator: Accelerator, *, steps: int = 8) -> Resolved:
+    """Turn ``train.budget`` into a number of steps by taking a few; what has its steps is returned as it is."""
+    train = resolved.config.train
+    if train.steps is not None or train.budget is None:
+        return resolved
+    trial = derive(resolved, {"train.steps": (1000, "while its time is measured")})
+    seconds, _micro = _time_steps(trial.config, source, accelerator, steps)
+    if accelerator.num_processes > 1:  # the slowest process sets the pace, and all must take the same steps
+        seconds = float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())
+    fits = max(1, int(budget_seconds(train.budget) / seconds))
+    return derive(resolved, {"train.steps": (fits, f"{train.budget} at {seconds:.3g} s a step, measured")})
+
+
+def _time_steps(
+    config: Config, source: ImageSource, accelerator: Accelerator, steps: int
+) -> tuple[float, list[MicroBatch]]:
+    """Return the median seconds of a step, its data included, and the micro-batches of the last."""
+    trainer = build_trainer(config, build_model(config), accelerator)
+    batches = Batches(config, source, accelerator)(0)
+    times, micro = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        micro = next(batches)
+        trainer.train_step(micro)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[len(times[1:]) // 2], micro  # the first step allocates
 
 
 def _with_accumulate(config: Config, parts: int) -> Config:

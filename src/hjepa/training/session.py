@@ -59,6 +59,7 @@ FREE_TO_CHANGE = {
     "optim.accumulate",
     "train.steps",
     "train.epochs",
+    "train.budget",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -102,7 +103,7 @@ def complete(resolved: Resolved, source: ImageSource) -> Resolved:
         from_files = isinstance(source, FileSource)
         reason = "images are read from files" if from_files else "no files to read"
         values["data.workers"] = (2 if from_files else 0, reason)
-    if config.train.steps is None:
+    if config.train.steps is None and config.train.budget is None:  # a budget is measured: see plan.keep_budget
         steps = max(1, int(config.train.epochs * len(source) / config.optim.batch_size))
         values["train.steps"] = (steps, f"{config.train.epochs:g} epochs of {len(source):,} images")
     device = choose_device(config.train.device)

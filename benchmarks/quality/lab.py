@@ -1,0 +1,320 @@
+"""The laboratory: runs an experiment described in a small file, and writes one table of what came out.
+
+    python benchmarks/quality/lab.py benchmarks/quality/experiments/initialisation.yaml
+    python benchmarks/quality/lab.py ... --table      # only write the table anew
+
+An experiment is a question, a protocol (data, evaluation, what is held equal, threads, seeds) and variants of one
+configuration. Runs and evaluations are commands of their own, in ``runs/lab/NAME``; what is finished is not done
+again, what was interrupted is resumed, what failed is recorded with its message. A folder whose runs were made
+under another protocol is refused: numbers of two protocols never stand in one table.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from scipy.stats import t as student_t
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "quality"
+ROUNDS = 3  # of the measurement that turns minutes into steps; variants take turns, the median counts
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A file of benchmarks/quality/experiments; README.md there explains the fields."""
+
+    name: str
+    question: str
+    data: str
+    evaluate: dict[str, Any]
+    equal: dict[str, float]
+    threads: int
+    seeds: list[int]
+    base: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    conclusion: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> "Experiment":
+        """Read an experiment; a field it does not know is an error of dataclass."""
+        return cls(name=path.stem, **yaml.safe_load(path.read_text()))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Return what runs must share to be compared."""
+        return {
+            "data": self.data,
+            "evaluate": self.evaluate,
+            "equal": self.equal,
+            "threads": self.threads,
+            "processor": _processor() if "minutes" in self.equal else "any",
+        }
+
+    def settings(self, variant: str) -> dict[str, Any]:
+        """Return the dotted settings of a variant, its recipe included."""
+        return {**self.base, **self.variants[variant]}
+
+
+class Lab:
+    """Where an experiment's runs are, and how they get there."""
+
+    def __init__(self, experiment: Experiment, runs: Path) -> None:
+        self.experiment, self.folder = experiment, runs / experiment.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_other_protocol()
+
+    def run(self) -> None:
+        """Do what is not done yet, seed by seed, and write the table after each run."""
+        steps = {variant: self._steps(variant) for variant in self.experiment.variants}
+        for seed in self.experiment.seeds:
+            for variant in self.experiment.variants:
+                if self._pretrain(variant, seed, steps[variant]):
+                    for level in self.experiment.evaluate.get("levels", ["last"]):
+                        self._evaluate(variant, seed, str(level))
+                write_table(self)
+
+    def run_folder(self, variant: str, seed: int) -> Path:
+        """Return the run of a variant and a seed."""
+        return self.folder / f"{re.sub('[^a-z0-9]+', '-', variant.lower()).strip('-')}-seed{seed}"
+
+    def result(self, variant: str, seed: int) -> dict[str, Any] | None:
+        """Return what is known of a run: its record, its evaluations, or how it failed; None before it ran."""
+        folder = self.run_folder(variant, seed)
+        record, failure = _read(folder / "run.json"), _read(Path(f"{folder}.failed.json"))
+        if failure:
+            return {"failure": failure["message"]}
+        if not record or record["status"] != "finished":
+            return None
+        results = [
+            row
+            for level in self.experiment.evaluate.get("levels", ["last"])
+            for row in (_read(folder / f"evaluation-{level}.json") or {}).get("results", [])
+        ]
+        return {"record": record, "results": results}
+
+    # ---- one run ----------------------------------------------------------------------------------
+
+    def _pretrain(self, variant: str, seed: int, steps: int) -> bool:
+        """Train a variant unless it is finished; False if it failed, now or before."""
+        folder, record = self.run_folder(variant, seed), _read(self.run_folder(variant, seed) / "run.json")
+        if record and record["status"] == "finished":
+            return True
+        if Path(f"{folder}.failed.json").exists():
+            return False
+        options = {**self.experiment.settings(variant), "train.seed": seed, "train.steps": steps}
+        resume = ["--resume"] if record else _as_options(options)
+        command = ["pretrain", self.experiment.data, "--out", str(folder), *resume]
+        return self._hjepa(command, folder)
+
+    def _evaluate(self, variant: str, seed: int, level: str) -> None:
+        folder, asked = self.run_folder(variant, seed), self.experiment.evaluate
+        kept = folder / f"evaluation-{level}.json"
+        if kept.exists():
+            return
+        limits = [f"--{k.replace('_', '-')}={asked[k]}" for k in ("max_train", "max_test") if k in asked]
+        names = [f"--protocols={','.join(asked['protocols'])}", f"--pooling={','.join(asked['poolings'])}"]
+        sets = [f"--train={asked['train']}", f"--test={asked['test']}", f"--level={level}"]
+        if self._hjepa(["evaluate", str(folder), *sets, *names, *limits], folder):
+            (folder / "evaluation.json").rename(kept)
+
+    def _steps(self, variant: str) -> int:
+        """Return how many steps of a variant are equal to the others' in what the experiment holds equal."""
+        if "steps" in self.experiment.equal:
+            return int(self.experiment.equal["steps"])
+        if "images" in self.experiment.equal:
+            batch = self._plan(variant)["config"]["optim"]["batch_size"]
+            return int(self.experiment.equal["images"] // batch)
+        return int(60 * self.experiment.equal["minutes"] / self._seconds_per_step()[variant])
+
+    def _seconds_per_step(self) -> dict[str, float]:
+        """Measure all variants in turns, once: later parts of the experiment use the same numbers."""
+        kept = self.folder / "seconds_per_step.json"
+        measured: dict[str, list[float]] = _read(kept) or {variant: [] for variant in self.experiment.variants}
+        for variant in self.experiment.variants:
+            measured.setdefault(variant, [])
+        for _ in range(ROUNDS):
+            for variant, seconds in measured.items():
+                if len(seconds) < ROUNDS and variant in self.experiment.variants:
+                    seconds.append(self._plan(variant)["plan"]["seconds_per_step"])
+        kept.write_text(json.dumps(measured))
+        return {variant: statistics.median(seconds) for variant, seconds in measured.items()}
+
+    def _plan(self, variant: str) -> dict[str, Any]:
+        settings = {**self.experiment.settings(variant), "train.steps": 1000}
+        command = ["pretrain", self.experiment.data, "--plan", "--json", *_as_options(settings)]
+        done = subprocess.run(_hjepa(command), env=self._environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{variant}: {done.stderr.strip()}")
+        plan: dict[str, Any] = json.loads(done.stdout)
+        return plan
+
+    def _hjepa(self, command: list[str], folder: Path) -> bool:
+        """Run a command with its output kept beside the run; a failure is recorded, an interrupt is not one."""
+        print("$ hjepa", " ".join(command), flush=True)
+        with Path(f"{folder}.log").open("a") as log:
+            code = subprocess.run(_hjepa(command), env=self._environment(), stdout=log, stderr=log).returncode
+        if code in (130, 143) or code < 0:
+            raise SystemExit(f"stopped; the same command goes on. Log: {folder}.log")
+        if code:
+            message = Path(f"{folder}.log").read_text().strip().splitlines()[-1]
+            Path(f"{folder}.failed.json").write_text(json.dumps({"command": command, "message": message}))
+        return code == 0
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": str(self.experiment.threads)}
+
+    def _refuse_other_protocol(self) -> None:
+        kept = self.folder / "protocol.json"
+        protocol = json.loads(json.dumps(self.experiment.protocol))
+        if kept.exists() and json.loads(kept.read_text()) != protocol:
+            raise SystemExit(f"{self.folder} holds runs of another protocol ({kept}): use another --runs, or remove it")
+        kept.write_text(json.dumps(protocol, indent=1))
+
+
+# ---- the table ----------------------------------------------------------------------------------------
+
+
+def write_table(lab: Lab) -> Path:
+    """Write benchmarks/results/quality/NAME.md from what is on disk."""
+    e = lab.experiment
+    found = {variant: {seed: lab.result(variant, seed) for seed in e.seeds} for variant in e.variants}
+    done = {v: {s: r for s, r in each.items() if r and "record" in r} for v, each in found.items()}
+    columns = sorted({_column(row) for each in done.values() for r in each.values() for row in r["results"]})
+    lines = [f"# {e.question}", "", f"`python benchmarks/quality/lab.py benchmarks/quality/experiments/{e.name}.yaml`"]
+    lines += ["", _protocol_in_words(e), ""]
+    if columns:
+        lines += [
+            "| | steps | verdict | rank | " + " | ".join(columns) + " |",
+            "|---|---|---|---|" + "---|" * len(columns),
+        ]
+        for variant, each in done.items():
+            lines.append(_row(variant, list(each.values()), columns))
+        lines += _controls(done, columns)
+    unfinished = [f"{v}, seed {s}" for v, each in found.items() for s, r in each.items() if r is None]
+    failures = [
+        f"- **{v}**, seed {s}: {r['failure']}"
+        for v, each in found.items()
+        for s, r in each.items()
+        if r and "failure" in r
+    ]
+    lines += ["", "Failed:", *failures] if failures else []
+    lines += ["", f"Not run yet: {'; '.join(unfinished)}."] if unfinished else []
+    lines += ["", "What each variant changes:", ""] + [f"- {v}: {_in_words(s)}" for v, s in e.variants.items()]
+    lines += ["", f"All share: {_in_words(e.base)}.", *(["", e.conclusion.strip()] if e.conclusion else []), ""]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{e.name}.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def mean_and_interval(values: list[float]) -> str:
+    """Return mean and 95 % interval of the mean over seeds, Student's t; of one seed the value alone. In per cent."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{100 * mean:.1f}"
+    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+
+
+def _row(variant: str, runs: list[dict[str, Any]], columns: list[str]) -> str:
+    if not runs:
+        return f"| {variant} |" + " |" * (3 + len(columns))
+    verdicts = sorted({run["record"]["verdict"]["verdict"] for run in runs})
+    ranks = [
+        float(m.group(1)) for run in runs if (m := re.search(r"rank ([\d.]+)", run["record"]["verdict"]["evidence"]))
+    ]
+    rank = f"{min(ranks):.0f} to {max(ranks):.0f}" if ranks else ""
+    cells = [_cell(runs, column, lambda row: float(row["accuracy"])) for column in columns]
+    return f"| {variant} | {runs[0]['record']['steps']} | {', '.join(verdicts)} | {rank} | " + " | ".join(cells) + " |"
+
+
+def _controls(done: dict[str, dict[int, dict[str, Any]]], columns: list[str]) -> list[str]:
+    """Return a row for raw pixels and one for the random-init encoder of each variant whose network differs."""
+    runs = [run for each in done.values() for run in each.values()]
+    raw = [_cell(runs[:1], column, lambda row: float(row["controls"]["raw_pixels"])) for column in columns]
+    lines = ["| raw pixels | | | | " + " | ".join(raw) + " |"]
+    seen: list[str] = []
+    for variant, each in done.items():
+        cells = [_cell(list(each.values()), c, lambda row: float(row["controls"]["random_init"])) for c in columns]
+        if (line := " | ".join(cells)) not in seen and each:
+            seen.append(line)
+            lines.append(f"| random-init of {variant} | | | | {line} |")
+    return lines
+
+
+def _cell(runs: list[dict[str, Any]], column: str, value: Any) -> str:
+    values = [value(row) for run in runs for row in run["results"] if _column(row) == column]
+    return mean_and_interval(values) if values else ""
+
+
+def _column(row: dict[str, Any]) -> str:
+    level = "" if row["level"] == "last" else f" level {row['level']}"
+    labels = "" if row["labels"] == "label" else f" {row['labels']}"
+    return f"{row['protocol']}{labels} {row['pooling']}{level}"
+
+
+def _protocol_in_words(e: Experiment) -> str:
+    equal = ", ".join(f"{value:g} {what} of training" for what, value in e.equal.items())
+    fit, seeds = e.evaluate.get("max_train", "all"), ", ".join(map(str, e.seeds))
+    return (
+        f"{e.data}; equal: {equal}, {e.threads} thread{'s' if e.threads > 1 else ''}; seeds {seeds}; "
+        f"{e.evaluate['train']} ({fit} images) to fit, {e.evaluate['test']} to test. "
+        "Per cent, mean and 95 % interval of the mean over seeds (Student's t); of one seed its value."
+    )
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"`{name}={json.dumps(value)}`" for name, value in settings.items()) or "nothing"
+
+
+# ---- small things -------------------------------------------------------------------------------------
+
+
+def _as_options(settings: dict[str, Any]) -> list[str]:
+    """Return dotted settings as the command line takes them."""
+    options = []
+    for name, value in settings.items():
+        shown = json.dumps(value) if isinstance(value, list) else "none" if value is None else str(value)
+        options += [f"--{name}", shown]
+    return options
+
+
+def _hjepa(command: list[str]) -> list[str]:
+    return [sys.executable, "-m", "hjepa.cli", *command]
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _processor() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0].split(': ')[1]}, {len(names)} cores" if names else "unknown"
+
+
+def main() -> None:
+    """Run the experiments named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="+", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
+    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    asked = parser.parse_args()
+    for path in asked.experiments:
+        lab = Lab(Experiment.load(path), asked.runs)
+        if not asked.table:
+            lab.run()
+        print(write_table(lab))
+
+
+if __name__ == "__main__":
+    main()
