@@ -122,9 +122,9 @@ def evaluate(
     check_known("pooling", poolings, POOLINGS)
     _check_labels(train, test, seed)
     if "lowshot" in protocols:
-        for name, labels in train.labels.items():
+        for name, numbers in train.labels.items():
             classes = getattr(train, "classes", ()) if name == "label" else ()
-            refuse_scarce_labels(labels, f"{train.name} ({name})", classes)
+            refuse_scarce_labels(numbers, f"{train.name} ({name})", classes)
     say = progress or (lambda line: None)
     features: dict[str, dict[str, Sets]] = {}
     for name, model in (("pretrained", encoder), ("random_init", control)):
@@ -176,8 +176,8 @@ def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
 
 
 def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
-    probe = {"knn": knn, "linear": linear, "lowshot": lowshot}[protocol]
-    return probe(x[0], y[0], x[1], y[1], seed=seed)
+    probes: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear, "lowshot": lowshot}
+    return probes[protocol](x[0], y[0], x[1], y[1], seed=seed)
 
 
 def _result(
