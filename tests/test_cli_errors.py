@@ -51,6 +51,11 @@ def complaint(capsys, here):
 
 
 CASES = {
+    "images compared over a split batch": (
+        "pretrain scenes --out run --optim.variance_covariance 1 --optim.accumulate 2",
+        "optim.variance_covariance compares all images of a step, accumulate = 2 never has them together: "
+        "use accumulate 1 and a smaller batch_size, or variance_covariance 0",
+    ),
     "a budget without a unit": (
         "pretrain scenes --out run --budget 20",
         "train.budget = 20: a time is a number and its unit: 90s, 20min, 8h or 2d",

@@ -96,6 +96,9 @@ class ModelConfig(Section):
     predictor_width: int = Field(192, ge=4, description="predictor width P")
     predictor_depth: int = Field(6, ge=1, description="predictor blocks")
     predictor_heads: int = Field(6, ge=1, description="predictor attention heads")
+    initialisation: Literal["released", "xavier"] = Field(
+        "released", description="standard deviation 0.02 as released, or by the width of each layer"
+    )
     levels: tuple[tuple[int, int], ...] | None = Field(
         None, description="what is predicted: depths (0: pixels), or pairs of depth and stride; open: the last block"
     )
@@ -157,6 +160,9 @@ class OptimConfig(Section):
     betas: Range = Field((0.9, 0.999), description="AdamW's betas")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
     loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
+    variance_covariance: float = Field(
+        0.0, ge=0, description="weight of a term that keeps images apart in the context's features"
+    )
     level_weights: tuple[float, ...] | None = Field(None, description="of each level's loss; open: all the same")
 
     @field_validator("level_weights")
@@ -165,6 +171,15 @@ class OptimConfig(Section):
         if value is not None and (min(value, default=0.0) < 0 or sum(value) <= 0):
             raise ValueError("weights are not negative, and one is positive")
         return value
+
+    @model_validator(mode="after")
+    def _compares_a_whole_batch(self) -> Self:
+        if self.variance_covariance and self.accumulate > 1:
+            raise ValueError(
+                f"variance_covariance compares all images of a step, accumulate = {self.accumulate} never has them "
+                "together: use accumulate 1 and a smaller batch_size, or variance_covariance 0"
+            )
+        return self
 
     @field_validator("betas")
     @classmethod

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hjepa.errors import UserError
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder
-from hjepa.models.initialisation import initialise
+from hjepa.models.initialisation import Initialisation, initialise
 from hjepa.models.levels import Level, cell_grid, last_level, level_cells
 from hjepa.models.released import refuse_misfit
 
@@ -123,6 +123,7 @@ def encoder_card(
     preprocess: Mapping[str, Any],
     provenance: Mapping[str, Any],
     levels: Sequence[Level] | None = None,
+    initialisation: Initialisation = "released",
 ) -> dict[str, Any]:
     """Return the content of encoder.json; ``timm`` holds the arguments of a stock VisionTransformer."""
     return {
@@ -131,6 +132,7 @@ def encoder_card(
         "preprocess": dict(preprocess),
         "pooling": "avg",
         "levels": [list(level) for level in levels or last_level(encoder.depth)],
+        "initialisation": initialisation,  # of the random twin that evaluation compares with
         "provenance": dict(provenance),
     }
 
@@ -158,7 +160,7 @@ def load_frozen(folder: Path) -> FrozenEncoder:
 def random_twin(frozen: FrozenEncoder, *, seed: int) -> FrozenEncoder:
     """Return an encoder of the same sizes with untrained weights: the control of every evaluation."""
     encoder = blank_encoder(frozen.card)
-    initialise(encoder, seed=seed)
+    initialise(encoder, seed=seed, kind=frozen.card.get("initialisation", "released"))
     return FrozenEncoder(encoder, frozen.card)
 
 

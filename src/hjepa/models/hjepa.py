@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.models.encoder import ContextEncoder, build_encoder
-from hjepa.models.initialisation import initialise
+from hjepa.models.initialisation import Initialisation, initialise
 from hjepa.models.levels import (
     Level,
     at_least_float32,
@@ -35,11 +35,12 @@ class Forward(NamedTuple):
 
     levels: tuple[LevelForward, ...]
     pooled: Tensor  # [B, D], mean of the target encoder's last tokens, as used downstream
+    context: Tensor  # [B, V, D], what the context encoder makes of the visible patches
 
     def detached(self) -> "Forward":
-        """Return the same without the graph of the predictions."""
+        """Return the same without the graph of the context and the predictions."""
         levels = (level._replace(predictions=level.predictions.detach()) for level in self.levels)
-        return self._replace(levels=tuple(levels))
+        return self._replace(levels=tuple(levels), context=self.context.detach())
 
 
 class HJEPA(nn.Module):
@@ -73,7 +74,7 @@ class HJEPA(nn.Module):
         grid = self.context_encoder.grid((images.shape[-2], images.shape[-1]))
         index = [cell_of(target_index, grid, level.stride) for level in self.levels]
         targets = map(gather_cells, cells, index)
-        return Forward(tuple(map(LevelForward, predictions, targets, cells, index)), pooled)
+        return Forward(tuple(map(LevelForward, predictions, targets, cells, index)), pooled, context)
 
     def target_cells(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the cells [B, M, D] of each level, and pooled features [B, D]; without a gradient graph."""
@@ -100,6 +101,7 @@ def build(
     momentum: Callable[[int], float],
     seed: int,
     levels: Sequence[Level] | None = None,
+    initialisation: Initialisation = "released",
 ) -> HJEPA:
     """Build and initialise the model; the target encoder is copied after initialisation."""
     levels = levels or last_level(depth)
@@ -122,6 +124,6 @@ def build(
             heads=predictor_heads,
             mlp_ratio=mlp_ratio,
         )
-    initialise(context_encoder, seed=seed)
-    initialise(predictor, seed=seed + 1)
+    initialise(context_encoder, seed=seed, kind=initialisation)
+    initialise(predictor, seed=seed + 1, kind=initialisation)
     return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels)

@@ -46,6 +46,7 @@ from hjepa.training.machine import (
     memory_gb,
     return_freed_memory,
 )
+from hjepa.training.objective import Objective, level_shares
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.remedies import Remedies
 from hjepa.training.run_folder import RunFolder, flush_to_disk, write_atomically, write_json, write_text
@@ -221,6 +222,7 @@ def build_model(config: Config) -> HJEPA:
         momentum=momentum_of(config),
         seed=config.train.seed,
         levels=[Level(*level) for level in m.levels or ()],
+        initialisation=m.initialisation,
     )
     set_attention(model, config.train.attention)
     return model.double() if config.train.precision == "float64" else model
@@ -248,6 +250,12 @@ def schedules_of(config: Config) -> Schedules:
     )
 
 
+def objective_of(config: Config, levels: int) -> Objective:
+    """Return what a configuration minimises."""
+    o = config.optim
+    return Objective(o.loss, level_shares(o.level_weights, levels), o.variance_covariance)
+
+
 def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Trainer:
     """Put the model on its device and give it optimizer and schedules."""
     model.to(accelerator.device)
@@ -256,8 +264,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         build_optimizer(model, betas=config.optim.betas),
         schedules_of(config),
         accelerator=accelerator,
-        loss=config.optim.loss,
-        level_weights=config.optim.level_weights,
+        objective=objective_of(config, len(model.levels)),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
@@ -444,13 +451,14 @@ class Session:
         loss = float(trainer.accelerator.reduce(own_loss, "mean"))
         if not self.main:
             return
-        measures = measure_levels(result.forward, self.config.optim.loss, trainer.level_shares)
+        measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_shares)
         images = result.step * self.config.optim.batch_size
         line: dict[str, Any] = {
             "step": result.step,
             "epoch": round(images / len(self.source), 4),
             "images": images,
             "loss": loss,
+            **({} if result.regulariser is None else {"regulariser": result.regulariser}),
             **measures,
             "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
             "effective_rank": self.health.queue.rank(),
@@ -553,6 +561,7 @@ class Session:
                 "hjepa": __version__,
             },
             self.trainer.model.levels,
+            self.config.model.initialisation,
         )
         write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
         write_json(self.folder.encoder_card, card)

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from hjepa.models.hjepa import HJEPA, Forward
-from hjepa.training.objective import LossName, level_shares, levels_loss
+from hjepa.training.objective import Objective, level_shares
 from hjepa.training.parameters import refuse_target_parameters, set_rates, trained_parameters
 
 
@@ -39,7 +39,8 @@ class StepResult:
     """What one call of the step did."""
 
     step: int  # optimizer steps taken so far, this one included if it was taken
-    loss: float  # mean over micro-batches, of this process
+    loss: float  # of the predictions, mean over micro-batches, of this process
+    regulariser: float | None  # added to it, with its weight; None without one
     gradient_norm: float  # before clipping
     stepped: bool  # False: gradients were not finite, nothing moved
     lr: float
@@ -63,8 +64,7 @@ class Trainer:
         schedules: Schedules,
         *,
         accelerator: Accelerator | None = None,
-        loss: LossName = "smooth-l1",
-        level_weights: Sequence[float] | None = None,
+        objective: Objective | None = None,
         clip_gradient: float | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -76,8 +76,7 @@ class Trainer:
         self.wrapped = self.accelerator.prepare_model(model)
         self.optimizer = optimizer
         self.schedules = schedules
-        self.loss: LossName = loss
-        self.level_shares = level_shares(level_weights, len(model.levels))
+        self.objective = objective or Objective(level_shares=level_shares(None, len(model.levels)))
         self.clip_gradient = clip_gradient
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
@@ -91,14 +90,15 @@ class Trainer:
         set_rates(optimizer, lr=lr, weight_decay=weight_decay)
         model.train()
 
-        losses = []
+        predicted, regularised = [], []
         for number, batch in enumerate(micro_batches, start=1):
             with self._reduces_gradients(number == len(micro_batches)):
                 with self._autocast(batch.images.device):
                     forward = self.wrapped(*batch)  # targets (no gradient), then predictions
-                loss = levels_loss(forward, self.loss, self.level_shares)
-                scaler.scale(loss / len(micro_batches)).backward()
-            losses.append(loss.detach())
+                losses = self.objective(forward, batch.context_index)
+                scaler.scale(losses.total / len(micro_batches)).backward()
+            predicted.append(losses.prediction.detach())
+            regularised += [] if losses.regulariser is None else [losses.regulariser.detach()]
 
         scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in trained_parameters(optimizer) if p.grad is not None])
@@ -117,7 +117,8 @@ class Trainer:
 
         return StepResult(
             step=self.step,
-            loss=float(torch.stack(losses).mean()),
+            loss=float(torch.stack(predicted).mean()),
+            regulariser=float(torch.stack(regularised).mean()) if regularised else None,
             gradient_norm=float(norm),
             stepped=stepped,
             lr=lr,
