@@ -213,3 +213,21 @@ def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
     assert left.value.code == 0
     weights = "encoder.safetensors"
     assert (tmp_path / "first-again" / weights).read_bytes() == (first.path / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe", "origin"),
+    [
+        ({"budget": "20min"}, "hjepa-tiny", "recipe chosen for 20min on cpu"),
+        ({"budget": "2h"}, "hjepa-small", "recipe chosen for 2h on cpu"),
+        ({}, "hjepa-small", "recipe hjepa-small"),
+        ({"budget": "20min", "recipe": "hjepa-small"}, "hjepa-small", "recipe hjepa-small"),
+    ],
+)
+def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, monkeypatch):
+    monkeypatch.setattr("hjepa.api.choose_device", lambda _: torch.device("cpu"))
+    small = {"width": 8, "heads": 2, "depth": 1, "predictor_width": 8, "predictor_heads": 2, "predictor_depth": 1}
+    resolved, plan = hjepa.plan(pictures(), **given, model=small, optim={"batch_size": 4})
+    assert resolved.config.recipe == recipe
+    assert resolved.origin["recipe"] == origin
+    assert plan.steps == resolved.config.train.steps

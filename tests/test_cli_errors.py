@@ -110,8 +110,8 @@ CASES = {
     ),
     "unknown recipe": (
         "pretrain scenes --out run --recipe hjepa-smal",
-        "unknown recipe 'hjepa-smal', did you mean hjepa-small?: the recipes are demo, hjepa-small, ijepa-code, "
-        "ijepa-code-fashion, ijepa-paper",
+        "unknown recipe 'hjepa-smal', did you mean hjepa-small?: the recipes are demo, hjepa-base, hjepa-large, "
+        "hjepa-small, hjepa-tiny, ijepa-code, ijepa-code-fashion, ijepa-paper",
     ),
     "misspelt setting": (
         "pretrain scenes --out run --optim.lrr 1",

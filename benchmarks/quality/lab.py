@@ -64,6 +64,12 @@ class Experiment:
         """Return the dotted settings of a variant, its recipe included."""
         return {**self.base, **self.variants[variant]}
 
+    def levels(self, variant: str) -> list[str]:
+        """Return the levels a variant is evaluated on: the last block; with ``levels: each`` also its levels."""
+        own = self.settings(variant).get("model.levels") or []
+        several = self.evaluate.get("levels") == "each" and len(own) > 1
+        return ["last", *map(str, range(len(own))), "all"] if several else ["last"]
+
 
 class Lab:
     """Where an experiment's runs are, and how they get there."""
@@ -79,8 +85,8 @@ class Lab:
         for seed in self.experiment.seeds:
             for variant in self.experiment.variants:
                 if self._pretrain(variant, seed, steps[variant]):
-                    for level in self.experiment.evaluate.get("levels", ["last"]):
-                        self._evaluate(variant, seed, str(level))
+                    for level in self.experiment.levels(variant):
+                        self._evaluate(variant, seed, level)
                 write_table(self)
 
     def run_folder(self, variant: str, seed: int) -> Path:
@@ -97,7 +103,7 @@ class Lab:
             return None
         results = [
             row
-            for level in self.experiment.evaluate.get("levels", ["last"])
+            for level in self.experiment.levels(variant)
             for row in (_read(folder / f"evaluation-{level}.json") or {}).get("results", [])
         ]
         return {"record": record, "results": results}

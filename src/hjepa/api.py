@@ -60,6 +60,12 @@ if TYPE_CHECKING:
     from hjepa.evaluation import Result
 
 DEFAULT_RECIPE = "hjepa-small"
+LONG_BUDGET = {"cpu": 3600.0, "mps": 3600.0, "cuda": 4 * 3600.0}  # seconds from which the larger recipe is chosen
+RECIPES_BY_BUDGET = {
+    "cpu": ("hjepa-tiny", "hjepa-small"),
+    "mps": ("hjepa-tiny", "hjepa-small"),
+    "cuda": ("hjepa-small", "hjepa-base"),
+}
 
 
 @dataclass(frozen=True)
@@ -345,13 +351,24 @@ def _layers(
     if config is not None:
         layers.append(configuration.read_file(Path(config)))
     elif not recipe:
-        layers.append(configuration.read_recipe(DEFAULT_RECIPE))
+        layers += _chosen_recipe(budget)
     if settings:
         layers.append(Layer("call", settings))
     options = [*options, *(["--train.budget", budget] if budget is not None else [])]
     if options:
         layers.append(configuration.read_options(options))
     return layers
+
+
+def _chosen_recipe(budget: str | None) -> list[Layer]:
+    """Return the recipe for a budget on this machine, and why; the default without a budget."""
+    device = choose_device("auto").type
+    try:
+        long = configuration.budget_seconds(budget or "") >= LONG_BUDGET[device]
+    except ValueError:  # the budget itself is refused where it is read
+        return [configuration.read_recipe(DEFAULT_RECIPE)]
+    name = RECIPES_BY_BUDGET[device][long]
+    return [configuration.read_recipe(name), Layer(f"recipe chosen for {budget} on {device}", {"recipe": name})]
 
 
 def _refuse_contradictions(
@@ -447,7 +464,8 @@ def horizon_change(before: configuration.Config, after: configuration.Config, st
     """Return a line for each schedule: its value in the next step under the old and the new horizon."""
     rows = [
         (name, getattr(schedules_of(before), name)(step), getattr(schedules_of(after), name)(step))
-        for name in ("lr", "weight_decay")
+        for name in ("lr", "weight_decay", "variance_covariance")
+        if name != "variance_covariance" or before.optim.variance_covariance
     ]
     rows.append(("momentum", momentum_of(before)(step), momentum_of(after)(step)))
     horizon = f"at step {step}, horizon {before.train.steps} -> {after.train.steps}"

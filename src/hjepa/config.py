@@ -161,7 +161,7 @@ class OptimConfig(Section):
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
     loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
     variance_covariance: float = Field(
-        0.0, ge=0, description="weight of a term that keeps images apart in the context's features"
+        0.0, ge=0, description="weight at the start of a term that keeps images apart; falls to 0 (cosine)"
     )
     level_weights: tuple[float, ...] | None = Field(None, description="of each level's loss; open: all the same")
 

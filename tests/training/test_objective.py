@@ -62,10 +62,11 @@ def test_a_step_minimises_it_and_logs_the_loss_of_the_predictions_apart():
     assert float(term) == pytest.approx(float(by_hand), rel=1e-4)
     result = trainer.train_step([batch])
     assert result.loss == pytest.approx(float(prediction), rel=1e-10)
-    assert result.regulariser == pytest.approx(0.5 * float(term), rel=1e-10)
-    for _ in range(30):
+    assert result.regulariser == pytest.approx(trainer.schedules.variance_covariance(0) * float(term), rel=1e-10)
+    for _ in range(9):
         last = trainer.train_step(next(batches))
-    assert last.regulariser < result.regulariser
+    assert last.regulariser < 0.2 * result.regulariser  # its weight falls over the 12 steps, to nothing
+    assert [round(trainer.schedules.variance_covariance(step), 3) for step in (0, 5, 11)] == [0.491, 0.25, 0.0]
 
 
 def test_without_a_weight_nothing_changes():

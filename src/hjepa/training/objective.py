@@ -30,19 +30,17 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The weighted loss of the levels, and the regulariser where it has a weight."""
+    """The weighted loss of the levels; the regulariser is added with the weight of the step."""
 
     kind: LossName = "smooth-l1"
     level_shares: tuple[float, ...] = (1.0,)  # add up to 1
-    variance_covariance: float = 0.0
 
-    def __call__(self, forward: Forward, context_index: Tensor) -> Losses:
+    def __call__(self, forward: Forward, context_index: Tensor, variance_covariance: float = 0.0) -> Losses:
         """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
         prediction = levels_loss(forward, self.kind, self.level_shares)
-        if not self.variance_covariance:
+        if not variance_covariance:
             return Losses(prediction, None)
-        spread = context_variance_covariance(forward.context, context_index)
-        return Losses(prediction, self.variance_covariance * spread)
+        return Losses(prediction, variance_covariance * context_variance_covariance(forward.context, context_index))
 
 
 def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smooth-l1") -> Tensor:

@@ -122,14 +122,14 @@ def complete(resolved: Resolved, source: ImageSource) -> Resolved:
 
 
 def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
-    """Fill open image and patch sizes: as large as the images up to 96 pixels, 8 x 8 patches."""
+    """Fill open image and patch sizes: 28, 32, 64 or 96 pixels, the first that covers the images; 7 or 8 patches."""
     data = resolved.config.data
     values: dict[str, tuple[Any, str]] = {}
     size = data.image_size
     if size is None:
         side = min(read(source, 0, skip_corrupt=data.corrupt == "skip").shape[:2])
         patch = resolved.config.model.patch_size or 8
-        chosen = next((s for s in (32, 64) if side <= s), 96) // patch * patch
+        chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
         if chosen < 2 * patch:
             raise UserError(
                 f"model.patch_size = {patch} leaves less than 2x2 patches on images of {side} pixels: use a smaller one"
@@ -242,18 +242,13 @@ def momentum_of(config: Config) -> EMAScheduler:
 
 
 def schedules_of(config: Config) -> Schedules:
-    """Return learning rate and weight decay as functions of the step."""
+    """Return learning rate, weight decay and the regulariser's weight as functions of the step."""
     o, steps = config.optim, _steps(config)
     return Schedules(
         lr=WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps),
         weight_decay=Cosine(o.weight_decay, o.final_weight_decay, steps),
+        variance_covariance=Cosine(o.variance_covariance, 0.0, steps),
     )
-
-
-def objective_of(config: Config, levels: int) -> Objective:
-    """Return what a configuration minimises."""
-    o = config.optim
-    return Objective(o.loss, level_shares(o.level_weights, levels), o.variance_covariance)
 
 
 def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Trainer:
@@ -264,7 +259,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         build_optimizer(model, betas=config.optim.betas),
         schedules_of(config),
         accelerator=accelerator,
-        objective=objective_of(config, len(model.levels)),
+        objective=Objective(config.optim.loss, level_shares(config.optim.level_weights, len(model.levels))),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),

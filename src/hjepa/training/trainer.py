@@ -32,6 +32,7 @@ class Schedules:
 
     lr: Callable[[int], float]
     weight_decay: Callable[[int], float]
+    variance_covariance: Callable[[int], float] = lambda _step: 0.0  # the regulariser's weight; none
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Trainer:
             with self._reduces_gradients(number == len(micro_batches)):
                 with self._autocast(batch.images.device):
                     forward = self.wrapped(*batch)  # targets (no gradient), then predictions
-                losses = self.objective(forward, batch.context_index)
+                losses = self.objective(forward, batch.context_index, self.schedules.variance_covariance(self.step))
                 scaler.scale(losses.total / len(micro_batches)).backward()
             predicted.append(losses.prediction.detach())
             regularised += [] if losses.regulariser is None else [losses.regulariser.detach()]
