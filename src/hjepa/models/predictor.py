@@ -3,10 +3,31 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from hjepa.models.positions import sincos_2d
+
+
+class LastBlock(Block):  # type: ignore[misc]  # timm has no types
+    """timm's block that answers for the last tokens only: nobody reads what it would make of the context.
+
+    The same numbers as ``Block``, without two thirds of the work on context tokens. For the plain blocks of the
+    predictor: no gates, norms inside attention, layer scale or dropout.
+    """
+
+    def forward(self, tokens: Tensor, answers: int) -> Tensor:
+        """Return what the block makes of the last ``answers`` of tokens [B, N, D]: [B, answers, D]."""
+        attn = self.attn
+        qkv = attn.qkv(self.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = qkv[0][:, :, -answers:], qkv[1], qkv[2]  # [B, heads, N, D / heads]
+        if attn.fused_attn:
+            found = F.scaled_dot_product_attention(queries, keys, values)
+        else:
+            found = ((queries * attn.scale) @ keys.transpose(-2, -1)).softmax(-1) @ values
+        after = tokens[:, -answers:] + attn.proj(found.transpose(1, 2).flatten(2))
+        return after + self.mlp(self.norm2(after))
 
 
 class Predictor(nn.Module):
@@ -33,9 +54,8 @@ class Predictor(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         table = sincos_2d(width, grid).to(torch.get_default_dtype())
         self.predictor_pos_embed = nn.Parameter(table[None], requires_grad=False)
-        self.predictor_blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)
-        )
+        kinds = [Block] * (depth - 1) + [LastBlock]
+        self.predictor_blocks = nn.ModuleList(kind(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for kind in kinds)
         self.predictor_norm = nn.LayerNorm(width, eps=1e-6)
         # A head for each level: the rows of one matrix.
         self.target_widths = list(target_widths)
@@ -52,7 +72,9 @@ class Predictor(nn.Module):
         seen = self.predictor_embed(context) + table[context_index]  # [B, V, P]
         queries = self.mask_token + table[target_index.flatten(0, 1)]  # [B*K, T, P]
         tokens = torch.cat([seen.repeat_interleave(blocks, dim=0), queries], dim=1)  # [B*K, V+T, P]
-        for block in self.predictor_blocks:
+        *earlier, last = self.predictor_blocks
+        for block in earlier:
             tokens = block(tokens)
-        predicted = self.predictor_proj(self.predictor_norm(tokens[:, -size:]))  # [B*K, T, sum of D]
+        answers = last(tokens, size)  # [B*K, T, P]
+        predicted = self.predictor_proj(self.predictor_norm(answers))  # [B*K, T, sum of D]
         return list(predicted.unflatten(0, (images, blocks)).split(self.target_widths, dim=-1))
