@@ -54,7 +54,9 @@ def shortened(text: str) -> list[str]:
     program = {"hjepa": ["-m", "hjepa.cli"], "torchrun": ["-m", "torch.distributed.run"]}[words[0]]
     if "--extend-to" in words:
         words[words.index("--extend-to") + 1] = "4"
-    if "pretrain" in words and "--resume" not in words:
+    if "--budget" in words:
+        words[words.index("--budget") + 1] = "1s"
+    elif "pretrain" in words and "--resume" not in words:
         words += ["--train.steps", "2"]
     if "evaluate" in words:
         words += ["--max-train", "300", "--max-test", "200"]
