@@ -483,6 +483,11 @@ def _as_out_of_memory(error: RuntimeError, resolved: Resolved) -> UserError | No
     if "out of memory" not in text and "allocate memory" not in text:
         return None
     parts = resolved.config.optim.accumulate
+    if resolved.config.optim.variance_covariance:
+        return UserError(
+            f"out of memory with optim.batch_size = {resolved.config.optim.batch_size}: use a smaller one "
+            "(optim.variance_covariance compares all images of a step, so it cannot be split)"
+        )
     return UserError(
         f"out of memory with optim.batch_size = {resolved.config.optim.batch_size} in {parts} micro-batches: "
         f"use --optim.accumulate {parts * 2}; add --resume if the run had saved a checkpoint"

@@ -71,11 +71,12 @@ def test_it_is_the_target_encoder(run):
 
 
 def test_the_random_twin_has_the_weights_training_started_from(run):
-    from conftest import tiny
     from runs import trainer_of
 
+    from hjepa.config import load
+
     encoder = hjepa.load_encoder(run)
-    start = trainer_of(tiny())[0].model.context_encoder.state_dict()
+    start = trainer_of(load((run.path / "config.yaml").read_text()))[0].model.context_encoder.state_dict()
     twin = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
     assert all(torch.equal(twin[name], tensor) for name, tensor in start.items())
 

@@ -61,6 +61,9 @@ def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch)
         UserError, match=r"optim\.batch_size = 4096: a step needs about .* use --optim\.accumulate [48]"
     ):
         refuse_too_large(config)
+    whole = config.model_copy(update={"optim": config.optim.model_copy(update={"variance_covariance": 1.0})})
+    with pytest.raises(UserError, match=r"are free; use a smaller model or image size, or a smaller --optim"):
+        refuse_too_large(whole)  # a batch whose images are all compared cannot be split
     monkeypatch.setattr(plan, "available_memory_gb", lambda _: 1000.0)
     refuse_too_large(config)
 

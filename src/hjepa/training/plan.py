@@ -84,6 +84,7 @@ def refuse_too_large(config: Config, processes: int = 1) -> None:
     while need(parts) > free and parts * processes < config.optim.batch_size // 2:
         parts *= 2
     fits = need(parts) <= free and config.optim.batch_size % (parts * processes) == 0
+    fits = fits and not config.optim.variance_covariance  # which compares all images of a step
     remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
     raise UserError(
         f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB and {free:.0f} GB are free; "
