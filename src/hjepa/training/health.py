@@ -171,7 +171,8 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     no_gap = now["cross_sample_gap"] < NO_GAP
     alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
     neither = no_gap and now["position_share"] < WHERE
-    apart = now["effective_rank"] >= WATCH_RANK
+    # The newest line as well as the mean: in a run that has broken down the rank jumps, and its mean says nothing.
+    apart = min(now["effective_rank"], float(history[-1]["effective_rank"])) >= WATCH_RANK
     if alike or (neither and not apart and now["relative_loss"] < TOO_BAD):
         found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
         return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
