@@ -112,9 +112,7 @@ SOUND = {
         ({"target_std": 0.001, "effective_rank": 1.0, "cross_sample_gap": 0.0}, "collapsed"),
         ({"position_share": 0.99, "cross_sample_gap": 0.0}, "positional collapse"),
         ({"position_share": 0.5, "cross_sample_gap": 0.001, "relative_loss": 1.1}, "positional collapse"),
-        # learning rate x100, and a regularised run whose predictor lags: benchmarks/results/health_calibration.md
         ({"position_share": 0.0, "cross_sample_gap": 0.0, "target_std": 0.15, "effective_rank": 2.0}, "collapsed"),
-        ({"position_share": 0.17, "cross_sample_gap": 0.008, "target_std": 0.2, "effective_rank": 31.0}, "watch"),
         ({"effective_rank": 1.5}, "partial collapse"),
         ({"effective_rank": 3.0}, "watch"),
         ({"loss": math.nan}, "diverging"),

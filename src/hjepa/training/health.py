@@ -171,16 +171,11 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     no_gap = now["cross_sample_gap"] < NO_GAP
     alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
     neither = no_gap and now["position_share"] < WHERE
-    # The newest line as well as the mean: in a run that has broken down the rank jumps, and its mean says nothing.
-    apart = min(now["effective_rank"], float(history[-1]["effective_rank"])) >= WATCH_RANK
-    if alike or (neither and not apart and now["relative_loss"] < TOO_BAD):
+    if alike or (neither and now["relative_loss"] < TOO_BAD):
         found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
         return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
     if now["relative_loss"] > TOO_BAD:
         return _worse_than_the_mean(history, shown, remedies)
-    if neither:
-        found = f"features tell images apart, predictions do not yet; {shown}"
-        return Verdict("watch", found, remedies.longer(step))
     if no_gap:
         found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
         remedy = either(remedies.smaller_targets(), remedies.longer(step))
