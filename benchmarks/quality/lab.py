@@ -24,6 +24,8 @@ from typing import Any
 import yaml
 from scipy.stats import t as student_t
 
+from hjepa.config import read_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
 ROUNDS = 3  # of the measurement that turns minutes into steps; variants take turns, the median counts
@@ -52,7 +54,9 @@ class Experiment:
     @property
     def protocol(self) -> dict[str, Any]:
         """Return what runs must share to be compared."""
+        recipe = self.base.get("recipe")
         return {
+            "recipe": recipe and read_recipe(recipe).values,
             "data": self.data,
             "evaluate": self.evaluate,
             "equal": self.equal,
@@ -74,8 +78,8 @@ class Experiment:
 class Lab:
     """Where an experiment's runs are, and how they get there."""
 
-    def __init__(self, experiment: Experiment, runs: Path) -> None:
-        self.experiment, self.folder = experiment, runs / experiment.name
+    def __init__(self, experiment: Experiment, runs: Path, results: Path = RESULTS) -> None:
+        self.experiment, self.folder, self.results = experiment, runs / experiment.name, results
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_protocol()
 
@@ -191,7 +195,7 @@ class Lab:
 
 
 def write_table(lab: Lab) -> Path:
-    """Write benchmarks/results/quality/NAME.md from what is on disk."""
+    """Write the experiment's table from what is on disk."""
     e = lab.experiment
     found = {variant: {seed: lab.result(variant, seed) for seed in e.seeds} for variant in e.variants}
     done = {v: {s: r for s, r in each.items() if r and "record" in r} for v, each in found.items()}
@@ -217,8 +221,8 @@ def write_table(lab: Lab) -> Path:
     lines += ["", f"Not run yet: {'; '.join(unfinished)}."] if unfinished else []
     lines += ["", "What each variant changes:", ""] + [f"- {v}: {_in_words(s)}" for v, s in e.variants.items()]
     lines += ["", f"All share: {_in_words(e.base)}.", *(["", e.conclusion.strip()] if e.conclusion else []), ""]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{e.name}.md"
+    lab.results.mkdir(parents=True, exist_ok=True)
+    path = lab.results / f"{e.name}.md"
     path.write_text("\n".join(lines))
     return path
 
@@ -313,10 +317,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="only write the table anew")
     asked = parser.parse_args()
     for path in asked.experiments:
-        lab = Lab(Experiment.load(path), asked.runs)
+        lab = Lab(Experiment.load(path), asked.runs, asked.results)
         if not asked.table:
             lab.run()
         print(write_table(lab))

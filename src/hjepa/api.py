@@ -60,11 +60,10 @@ if TYPE_CHECKING:
     from hjepa.evaluation import Result
 
 DEFAULT_RECIPE = "hjepa-small"
-LONG_BUDGET = {"cpu": 3600.0, "mps": 3600.0, "cuda": 4 * 3600.0}  # seconds from which the larger recipe is chosen
-RECIPES_BY_BUDGET = {
-    "cpu": ("hjepa-tiny", "hjepa-small"),
-    "mps": ("hjepa-tiny", "hjepa-small"),
-    "cuda": ("hjepa-small", "hjepa-base"),
+RECIPES_BY_BUDGET = {  # device -> recipe below so many seconds, recipe from there on
+    "cpu": ("hjepa-tiny", 3600, "hjepa-small"),
+    "mps": ("hjepa-tiny", 3600, "hjepa-small"),
+    "cuda": ("hjepa-small", 4 * 3600, "hjepa-base"),
 }
 
 
@@ -363,11 +362,11 @@ def _layers(
 def _chosen_recipe(budget: str | None) -> list[Layer]:
     """Return the recipe for a budget on this machine, and why; the default without a budget."""
     device = choose_device("auto").type
+    shorter, limit, longer = RECIPES_BY_BUDGET[device]
     try:
-        long = configuration.budget_seconds(budget or "") >= LONG_BUDGET[device]
+        name = longer if configuration.budget_seconds(budget or "") >= limit else shorter
     except ValueError:  # the budget itself is refused where it is read
         return [configuration.read_recipe(DEFAULT_RECIPE)]
-    name = RECIPES_BY_BUDGET[device][long]
     return [configuration.read_recipe(name), Layer(f"recipe chosen for {budget} on {device}", {"recipe": name})]
 
 

@@ -5,6 +5,7 @@ when everything has collapsed. So the verdict rests on comparisons that need no 
 """
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,14 +169,18 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     if step < grace:
         more = "wait" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
         return Verdict("watch", f"too early to tell before step {grace}; {shown}", more)
-    no_gap = now["cross_sample_gap"] < NO_GAP
+    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < NO_GAP
     alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
     neither = no_gap and now["position_share"] < WHERE
-    if alike or (neither and now["relative_loss"] < TOO_BAD):
+    apart = now["effective_rank"] >= WATCH_RANK
+    if alike or (neither and not apart and now["relative_loss"] < TOO_BAD):
         found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
         return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
     if now["relative_loss"] > TOO_BAD:
         return _worse_than_the_mean(history, shown, remedies)
+    if neither and apart:
+        found = f"features tell images apart, predictions do not yet; {shown}"
+        return Verdict("watch", found, remedies.longer(step))
     if no_gap:
         found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
         remedy = either(remedies.smaller_targets(), remedies.longer(step))
@@ -255,6 +260,13 @@ def _level_spreads(lines: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the mean spread of each level's targets; nothing with one level, whose spread is judged above."""
     spreads = [[level["target_std"] for level in line.get("levels", [])] for line in lines]
     return [_mean(list(values)) for values in zip(*spreads, strict=True)]
+
+
+def _at_least(values: list[float]) -> float:
+    """Return the mean less its standard error: what changes its sign from line to line is not there."""
+    finite = [value for value in values if math.isfinite(value)]
+    noise = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+    return _mean(list(finite)) - noise
 
 
 def _mean(values: list[float | None]) -> float:

@@ -17,15 +17,10 @@ LossName = Literal["smooth-l1", "l2"]
 
 
 class Losses(NamedTuple):
-    """The parts of what a step minimises, scalars."""
+    """The parts of what a step minimises, scalars; it minimises their sum."""
 
     prediction: Tensor
-    regulariser: Tensor | None  # with its weight; None if it has none
-
-    @property
-    def total(self) -> Tensor:
-        """Return what is minimised."""
-        return self.prediction if self.regulariser is None else self.prediction + self.regulariser
+    regulariser: Tensor  # with its weight; 0 without one
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Objective:
         """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
         prediction = levels_loss(forward, self.kind, self.level_shares)
         if not variance_covariance:
-            return Losses(prediction, None)
+            return Losses(prediction, prediction.new_zeros(()))
         return Losses(prediction, variance_covariance * context_variance_covariance(forward.context, context_index))
 
 
@@ -95,9 +90,9 @@ def variance_covariance(features: Tensor) -> Tensor:
 def without_position(tokens: Tensor, patches: Tensor) -> Tensor:
     """Return tokens [B, V, D], less the mean over the batch of the patch [B, V] they are, as rows [B*V, D]."""
     rows, place = tokens.flatten(0, 1), patches.flatten()
-    places = int(place.max()) + 1
-    counts = torch.bincount(place, minlength=places).to(rows.dtype)[:, None]  # [N, 1]
-    means = rows.new_zeros(places, rows.shape[1]).index_add(0, place, rows) / counts.clamp_min(1)
+    counts = torch.bincount(place)[:, None]  # [N, 1], up to the last patch that occurs
+    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add(0, place, rows)
+    means = sums / counts.clamp_min(1)
     return rows - means[place]
 
 

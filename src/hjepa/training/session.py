@@ -453,7 +453,7 @@ class Session:
             "epoch": round(images / len(self.source), 4),
             "images": images,
             "loss": loss,
-            **({"regulariser": result.regulariser or 0.0} if self.config.optim.variance_covariance else {}),
+            **({"regulariser": result.regulariser} if self.config.optim.variance_covariance else {}),
             **measures,
             "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
             "effective_rank": self.health.queue.rank(),

@@ -41,7 +41,7 @@ class StepResult:
 
     step: int  # optimizer steps taken so far, this one included if it was taken
     loss: float  # of the predictions, mean over micro-batches, of this process
-    regulariser: float | None  # added to it, with its weight; None without one
+    regulariser: float  # added to it, with its weight; 0 without one
     gradient_norm: float  # before clipping
     stepped: bool  # False: gradients were not finite, nothing moved
     lr: float
@@ -88,18 +88,18 @@ class Trainer:
         """Take one optimizer step over the micro-batches, then move the target encoder once."""
         model, optimizer, scaler = self.model, self.optimizer, self.scaler
         lr, weight_decay = self.schedules.lr(self.step), self.schedules.weight_decay(self.step)
+        variance_covariance = self.schedules.variance_covariance(self.step)
         set_rates(optimizer, lr=lr, weight_decay=weight_decay)
         model.train()
 
-        predicted, regularised = [], []
+        losses = []
         for number, batch in enumerate(micro_batches, start=1):
             with self._reduces_gradients(number == len(micro_batches)):
                 with self._autocast(batch.images.device):
                     forward = self.wrapped(*batch)  # targets (no gradient), then predictions
-                losses = self.objective(forward, batch.context_index, self.schedules.variance_covariance(self.step))
-                scaler.scale(losses.total / len(micro_batches)).backward()
-            predicted.append(losses.prediction.detach())
-            regularised += [] if losses.regulariser is None else [losses.regulariser.detach()]
+                parts = torch.stack(self.objective(forward, batch.context_index, variance_covariance))
+                scaler.scale(parts.sum() / len(micro_batches)).backward()
+            losses.append(parts.detach())
 
         scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in trained_parameters(optimizer) if p.grad is not None])
@@ -116,10 +116,11 @@ class Trainer:
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
+        loss, regulariser = torch.stack(losses).mean(0).tolist()
         return StepResult(
             step=self.step,
-            loss=float(torch.stack(predicted).mean()),
-            regulariser=float(torch.stack(regularised).mean()) if regularised else None,
+            loss=loss,
+            regulariser=regulariser,
             gradient_norm=float(norm),
             stepped=stepped,
             lr=lr,

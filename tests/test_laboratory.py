@@ -1,0 +1,74 @@
+"""The laboratory on a tiny experiment of its own: real commands, two variants that train and one that cannot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import environment
+from conftest import TINY
+
+LAB = Path(__file__).parents[1] / "benchmarks" / "quality" / "lab.py"
+BASE = {f"{section}.{name}": value for section, fields in TINY.items() for name, value in fields.items()}
+EXPERIMENT = {
+    "question": "Does a question get a table?",
+    "data": "scenes",
+    "evaluate": {
+        "train": "scenes:train", "test": "scenes:test", "protocols": ["knn"], "poolings": ["avg"],
+        "levels": "each", "max_train": 60, "max_test": 40,
+    },
+    "equal": {"steps": 3},
+    "threads": 1,
+    "seeds": [0, 1],
+    "base": {name: value for name, value in BASE.items() if name != "train.steps"},
+    "variants": {"one level": {}, "two levels": {"model.levels": [1, 2]}, "too many heads": {"model.heads": 7}},
+}  # fmt: skip
+
+
+def lab(folder: Path, experiment: dict, *words: str) -> subprocess.CompletedProcess[str]:
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(experiment, sort_keys=False))
+    places = ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
+    return subprocess.run(
+        [sys.executable, str(LAB), str(file), *places, *words],
+        capture_output=True, text=True, check=False, env=environment(), timeout=400,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_experiment_runs_once_and_its_table_says_all(tmp_path):
+    done = lab(tmp_path, EXPERIMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("$ hjepa pretrain") == 6
+    assert done.stdout.count("$ hjepa evaluate") == 2 * (1 + 4)  # last; last, level 0, level 1, all
+    table = (tmp_path / "results/tiny.md").read_text()
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("| ")}
+    accuracies = [
+        json.loads((tmp_path / f"runs/tiny/one-level-seed{seed}/evaluation-last.json").read_text())["results"]
+        for seed in (0, 1)
+    ]
+    shape = [row["accuracy"] for results in accuracies for row in results if row["labels"] == "shape"]
+    # Student's t with one degree of freedom: 12.706 times the standard error.
+    expected = f"{100 * sum(shape) / 2:.1f} ± {100 * 12.706 * abs(shape[0] - shape[1]) / 2:.1f}"
+    assert f"| {expected} |" in rows["one level"]
+    assert rows["two levels"].count("±") == 3 * 4
+    assert "random-init of one level" in rows
+    assert "- **too many heads**, seed 0: hjepa: " in table
+    assert "must be divisible by 4 and by its 7 heads" in table
+    assert "Not run yet" not in table
+
+    again = lab(tmp_path, EXPERIMENT)
+    assert "$ hjepa" not in again.stdout
+    other = lab(tmp_path, EXPERIMENT | {"threads": 2})
+    assert other.returncode == 1
+    assert "holds runs of another protocol" in other.stderr
+
+
+def test_a_table_before_anything_ran_names_what_is_missing(tmp_path):
+    done = lab(tmp_path, EXPERIMENT, "--table")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "results/tiny.md").read_text()
+    assert table.startswith("# Does a question get a table?")
+    assert "Not run yet: one level, seed 0; one level, seed 1; two levels, seed 0;" in table
