@@ -61,3 +61,23 @@ def test_other_work_during_one_turn_does_not_decide_for_a_kernel(monkeypatch):
     # The first turn warms up. The machine is busy in the second round, for both: they take turns.
     slow, fast = machine._fastest([rival(9, 5, 30, 5), rival(9, 3, 20, 3)], 3)
     assert (slow, fast) == (5, 3)
+
+
+def test_kernels_are_measured_on_one_thread_and_the_threads_are_given_back(monkeypatch):
+    """Two processes of two threads each, starting at once on two cores, both measured fused as the faster: it is not."""
+    seen = []
+    real = machine._fastest
+
+    def watched(rivals, turns):
+        seen.append(torch.get_num_threads())
+        return real(rivals, 1)
+
+    monkeypatch.setattr(machine, "_fastest", watched)
+    torch.set_num_threads(2)
+    kernel, reason = machine.choose_attention(
+        "auto", device=torch.device("cpu"), precision="float32", shapes=[(4, 8, 16, 2)]
+    )
+    assert kernel in ("fused", "plain")
+    assert "times as fast as the other" in reason
+    assert seen == [1]
+    assert torch.get_num_threads() == 2

@@ -1,12 +1,13 @@
 """What this machine can do: device, number formats, attention kernels, memory."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def choose_attention(
     """Return (kernel, reason); ``auto`` times a forward and backward pass of one block per shape.
 
     ``shapes`` are (sequences, tokens, width, heads) of the parts of the model. The two kernels take turns and the
-    fastest turn of each counts, so that other work on the machine does not decide for the whole run.
+    fastest turn of each counts, so that other work on the machine does not decide for the whole run. For the same
+    reason they run on one thread: threads that wait for each other measure the other process, not the kernel.
     """
     if wanted != "auto":
         return wanted, "as asked"
@@ -72,9 +74,10 @@ def choose_attention(
         return "fused", "the kernel made for this device"
     passes = {kind: [_block_pass(kind, precision, shape) for shape in shapes] for kind in ("fused", "plain")}
     seconds = dict.fromkeys(passes, 0.0)
-    for turns in zip(*passes.values(), strict=True):  # one shape, both kernels
-        for kind, fastest in zip(passes, _fastest(turns, 5), strict=True):
-            seconds[kind] += fastest
+    with _one_thread():
+        for turns in zip(*passes.values(), strict=True):  # one shape, both kernels
+            for kind, fastest in zip(passes, _fastest(turns, 5), strict=True):
+                seconds[kind] += fastest
     best = min(seconds, key=lambda kind: seconds[kind])
     other = max(seconds.values()) / max(seconds[best], 1e-9)
     return best, f"{other:.1f} times as fast as the other at this model's sizes"
@@ -172,6 +175,17 @@ def _block_pass(kind: str, precision: str, shape: tuple[int, int, int, int]) -> 
             block(x).sum().backward()
 
     return once
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fastest(rivals: Sequence[Callable[[], object]], turns: int) -> list[float]:
