@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from commands import environment
 
 from hjepa.training import machine
