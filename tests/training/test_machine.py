@@ -65,7 +65,7 @@ def test_other_work_during_one_turn_does_not_decide_for_a_kernel(monkeypatch):
 
 
 def test_kernels_are_measured_on_one_thread_and_the_threads_are_given_back(monkeypatch):
-    """Two processes of two threads each, starting at once on two cores, both measured fused as the faster: it is not."""
+    """Two runs of two threads each, started at once on two cores, both measured fused as the faster: it is not."""
     seen = []
     real = machine._fastest
 
