@@ -1,5 +1,6 @@
 """Strict settings: merging, origins, and that every one of them is read."""
 
+import numpy as np
 import pytest
 from conftest import TINY
 from hypothesis import given
@@ -9,6 +10,7 @@ from runs import pictures
 import hjepa
 from hjepa import config as configuration
 from hjepa.config import Config, Layer, Section, dump, load, read_options, read_recipe, resolve
+from hjepa.data.sources import ArraySource
 from hjepa.errors import UserError
 from hjepa.training.session import complete
 
@@ -101,6 +103,28 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
     assert run.record["steps"] == 2
     every = {(part.__name__, name) for part in (Config, *Section.__subclasses__()) for name in part.model_fields}
     assert every - asked == set()
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "expected"),
+    [
+        (20, None, (28, 4)),
+        (28, None, (28, 4)),
+        (29, None, (32, 4)),
+        (32, None, (32, 4)),
+        (64, None, (64, 8)),
+        (300, None, (96, 12)),
+        (28, 7, (28, 7)),
+        (28, 8, (24, 8)),
+        (300, 16, (96, 16)),
+    ],
+)
+def test_sizes_left_open_follow_the_images(side, patch, expected):
+    given = {"model": {"patch_size": patch}, "train": {"attention": "plain", "precision": "float32"}}
+    resolved = resolve([read_recipe("hjepa-tiny"), Layer("test", given)])
+    source = ArraySource("pictures", np.zeros((2, side, side, 1), np.uint8))
+    config = complete(resolved, source).config
+    assert (config.image_size, config.patch_size) == ((expected[0],) * 2, expected[1])
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     size = data.image_size
     if size is None:
         side = min(read(source, 0, skip_corrupt=data.corrupt == "skip").shape[:2])
-        patch = resolved.config.model.patch_size or 8
+        patch = resolved.config.model.patch_size or 1
         chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
         if chosen < 2 * patch:
             raise UserError(
