@@ -96,8 +96,9 @@ class ModelConfig(Section):
     predictor_width: int = Field(192, ge=4, description="predictor width P")
     predictor_depth: int = Field(6, ge=1, description="predictor blocks")
     predictor_heads: int = Field(6, ge=1, description="predictor attention heads")
-    initialisation: Literal["released", "xavier"] = Field(
-        "released", description="standard deviation 0.02 as released, or by the width of each layer"
+    initialisation: Literal["released", "xavier", "mimetic"] = Field(
+        "released",
+        description="standard deviation 0.02 as released, by the width of each layer, or with attention as trained",
     )
     levels: tuple[tuple[int, int], ...] | None = Field(
         None, description="what is predicted: depths (0: pixels), or pairs of depth and stride; open: the last block"

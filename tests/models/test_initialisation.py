@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from conftest import TINY, tiny
 from runs import pictures, same, weights
 
@@ -40,7 +41,33 @@ def test_xavier_spreads_by_the_size_of_each_layer_queries_keys_and_values_apart(
     assert bool((block.norm1.weight == 1).all())
 
 
-@pytest.mark.parametrize("kind", ["released", "xavier"])
+def test_mimetic_attention_looks_at_the_similar_and_takes_it_away():
+    width, heads = 128, 4
+    attention = encoder_of("mimetic").blocks[0].attn
+    queries, keys, values = attention.qkv.weight.detach().chunk(3)  # [D, D] each
+    diagonal = torch.eye(width, dtype=torch.bool)
+    for query, key in zip(queries.chunk(heads), keys.chunk(heads), strict=True):
+        product = query.T @ key  # [D, D], of rank D / H
+        assert float(torch.linalg.matrix_rank(product)) == width // heads
+        assert float(product.diagonal().mean()) > 5 * float(product[~diagonal].abs().mean())
+    product = values.T @ attention.proj.weight.detach().T
+    # 0.4 Z - 0.4 I with Z of variance 1 / width (arXiv:2305.09828).
+    assert float(product.diagonal().mean()) == pytest.approx(-0.4, abs=0.02)
+    assert float(product[~diagonal].std()) == pytest.approx(0.4 / math.sqrt(width), rel=0.05)
+
+
+def test_mimetic_leaves_all_but_the_encoders_attention_as_xavier():
+    model = {"width": 128, "heads": 4}
+    mimetic, xavier = (
+        dict(build_model(complete(tiny(model=model | {"initialisation": kind}), pictures()).config).named_parameters())
+        for kind in ("mimetic", "xavier")
+    )
+    differ = {name for name in mimetic if not torch.equal(mimetic[name], xavier[name])}
+    assert differ
+    assert all(".attn." in name and name.endswith("weight") and "predictor" not in name for name in differ)
+
+
+@pytest.mark.parametrize("kind", ["released", "xavier", "mimetic"])
 def test_the_seed_decides_alone(kind):
     vit = encoder_of(kind)
     before = weights(vit)

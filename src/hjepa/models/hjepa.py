@@ -125,5 +125,6 @@ def build(
             mlp_ratio=mlp_ratio,
         )
     initialise(context_encoder, seed=seed, kind=initialisation)
-    initialise(predictor, seed=seed + 1, kind=initialisation)
+    # A predictor's queries know nothing of their own yet, so its attention does not start at the similar.
+    initialise(predictor, seed=seed + 1, kind="xavier" if initialisation == "mimetic" else initialisation)
     return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels)

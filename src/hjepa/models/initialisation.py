@@ -1,13 +1,15 @@
 """The one place where weights get their first values."""
 
+import math
 from typing import Literal
 
 import torch
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from hjepa.randomness import generator
 
-Initialisation = Literal["released", "xavier"]
+Initialisation = Literal["released", "xavier", "mimetic"]
 
 
 def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released") -> None:
@@ -21,6 +23,8 @@ def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released
     a layer of its own; the rest stays. 0.02 is meant for widths near 1,000: at 128 a block of the released kind
     adds next to nothing to the stream, which then is the positions, and so are the first targets.
 
+    ``mimetic`` is ``xavier`` with attention that starts as that of trained networks looks (``mimic``).
+
     Parameters with ``requires_grad=False`` (position tables) are left alone.
     """
     random = torch.Generator().manual_seed(int(generator(seed, "initialisation").integers(2**62)))
@@ -32,11 +36,42 @@ def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
-            elif kind == "xavier" and parameter.ndim == 2:
+            elif kind != "released" and parameter.ndim == 2:
                 for layer in _layers_in(name, parameter):
                     nn.init.xavier_uniform_(layer, generator=random)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02, generator=random)
+    if kind == "mimetic":
+        for part in module.modules():
+            if isinstance(part, Attention):
+                mimic(part, random)
+
+
+@torch.no_grad()
+def mimic(attention: Attention, random: torch.Generator) -> None:
+    """Draw attention that looks at similar tokens, and takes away what it finds there (Trockman and Kolter 2023).
+
+    arXiv:2305.09828, section 4: in each head (queries' weight)^T (keys' weight) is close to 0.7 (Z + I), of which it
+    keeps the largest singular values; (values' weight)^T (projection)^T is 0.4 (Z - I). Z is normal with variance
+    1 / width. Biases stay.
+    """
+    weight = attention.qkv.weight
+    queries, keys, values = (part.unflatten(0, (attention.num_heads, -1)) for part in weight.chunk(3))  # [H, D/H, D]
+    width, size = weight.shape[1], queries.shape[1]
+    for query, key in zip(queries, keys, strict=True):
+        left, right = _halves(0.7, 0.7, width, random)
+        query.copy_(left.T[:size])
+        key.copy_(right[:size])
+    left, right = _halves(0.4, -0.4, width, random)
+    values.copy_(left.T.unflatten(0, values.shape[:2]))
+    attention.proj.weight.copy_(right.T)
+
+
+def _halves(noise: float, identity: float, width: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return L, R [D, D] with L R = noise Z + identity I; the columns of L, rows of R by falling singular value."""
+    z = torch.randn(width, width, generator=random, dtype=torch.float64) / math.sqrt(width)
+    u, s, v = torch.linalg.svd(noise * z + identity * torch.eye(width, dtype=torch.float64))
+    return u * s.sqrt(), s.sqrt()[:, None] * v
 
 
 def _layers_in(name: str, weight: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,478 @@
+"""Screening: one idea, one short run of the library's parts on Fashion-MNIST, one line of results.
+
+    python benchmarks/quality/screen.py name="no term" vc=0 images=90000
+
+For ideas that are not settings of the library, and may never be. What it finds is a lead: what holds goes into the
+library and is repeated by the laboratory (lab.py). Results are appended to ``--results`` as JSON lines. One thread.
+Protocol: the first 10,000 training images to fit, the first 5,000 test images; k-NN cosine, better of k 10 and 20;
+low-shot ten labels a class, 4 draws. ``std``: features standardised by the training images.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hjepa.data.sources import open_source
+from hjepa.evaluation.knn import knn
+from hjepa.evaluation.linear import fit_logistic, prepare
+from hjepa.evaluation.lowshot import draw
+from hjepa.masking.multiblock import MaskSettings, MultiBlockSampler
+from hjepa.models.encoder import build_encoder, set_attention
+from hjepa.models.initialisation import initialise
+from hjepa.models.levels import normalise_targets, patch_pixels
+from hjepa.models.predictor import Predictor
+from hjepa.training.health import effective_rank
+from hjepa.training.objective import context_variance_covariance, variance_covariance
+from hjepa.training.schedules import WarmupCosine
+
+DEFAULTS = {
+    "name": "",
+    "images": 90_000,  # of training
+    "seed": 0,
+    "patch": 4,
+    "width": 128,
+    "depth": 4,
+    "heads": 4,
+    "pwidth": 64,
+    "pdepth": 2,
+    "batch": 128,
+    "lr": 1e-3,
+    "wd": 0.04,
+    "optimizer": "adamw",  # or muon
+    "init": "xavier",  # released, xavier, mimetic
+    "stem": "linear",  # mlp: a hidden layer inside the patch
+    "vc": 0.2,  # variance-covariance on context tokens without their position
+    "vcgrid": 0,  # or on pooled cells of the context (0 off)
+    "vcfall": 1,  # its weight falls to 0
+    "targets": 4,
+    "scale": (0.15, 0.2),
+    "context": (0.85, 1.0),
+    "masks": "block",  # random: keep a share of patches, predict all others in one sequence; inverse: one hidden block
+    "keep": 0.4,
+    "views": 1,  # masks of an image for each pass of the teacher
+    "norm": "token",  # of targets: token, place (less the mean of their place, then token), place-std, whiten
+    "average": 1,  # last blocks of the teacher that are averaged
+    "depths": (),  # levels: depths of the teacher, 0 for pixels
+    "momentum": 0.996,
+    "final": 1.0,
+    "loss": "smooth-l1",  # cluster: positional clustering as in CAPI
+    "clusters": 256,
+    "flip": 0.5,
+    "shift": 0,
+    "crop": 0.0,  # smallest area of random crops
+    "jitter": 0.0,
+    "context_noise": 0.0,
+    "predict": 1.0,  # weight of the prediction; 0: the control that only the regulariser teaches
+    "deep": 0.0,  # weight of predicting also from the middle block of the student
+    "rival": "",  # supervised, simclr: what else the same encoder would learn in the same images; no prediction
+    "glob": 0.0,  # weight of predicting the pooled target from the pooled context
+}
+
+
+def parse(words: list[str]) -> dict:
+    settings = dict(DEFAULTS)
+    for word in words:
+        key, value = word.split("=", 1)
+        if key not in settings:
+            raise SystemExit(f"unknown setting {key}")
+        old = settings[key]
+        if isinstance(old, tuple):
+            settings[key] = tuple(json.loads(f"[{value}]"))
+        else:
+            settings[key] = type(old)(float(value)) if isinstance(old, int) else type(old)(value)
+    return settings
+
+
+def load(split: str, count: int | None = None) -> tuple[Tensor, np.ndarray]:
+    source = open_source(f"fashion-mnist:{split}")
+    images = source.batch(range(len(source)))
+    x = torch.from_numpy(images).reshape(-1, 1, 28, 28).float() / 255
+    return x[:count], next(iter(source.labels.values()))[:count]
+
+
+def normalise(x: Tensor) -> Tensor:
+    return (x - 0.286) / 0.353
+
+
+# ---- parts that are not in the library ----------------------------------------------------------------------------
+
+
+def mimetic(encoder: nn.Module, seed: int, *, qk=(0.7, 0.7), vp=(0.4, 0.4)) -> None:
+    """Trockman and Kolter 2023 (arXiv:2305.09828): Q K^T near the identity, V times projection near minus it."""
+    random = torch.Generator().manual_seed(seed)
+    for block in encoder.vit.blocks:
+        attn = block.attn
+        d, h = attn.proj.weight.shape[0], attn.num_heads
+        k = d // h
+        for head in range(h):
+            product = qk[0] * torch.randn(d, d, generator=random) / math.sqrt(d) + qk[1] * torch.eye(d)
+            u, s, v = torch.linalg.svd(product)
+            half = s[:k].sqrt()
+            attn.qkv.weight.data[head * k : (head + 1) * k] = (u[:, :k] * half).T
+            attn.qkv.weight.data[d + head * k : d + (head + 1) * k] = v[:k] * half[:, None]
+        product = vp[0] * torch.randn(d, d, generator=random) / math.sqrt(d) - vp[1] * torch.eye(d)
+        u, s, v = torch.linalg.svd(product)
+        attn.qkv.weight.data[2 * d :] = v * s.sqrt()[:, None]
+        attn.proj.weight.data = u * s.sqrt()
+
+
+class Stem(nn.Module):
+    """A patch embedding with a hidden layer, confined to the patch."""
+
+    def __init__(self, inner: nn.Module, patch: int, width: int) -> None:
+        super().__init__()
+        self.patch, self.grid_size = patch, inner.grid_size
+        self.net = nn.Sequential(nn.Linear(patch * patch, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        g = x.shape[-1] // self.patch
+        return self.net(patch_pixels(x, self.patch)).unflatten(1, (g, g))
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def random_masks(n: int, batch: int, keep: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    order = torch.from_numpy(np.argsort(rng.random((batch, n)), axis=1))
+    v = round(keep * n)
+    return order[:, :v].sort(1).values, order[:, None, v:]
+
+
+def inverse_masks(side: int, batch: int, keep: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Keep one block of about ``keep`` of the grid, rolled around its edges; predict everything else."""
+    area = keep * side * side
+    low, high = math.ceil(area / side), side
+    h = int(rng.integers(max(2, low), high))
+    w = max(1, min(side, round(area / h)))
+    corner = rng.integers(0, side, (batch, 2))
+    rows = (corner[:, :1] + np.arange(h)) % side
+    cols = (corner[:, 1:] + np.arange(w)) % side
+    seen = np.zeros((batch, side, side), bool)
+    for i in range(batch):
+        seen[i][np.ix_(rows[i], cols[i])] = True
+    flat = seen.reshape(batch, -1)
+    order = np.argsort(~flat, axis=1, kind="stable")
+    v = h * w
+    return torch.from_numpy(order[:, :v]), torch.from_numpy(order[:, None, v:])
+
+
+def sinkhorn(logits: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tensor:
+    """Assign [B, N, K] so that at every place the images fill the clusters evenly."""
+    q = (logits / temperature - (logits / temperature).amax((0, 2), keepdim=True)).exp()
+    for _ in range(rounds):
+        q = q / q.sum(0, keepdim=True).clamp_min(1e-8)
+        q = q / q.sum(2, keepdim=True).clamp_min(1e-8)
+    return q
+
+
+class Muon:
+    """torch.optim.Muon for matrices of blocks, AdamW for the rest."""
+
+    def __init__(self, modules, lr, wd):
+        matrices, rest = [], []
+        for module in modules:
+            for name, p in module.named_parameters():
+                if p.requires_grad:
+                    (matrices if p.ndim == 2 and "blocks" in name else rest).append(p)
+        self.parts = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=wd, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, weight_decay=wd, fused=True),
+        ]
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self):
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad()
+
+
+# ---- one run -------------------------------------------------------------------------------------------------------
+
+
+def augment(x: Tensor, s: dict, rng: torch.Generator) -> Tensor:
+    b = len(x)
+    if s["flip"]:
+        flip = torch.rand(b, generator=rng) < s["flip"]
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+    if s["crop"] or s["shift"]:
+        scale = torch.ones(b)
+        if s["crop"]:
+            scale = (s["crop"] + (1 - s["crop"]) * torch.rand(b, generator=rng)).sqrt()
+        move = (1 - scale)[:, None] * (2 * torch.rand(b, 2, generator=rng) - 1)
+        move = move + 2 * s["shift"] / 28 * (2 * torch.rand(b, 2, generator=rng) - 1)
+        theta = torch.zeros(b, 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, move
+        x = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    if s["jitter"]:
+        gain = 1 + s["jitter"] * (2 * torch.rand(b, 1, 1, 1, generator=rng) - 1)
+        x = (x * gain).clamp(0, 1)
+    return x
+
+
+def train(s: dict):
+    torch.manual_seed(s["seed"])
+    torch.set_num_threads(1)
+    side = 28 // s["patch"]
+    n = side * side
+    encoder = build_encoder(
+        image_size=(28, 28), patch_size=s["patch"], channels=1, width=s["width"], depth=s["depth"], heads=s["heads"]
+    )
+    depths = tuple(int(d) for d in s["depths"]) or (s["depth"],)
+    widths = [s["width"] if d else s["patch"] ** 2 for d in depths]
+    cluster = s["loss"] == "cluster"
+    predictor = Predictor(
+        grid=(side, side),
+        encoder_width=s["width"],
+        target_widths=[s["clusters"]] if cluster else widths,
+        width=s["pwidth"],
+        depth=s["pdepth"],
+        heads=2,
+    )
+    if s["stem"] == "mlp":
+        encoder.vit.patch_embed = Stem(encoder.vit.patch_embed, s["patch"], s["width"])
+    kind = "released" if s["init"] == "released" else "xavier"
+    initialise(encoder, seed=s["seed"], kind=kind)
+    initialise(predictor, seed=s["seed"] + 1, kind=kind)
+    if s["init"] == "mimetic":
+        mimetic(encoder, s["seed"])
+    extra = nn.ModuleDict()
+    if cluster:
+        extra["prototypes"] = nn.Linear(s["width"], s["clusters"], bias=False)
+        nn.init.normal_(extra["prototypes"].weight)
+    if s["deep"]:
+        extra["deep"] = nn.Sequential(nn.Linear(s["width"], s["width"]), nn.GELU(), nn.Linear(s["width"], s["width"]))
+    if s["glob"]:
+        extra["glob"] = nn.Sequential(nn.Linear(s["width"], s["width"]), nn.GELU(), nn.Linear(s["width"], s["width"]))
+    for module in (encoder, predictor):
+        set_attention(module, "plain")
+    teacher = copy.deepcopy(encoder).requires_grad_(False).eval()
+    if s["rival"]:
+        out = 10 if s["rival"] == "supervised" else s["width"]
+        extra["head"] = nn.Sequential(nn.Linear(s["width"], 2 * s["width"]), nn.GELU(), nn.Linear(2 * s["width"], out))
+        encoder.head = extra["head"]
+    modules = [encoder, predictor] if s["rival"] else [encoder, predictor, extra]
+    steps = s["images"] // s["batch"]
+    if s["optimizer"] == "muon":
+        optimizer = Muon(modules, s["lr"], s["wd"])
+    else:
+        trained = [p for m in modules for p in m.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s["wd"]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=s["lr"], fused=True)
+    lr = WarmupCosine(1e-4, s["lr"], 1e-6, round(0.1 * steps), steps)
+    sampler = None
+    if s["masks"] == "block":
+        settings = MaskSettings(
+            num_targets=s["targets"], target_scale=s["scale"], context_scale=s["context"], min_context=4
+        )
+        sampler = MultiBlockSampler((side, side), settings, seed=s["seed"])
+    rng, random = np.random.default_rng(s["seed"]), torch.Generator().manual_seed(s["seed"])
+    x, y = load("train")
+    if s["rival"]:
+        return rival(s, encoder, x, torch.from_numpy(np.asarray(y)), optimizer, lr, steps)
+    order, taken = torch.randperm(len(x), generator=random), 0
+    per = s["batch"] // s["views"]  # images of a step; each is seen `views` times
+    began, losses = time.perf_counter(), []
+    for step in range(steps):
+        if taken + per > len(x):
+            order, taken = torch.randperm(len(x), generator=random), 0
+        images = normalise(augment(x[order[taken : taken + per]], s, random))
+        taken += per
+        for group in optimizer.param_groups:
+            group["lr"] = lr(step)
+        if sampler:
+            masks = sampler.sample(step, s["batch"])
+            context_index, target_index = torch.from_numpy(masks.context), torch.from_numpy(masks.targets)
+        elif s["masks"] == "random":
+            context_index, target_index = random_masks(n, s["batch"], s["keep"], rng)
+        else:
+            context_index, target_index = inverse_masks(side, s["batch"], s["keep"], rng)
+        cells = []
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                wanted = sorted({*range(s["depth"] - s["average"] + 1, s["depth"] + 1), *(d for d in depths if d)})
+                by_depth = {d: t.float() for d, t in zip(wanted, teacher(images, depths=wanted), strict=True)}
+                for d in depths:
+                    if d == 0:
+                        tokens = patch_pixels(images, s["patch"])
+                    elif d == s["depth"] and s["average"] > 1:
+                        last = range(s["depth"] - s["average"] + 1, s["depth"] + 1)
+                        tokens = sum(normalise_targets(by_depth[i]) for i in last) / s["average"]
+                    else:
+                        tokens = by_depth[d]
+                    cells.append(normalise_cells(tokens, s["norm"]))
+            seen = images.repeat(s["views"], 1, 1, 1)
+            if s["context_noise"]:
+                seen = seen + s["context_noise"] * torch.randn(seen.shape, generator=random)
+            if s["deep"]:
+                middle, context = encoder(seen, context_index, depths=[s["depth"] // 2, s["depth"]])
+            else:
+                context = encoder(seen, context_index)
+            predictions = predictor(context, context_index, target_index)
+        flat = target_index.flatten(1)
+        if cluster:
+            tokens = F.normalize(cells[0].float(), dim=-1)
+            logits = F.linear(tokens, F.normalize(extra["prototypes"].weight, dim=-1))
+            with torch.no_grad():
+                assigned = sinkhorn(logits)
+            loss = -(assigned * F.log_softmax(logits / 0.12, -1)).sum(-1).mean()
+            goal = take(assigned.repeat(s["views"], 1, 1), flat).unflatten(1, target_index.shape[1:])
+            loss = loss - (goal * F.log_softmax(predictions[0].float() / 0.12, -1)).sum(-1).mean()
+        else:
+            loss = 0.0
+            for found, level in zip(predictions, cells, strict=True):
+                goal = take(level.repeat(s["views"], 1, 1), flat).unflatten(1, target_index.shape[1:])
+                loss = loss + F.smooth_l1_loss(found.float(), goal) / len(cells)
+        own = float(loss.detach())
+        loss = s["predict"] * loss
+        weight = 0.5 * (1 + math.cos(math.pi * (step + 1) / steps)) if s["vcfall"] else 1.0
+        if s["deep"]:
+            goal = take(cells[-1].repeat(s["views"], 1, 1), context_index)
+            loss = loss + s["deep"] * F.smooth_l1_loss(extra["deep"](middle.float()), goal)
+        if s["glob"]:
+            goal = normalise_cells(by_depth[s["depth"]].mean(1), s["norm"]).repeat(s["views"], 1)
+            loss = loss + s["glob"] * F.smooth_l1_loss(extra["glob"](context.float().mean(1)), goal)
+        if s["vc"]:
+            loss = loss + weight * s["vc"] * context_variance_covariance(context, context_index)
+        if s["vcgrid"]:
+            loss = loss + weight * s["vcgrid"] * variance_covariance(context.float().mean(1))
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_([p for m in modules for p in m.parameters() if p.grad is not None], 3.0)
+        if math.isfinite(float(norm)):
+            optimizer.step()
+            m = s["momentum"] + (s["final"] - s["momentum"]) * step / steps
+            with torch.no_grad():
+                for t, c in zip(teacher.parameters(), encoder.parameters(), strict=True):
+                    t.lerp_(c, 1 - m)
+        optimizer.zero_grad()
+        losses.append(own)
+    seconds = time.perf_counter() - began
+    told = {"steps": steps, "seconds": round(seconds, 1), "loss": round(float(np.mean(losses[-20:])), 4)}
+    return teacher, told
+
+
+def rival(s: dict, encoder, x: Tensor, y: Tensor, optimizer, lr, steps: int):
+    """Train the encoder on labels, or by contrast of two crops (SimCLR), to know what there is to be had."""
+    random, began, losses = torch.Generator().manual_seed(s["seed"]), time.perf_counter(), []
+    for step in range(steps):
+        rows = torch.randint(len(x), (s["batch"],), generator=random)
+        for group in optimizer.param_groups:
+            group["lr"] = lr(step)
+        views = [normalise(augment(x[rows], s, random)) for _ in range(1 if s["rival"] == "supervised" else 2)]
+        with torch.autocast("cpu", torch.bfloat16):
+            z = encoder.head(encoder(torch.cat(views)).mean(1)).float()
+        if s["rival"] == "supervised":
+            loss = F.cross_entropy(z, y[rows])
+        else:
+            z = F.normalize(z, dim=1)
+            same = torch.arange(2 * len(rows)).roll(len(rows))
+            alike = (z @ z.T / 0.2).fill_diagonal_(-1e9)
+            loss = F.cross_entropy(alike, same)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in encoder.parameters() if p.grad is not None], 3.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    del encoder.head
+    seconds = time.perf_counter() - began
+    return encoder, {"steps": steps, "seconds": round(seconds, 1), "loss": round(float(np.mean(losses[-20:])), 4)}
+
+
+def normalise_cells(tokens: Tensor, kind: str) -> Tensor:
+    if kind == "token":
+        return normalise_targets(tokens)
+    if kind == "place":
+        return normalise_targets(tokens - tokens.mean(0))
+    if kind == "place-std":
+        z = normalise_targets(tokens)
+        z = z - z.mean(0)
+        return z / (z.square().mean(tuple(range(z.ndim - 1)), keepdim=True) + 1e-6).sqrt()
+    z = normalise_targets(tokens)
+    z = (z - z.mean(0)).flatten(0, -2)
+    values, vectors = torch.linalg.eigh((z.T @ z / len(z)).double())
+    white = vectors * (values.clamp_min(0) + 1e-2 * values.mean()).rsqrt() @ vectors.T
+    return (z @ white.float()).view(tokens.shape)
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def features(encoder: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
+    out: dict[str, list[Tensor]] = {}
+    for part in normalise(x).split(500):
+        with torch.autocast("cpu", torch.bfloat16):
+            blocks = [t.float() for t in encoder.block_tokens(part, 4)]
+        last = blocks[-1]
+        side = math.isqrt(last.shape[1])
+        plane = last.transpose(1, 2).unflatten(2, (side, side))
+        pooled = {"avg": last.mean(1)}
+        for g in (2, 4):
+            pooled[f"g{g}"] = F.adaptive_avg_pool2d(plane, g).flatten(1)
+        pooled["last4"] = torch.cat([t.mean(1) for t in blocks], 1)
+        for name, values in pooled.items():
+            out.setdefault(name, []).append(values)
+    return {name: torch.cat(values).numpy() for name, values in out.items()}
+
+
+def judge(train_f: dict, train_y, test_f: dict, test_y) -> dict:
+    found = {}
+    for name, a in train_f.items():
+        b = test_f[name]
+        found[f"knn {name}"] = knn(a, train_y, b, test_y, ks=(10, 20)).accuracy
+        mean, std = a.mean(0), a.std(0) + 1e-6
+        found[f"knn {name} std"] = knn((a - mean) / std, train_y, (b - mean) / std, test_y, ks=(10, 20)).accuracy
+        if name in ("avg", "g2", "pixels"):
+            za, zb = prepare(a, b)
+            found[f"linear {name}"] = (fit_logistic(za, train_y, 0.01, 100)[0].predict(zb) == test_y).mean()
+        if name in ("avg", "g2", "g4", "pixels"):
+            hits = []
+            for number in range(4):
+                rows = draw(train_y, 10, seed=0, number=number)
+                za, zb = prepare(a[rows], b)
+                hits.append((fit_logistic(za, train_y[rows], 0.01, 200)[0].predict(zb) == test_y).mean())
+            found[f"low {name}"] = float(np.mean(hits))
+    return {k: round(100 * float(v), 1) for k, v in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--results", default="/tmp/exp/screen.jsonl")
+    given = parser.parse_args()
+    s = parse(given.settings)
+    train_x, train_y = load("train", 10_000)
+    test_x, test_y = load("test", 5_000)
+    if s["name"] == "pixels":
+        found = judge({"pixels": train_x.flatten(1).numpy()}, train_y, {"pixels": test_x.flatten(1).numpy()}, test_y)
+        told = {}
+    else:
+        teacher, told = train(s)
+        train_f, test_f = features(teacher, train_x), features(teacher, test_x)
+        told["rank"] = round(effective_rank(torch.from_numpy(test_f["avg"][:2000])), 1)
+        centred = torch.from_numpy(test_f["avg"][:2000])
+        told["rank centred"] = round(effective_rank(centred - centred.mean(0)), 1)
+        found = judge(train_f, train_y, test_f, test_y)
+    changed = {k: v for k, v in s.items() if v != DEFAULTS[k] and k != "name"}
+    line = {"name": s["name"], "changed": changed, **told, **found}
+    with Path(given.results).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
