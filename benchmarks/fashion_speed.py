@@ -1,8 +1,8 @@
 """Speed and memory of the recipe ijepa-code-fashion beside a plain loop on the same work.
 
-    python benchmarks/fashion_speed.py [--pairs 3] [--rounds 4]
+    python benchmarks/fashion_speed.py [--pairs 3] [--rounds 12]
 
-Each runs in a process of its own, as people run them; they take turns of 25 steps, and the order alternates.
+Each runs in a process of its own, as people run them; they take turns of 10 steps, and the order alternates.
 Processes differ by a few per cent among themselves, so several pairs are measured. All get the same images and
 masks. Ours includes everything a user gets: loading, masks, health measures, metrics.jsonl, and how `hjepa pretrain`
 sets up the process. The plain loop runs twice: as it is, and with the memory settings of `hjepa pretrain` (`tuned`).
@@ -36,7 +36,7 @@ from hjepa.training.session import (
 )
 from hjepa.training.trainer import fit
 
-STEPS = 25
+STEPS = 10
 BATCH = 128
 NAMES = ("hjepa", "plain", "tuned")
 
@@ -119,7 +119,7 @@ def compare_once(rounds: int) -> dict[str, float]:
     peaks = {}
     for name in NAMES:  # one after the other: ours chooses its attention kernel by measuring, undisturbed
         workers[name] = Worker(name, (rounds + 1) * STEPS)
-        workers[name].take(5)  # warm up
+        workers[name].take(STEPS)  # warm up
     for number in range(rounds):
         first = number % len(NAMES)
         for name in (NAMES[first:] + NAMES[:first])[:: 1 if number % 2 else -1]:
@@ -140,7 +140,7 @@ def compare_once(rounds: int) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--total", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()

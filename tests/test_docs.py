@@ -14,7 +14,7 @@ from runs import pictures
 
 from hjepa.audit.command import parser
 from hjepa.cli import app, split_settings
-from hjepa.config import read_options, read_recipe, resolve
+from hjepa.config import read_options, read_recipe, recipe_names, resolve
 from hjepa.data.sources import fashion_mnist_is_here
 
 ROOT = Path(__file__).parents[1]
@@ -201,3 +201,23 @@ def test_every_package_of_the_core_is_named_with_its_reason():
     named = {name.strip() for cell in cells for name in cell.split(",")}
     assert installed <= named, installed - named
     assert len(installed) <= 45
+
+
+def test_the_page_lists_every_recipe_and_how_the_two_published_ones_differ():
+    page = (ROOT / "docs/recipes.md").read_text()
+    for name in recipe_names():
+        assert f"| `{name}` |" in page, name
+    code, paper = (
+        {
+            f"{section}.{key}": value
+            for section, values in read_recipe(name).values.items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+        }
+        for name in ("ijepa-code", "ijepa-paper")
+    )
+    differ = {
+        key: (code.get(key), paper.get(key)) for key in code.keys() | paper.keys() if code.get(key) != paper.get(key)
+    }
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\S+) \| (\S+) \|", page, flags=re.M)
+    assert {key: (str(a), str(b)) for key, (a, b) in differ.items()} == {key: (a, b) for key, a, b in rows}
