@@ -1,11 +1,12 @@
 """Speed and memory of the recipe ijepa-code-fashion beside a plain loop on the same work.
 
-    python benchmarks/fashion_speed.py [--pairs 3] [--rounds 12]
+    python benchmarks/fashion_speed.py [--pairs 3] [--rounds 12] [--precision bf16]
 
 Each runs in a process of its own, as people run them; they take turns of 10 steps, and the order alternates.
 Processes differ by a few per cent among themselves, so several pairs are measured. All get the same images and
 masks. Ours includes everything a user gets: loading, masks, health measures, metrics.jsonl, and how `hjepa pretrain`
 sets up the process. The plain loop runs twice: as it is, and with the memory settings of `hjepa pretrain` (`tuned`).
+All compute in one precision: bf16, or, where the processor has no fast bf16, float32, as `hjepa pretrain` chooses.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from plain_loop import PlainLoop
 from hjepa.api import Silent
 from hjepa.config import Layer, Resolved, read_recipe, resolve
 from hjepa.data.sources import open_source
-from hjepa.training.machine import keep_freed_memory, peak_memory_gb
+from hjepa.training.machine import autocast_dtype, choose_precision, keep_freed_memory, peak_memory_gb
 from hjepa.training.run_folder import RunFolder
 from hjepa.training.session import (
     Batches,
@@ -41,8 +42,8 @@ BATCH = 128
 NAMES = ("hjepa", "plain", "tuned")
 
 
-def resolved_recipe(source, total: int) -> Resolved:
-    settings = {"train": {"steps": total, "precision": "bf16", "checkpoint_every": 10_000}}
+def resolved_recipe(source, total: int, precision: str) -> Resolved:
+    settings = {"train": {"steps": total, "precision": precision, "checkpoint_every": 10_000}}
     return complete(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
 
 
@@ -56,10 +57,10 @@ def our_session(folder: Path, source, resolved: Resolved) -> Session:
     return Session(resolved, source, trainer, batches, run, record, Silent())
 
 
-def work(which: str, total: int) -> None:
+def work(which: str, total: int, precision: str) -> None:
     """Read numbers of steps, take them, answer with the seconds and the peak memory (GiB) so far."""
     source = open_source("fashion-mnist")
-    resolved = resolved_recipe(source, total)
+    resolved = resolved_recipe(source, total, precision)
     with tempfile.TemporaryDirectory() as folder:
         if which == "hjepa":
             session = our_session(Path(folder) / "run", source, resolved)
@@ -71,7 +72,7 @@ def work(which: str, total: int) -> None:
         else:
             if which == "tuned":
                 keep_freed_memory()
-            loop = PlainLoop(total)
+            loop = PlainLoop(total, autocast=autocast_dtype(precision))
             stream = Batches(resolved.config, source, Accelerator(cpu=True))(0)
 
             def take(steps: int) -> None:
@@ -88,8 +89,8 @@ def work(which: str, total: int) -> None:
 class Worker:
     """One of the two loops, in its own process."""
 
-    def __init__(self, which: str, total: int) -> None:
-        words = [sys.executable, __file__, "--worker", which, "--total", str(total)]
+    def __init__(self, which: str, total: int, precision: str) -> None:
+        words = [sys.executable, __file__, "--worker", which, "--total", str(total), "--precision", precision]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def take(self, steps: int) -> tuple[float, float]:
@@ -103,22 +104,25 @@ class Worker:
         self.process.wait()
 
 
-def compare(pairs: int, rounds: int) -> None:
-    print(f"threads {torch.get_num_threads()}, bf16, batch {BATCH}, {rounds} rounds of {STEPS} steps each, in turn")
-    found = [compare_once(rounds) for _ in range(pairs)]
+def compare(pairs: int, rounds: int, precision: str) -> None:
+    precision, why = choose_precision(precision, torch.device("cpu"))
+    print(
+        f"{precision} ({why}), threads {torch.get_num_threads()}, batch {BATCH}, {rounds} rounds of {STEPS} steps each"
+    )
+    found = [compare_once(rounds, precision) for _ in range(pairs)]
     for name in NAMES[1:]:
         ratios = [one[name] for one in found]
         shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
         print(f"hjepa / {name}, {pairs} sets of new processes: median {statistics.median(ratios):.3f}  each {shown}")
 
 
-def compare_once(rounds: int) -> dict[str, float]:
+def compare_once(rounds: int, precision: str) -> dict[str, float]:
     """Return ours over each plain loop: median ratios of images a second of new processes."""
     workers: dict[str, Worker] = {}
     rates: dict[str, list[float]] = {name: [] for name in NAMES}
     peaks = {}
     for name in NAMES:  # one after the other: ours chooses its attention kernel by measuring, undisturbed
-        workers[name] = Worker(name, (rounds + 1) * STEPS)
+        workers[name] = Worker(name, (rounds + 1) * STEPS, precision)
         workers[name].take(STEPS)  # warm up
     for number in range(rounds):
         first = number % len(NAMES)
@@ -141,10 +145,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto")
     parser.add_argument("--worker", choices=NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--total", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(given.worker, given.total)
+        work(given.worker, given.total, given.precision)
     else:
-        compare(given.pairs, given.rounds)
+        compare(given.pairs, given.rounds, given.precision)

@@ -88,9 +88,10 @@ class Predictor(nn.Module):
 
 
 class PlainLoop:
-    """Student, predictor, teacher, AdamW; ``step(images, visible, targets)`` does one step in bf16."""
+    """Student, predictor, teacher, AdamW; ``step(images, visible, targets)`` does one step."""
 
-    def __init__(self, total_steps: int) -> None:
+    def __init__(self, total_steps: int, *, autocast: torch.dtype | None = torch.bfloat16) -> None:
+        self.autocast = autocast
         torch.manual_seed(0)
         self.student, self.predictor = Encoder(), Predictor()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -106,7 +107,7 @@ class PlainLoop:
         lr = 1e-3 * min(1.0, (self.number + 1) / (0.1 * self.total)) * 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
             with torch.no_grad():
                 full = F.layer_norm(self.teacher(images).float(), (WIDTH,))
                 wanted = pick(full, targets.flatten(1)).unflatten(1, targets.shape[1:])

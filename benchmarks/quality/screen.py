@@ -30,9 +30,11 @@ from hjepa.models.initialisation import initialise
 from hjepa.models.levels import normalise_targets, patch_pixels
 from hjepa.models.predictor import Predictor
 from hjepa.training.health import effective_rank
+from hjepa.training.machine import autocast_dtype, choose_precision
 from hjepa.training.objective import context_variance_covariance, variance_covariance
 from hjepa.training.schedules import WarmupCosine
 
+PRECISION = choose_precision("auto", torch.device("cpu"))[0]
 DEFAULTS = {
     "name": "",
     "images": 90_000,  # of training
@@ -98,30 +100,16 @@ def load(split: str, count: int | None = None) -> tuple[Tensor, np.ndarray]:
     return x[:count], next(iter(source.labels.values()))[:count]
 
 
+def autocast() -> torch.autocast:
+    dtype = autocast_dtype(PRECISION)
+    return torch.autocast("cpu", dtype, enabled=dtype is not None)
+
+
 def normalise(x: Tensor) -> Tensor:
     return (x - 0.286) / 0.353
 
 
 # ---- parts that are not in the library ----------------------------------------------------------------------------
-
-
-def mimetic(encoder: nn.Module, seed: int, *, qk=(0.7, 0.7), vp=(0.4, 0.4)) -> None:
-    """Trockman and Kolter 2023 (arXiv:2305.09828): Q K^T near the identity, V times projection near minus it."""
-    random = torch.Generator().manual_seed(seed)
-    for block in encoder.vit.blocks:
-        attn = block.attn
-        d, h = attn.proj.weight.shape[0], attn.num_heads
-        k = d // h
-        for head in range(h):
-            product = qk[0] * torch.randn(d, d, generator=random) / math.sqrt(d) + qk[1] * torch.eye(d)
-            u, s, v = torch.linalg.svd(product)
-            half = s[:k].sqrt()
-            attn.qkv.weight.data[head * k : (head + 1) * k] = (u[:, :k] * half).T
-            attn.qkv.weight.data[d + head * k : d + (head + 1) * k] = v[:k] * half[:, None]
-        product = vp[0] * torch.randn(d, d, generator=random) / math.sqrt(d) - vp[1] * torch.eye(d)
-        u, s, v = torch.linalg.svd(product)
-        attn.qkv.weight.data[2 * d :] = v * s.sqrt()[:, None]
-        attn.proj.weight.data = u * s.sqrt()
 
 
 class Stem(nn.Module):
@@ -242,11 +230,8 @@ def train(s: dict):
     )
     if s["stem"] == "mlp":
         encoder.vit.patch_embed = Stem(encoder.vit.patch_embed, s["patch"], s["width"])
-    kind = "released" if s["init"] == "released" else "xavier"
-    initialise(encoder, seed=s["seed"], kind=kind)
-    initialise(predictor, seed=s["seed"] + 1, kind=kind)
-    if s["init"] == "mimetic":
-        mimetic(encoder, s["seed"])
+    initialise(encoder, seed=s["seed"], kind=s["init"])
+    initialise(predictor, seed=s["seed"] + 1, kind="released" if s["init"] == "released" else "xavier")
     extra = nn.ModuleDict()
     if cluster:
         extra["prototypes"] = nn.Linear(s["width"], s["clusters"], bias=False)
@@ -302,7 +287,7 @@ def train(s: dict):
         else:
             context_index, target_index = inverse_masks(side, s["batch"], s["keep"], rng)
         cells = []
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             with torch.no_grad():
                 wanted = sorted({*range(s["depth"] - s["average"] + 1, s["depth"] + 1), *(d for d in depths if d)})
                 by_depth = {d: t.float() for d, t in zip(wanted, teacher(images, depths=wanted), strict=True)}
@@ -373,7 +358,7 @@ def rival(s: dict, encoder, x: Tensor, y: Tensor, optimizer, lr, steps: int):
         for group in optimizer.param_groups:
             group["lr"] = lr(step)
         views = [normalise(augment(x[rows], s, random)) for _ in range(1 if s["rival"] == "supervised" else 2)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             z = encoder.head(encoder(torch.cat(views)).mean(1)).float()
         if s["rival"] == "supervised":
             loss = F.cross_entropy(z, y[rows])
@@ -415,7 +400,7 @@ def normalise_cells(tokens: Tensor, kind: str) -> Tensor:
 def features(encoder: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
     out: dict[str, list[Tensor]] = {}
     for part in normalise(x).split(500):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             blocks = [t.float() for t in encoder.block_tokens(part, 4)]
         last = blocks[-1]
         side = math.isqrt(last.shape[1])
@@ -468,7 +453,7 @@ def main() -> None:
         told["rank centred"] = round(effective_rank(centred - centred.mean(0)), 1)
         found = judge(train_f, train_y, test_f, test_y)
     changed = {k: v for k, v in s.items() if v != DEFAULTS[k] and k != "name"}
-    line = {"name": s["name"], "changed": changed, **told, **found}
+    line = {"name": s["name"], "changed": changed, "precision": PRECISION, **told, **found}
     with Path(given.results).open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line))
