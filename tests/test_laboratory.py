@@ -1,6 +1,7 @@
 """The laboratory on a tiny experiment of its own: real commands, two variants that train and one that cannot."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,20 @@ def test_an_experiment_runs_once_and_its_table_says_all(tmp_path):
     assert "must be divisible by 4 and by its 7 heads" in table
     assert "Not run yet" not in table
 
+    assert "Computed in float32." in table
+
     again = lab(tmp_path, EXPERIMENT)
     assert "$ hjepa" not in again.stdout
+    shutil.rmtree(tmp_path / "runs")
+    experiment = EXPERIMENT | {"variants": {"one level": {}, "two levels": {"model.depth": 1}}}
+    elsewhere = lab(tmp_path, experiment, "--jobs", "2")  # goes on from what is kept beside the table
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert elsewhere.stdout.count("$ hjepa pretrain") == 2
+    assert "one-level" not in elsewhere.stdout
+    anew = (tmp_path / "results/tiny.md").read_text()
+    assert rows["one level"] in anew
+    assert rows["two levels"] not in anew
+
     other = lab(tmp_path, EXPERIMENT | {"threads": 2})
     assert other.returncode == 1
     assert "holds runs of another protocol" in other.stderr

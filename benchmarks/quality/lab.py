@@ -1,12 +1,14 @@
 """The laboratory: runs an experiment described in a small file, and writes one table of what came out.
 
-    python benchmarks/quality/lab.py benchmarks/quality/experiments/initialisation.yaml
+    python benchmarks/quality/lab.py benchmarks/quality/experiments/small-data.yaml
+    python benchmarks/quality/lab.py ... --jobs 2     # two runs at a time
     python benchmarks/quality/lab.py ... --table      # only write the table anew
 
 An experiment is a question, a protocol (data, evaluation, what is held equal, threads, seeds) and variants of one
 configuration. Runs and evaluations are commands of their own, in ``runs/lab/NAME``; what is finished is not done
-again, what was interrupted is resumed, what failed is recorded with its message. A folder whose runs were made
-under another protocol is refused: numbers of two protocols never stand in one table.
+again, what was interrupted is resumed, what failed is recorded with its message. What is finished is also kept in
+``NAME.json`` beside the table, so that an experiment can go on elsewhere, without the runs. Runs made under another
+protocol are refused: numbers of two protocols never stand in one table.
 """
 
 import argparse
@@ -17,8 +19,10 @@ import re
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -82,16 +86,51 @@ class Lab:
         self.experiment, self.folder, self.results = experiment, runs / experiment.name, results
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_protocol()
+        self._writing = Lock()
 
-    def run(self) -> None:
-        """Do what is not done yet, seed by seed, and write the table after each run."""
-        steps = {variant: self._steps(variant) for variant in self.experiment.variants}
-        for seed in self.experiment.seeds:
-            for variant in self.experiment.variants:
-                if self._pretrain(variant, seed, steps[variant]):
-                    for level in self.experiment.levels(variant):
-                        self._evaluate(variant, seed, level)
-                write_table(self)
+    def run(self, jobs: int = 1) -> None:
+        """Do what is not done yet, seed by seed, ``jobs`` runs at a time, and write the table after each run."""
+        todo = [(v, seed) for seed in self.experiment.seeds for v in self.experiment.variants]
+        todo = [one for one in todo if self._kept(*one) is None]
+        steps = {variant: self._steps(variant) for variant in dict(todo)}
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for done in [pool.submit(self._one, variant, seed, steps[variant]) for variant, seed in todo]:
+                    done.result()
+            finally:  # an interrupt or a refused command: those that wait do not start any more
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _one(self, variant: str, seed: int, steps: int) -> None:
+        if self._pretrain(variant, seed, steps):
+            for level in self.experiment.levels(variant):
+                self._evaluate(variant, seed, level)
+        with self._writing:
+            self.keep()
+            write_table(self)
+
+    def keep(self) -> None:
+        """Write what is finished into NAME.json: what the table needs, and which machine and code it is from."""
+        runs = [
+            {"variant": variant, "seed": seed, "settings": self.experiment.settings(variant), **found}
+            for variant in self.experiment.variants
+            for seed in self.experiment.seeds
+            if (found := self.result(variant, seed)) and "record" in found
+        ]
+        if runs:
+            self.results.mkdir(parents=True, exist_ok=True)
+            self._book.write_text(json.dumps({"protocol": self.experiment.protocol, "runs": runs}, indent=1) + "\n")
+
+    @property
+    def _book(self) -> Path:
+        return self.results / f"{self.experiment.name}.json"
+
+    def _kept(self, variant: str, seed: int) -> dict[str, Any] | None:
+        """Return a run of NAME.json, if it was made with what the variant says now."""
+        asked = json.loads(json.dumps([variant, seed, self.experiment.settings(variant)]))
+        for run in (_read(self._book) or {"runs": []})["runs"]:
+            if [run["variant"], run["seed"], run["settings"]] == asked:
+                return {"record": run["record"], "results": run["results"]}
+        return None
 
     def run_folder(self, variant: str, seed: int) -> Path:
         """Return the run of a variant and a seed."""
@@ -103,14 +142,12 @@ class Lab:
         record, failure = _read(folder / "run.json"), _read(Path(f"{folder}.failed.json"))
         if failure:
             return {"failure": failure["message"]}
-        if not record or record["status"] != "finished":
-            return None
-        results = [
-            row
-            for level in self.experiment.levels(variant)
-            for row in (_read(folder / f"evaluation-{level}.json") or {}).get("results", [])
-        ]
-        return {"record": record, "results": results}
+        evaluations = [_read(folder / f"evaluation-{level}.json") for level in self.experiment.levels(variant)]
+        if not record or record["status"] != "finished" or not all(evaluations):
+            return self._kept(variant, seed)
+        about = {name: record[name] for name in ("steps", "verdict", "precision", "versions", "git")}
+        about["cpu"] = record["hardware"]["cpu"]
+        return {"record": about, "results": [row for found in evaluations for row in found["results"]]}
 
     # ---- one run ----------------------------------------------------------------------------------
 
@@ -186,8 +223,10 @@ class Lab:
     def _refuse_other_protocol(self) -> None:
         kept = self.folder / "protocol.json"
         protocol = json.loads(json.dumps(self.experiment.protocol))
-        if kept.exists() and json.loads(kept.read_text()) != protocol:
+        if kept.exists() and _read(kept) != protocol:
             raise SystemExit(f"{self.folder} holds runs of another protocol ({kept}): use another --runs, or remove it")
+        if self._book.exists() and _read(self._book)["protocol"] != protocol:
+            raise SystemExit(f"{self._book} holds results of another protocol: rename the experiment, or remove it")
         kept.write_text(json.dumps(protocol, indent=1))
 
 
@@ -210,6 +249,8 @@ def write_table(lab: Lab) -> Path:
         for variant, each in done.items():
             lines.append(_row(variant, list(each.values()), columns))
         lines += _controls(done, columns)
+    if precisions := sorted({r["record"]["precision"] for each in done.values() for r in each.values()}):
+        lines += ["", f"Computed in {' and '.join(precisions)}."]
     unfinished = [f"{v}, seed {s}" for v, each in found.items() for s, r in each.items() if r is None]
     failures = [
         f"- **{v}**, seed {s}: {r['failure']}"
@@ -318,12 +359,13 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--table", action="store_true", help="only write the table anew")
     asked = parser.parse_args()
     for path in asked.experiments:
         lab = Lab(Experiment.load(path), asked.runs, asked.results)
         if not asked.table:
-            lab.run()
+            lab.run(asked.jobs)
         print(write_table(lab))
 
 

@@ -4,8 +4,8 @@
 
 For ideas that are not settings of the library, and may never be. What it finds is a lead: what holds goes into the
 library and is repeated by the laboratory (lab.py). Results are appended to ``--results`` as JSON lines. One thread.
-Protocol: the first 10,000 training images to fit, the first 5,000 test images; k-NN cosine, better of k 10 and 20;
-low-shot ten labels a class, 4 draws. ``std``: features standardised by the training images.
+Protocol: the first 10,000 training images to fit, the first 5,000 test images (``fit=``, ``test=``); k-NN cosine,
+better of k 10 and 20; low-shot ten labels a class, 4 draws. ``std``: features standardised by the training images.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hjepa.api import load_encoder
 from hjepa.data.sources import open_source
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import fit_logistic, prepare
@@ -38,6 +39,9 @@ PRECISION = choose_precision("auto", torch.device("cpu"))[0]
 DEFAULTS = {
     "name": "",
     "images": 90_000,  # of training
+    "fit": 10_000,  # labelled images that evaluation may use
+    "test": 5_000,
+    "run": "",  # evaluate the encoder of a run folder instead of training one
     "seed": 0,
     "patch": 4,
     "width": 128,
@@ -440,13 +444,13 @@ def main() -> None:
     parser.add_argument("--results", default="/tmp/exp/screen.jsonl")
     given = parser.parse_args()
     s = parse(given.settings)
-    train_x, train_y = load("train", 10_000)
-    test_x, test_y = load("test", 5_000)
+    train_x, train_y = load("train", s["fit"])
+    test_x, test_y = load("test", s["test"])
     if s["name"] == "pixels":
         found = judge({"pixels": train_x.flatten(1).numpy()}, train_y, {"pixels": test_x.flatten(1).numpy()}, test_y)
         told = {}
     else:
-        teacher, told = train(s)
+        teacher, told = (load_encoder(s["run"]).encoder, {}) if s["run"] else train(s)
         train_f, test_f = features(teacher, train_x), features(teacher, test_x)
         told["rank"] = round(effective_rank(torch.from_numpy(test_f["avg"][:2000])), 1)
         centred = torch.from_numpy(test_f["avg"][:2000])

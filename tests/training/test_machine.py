@@ -1,5 +1,6 @@
 """What is set up on the machine really happens."""
 
+import itertools
 import subprocess
 import sys
 
@@ -82,3 +83,9 @@ def test_kernels_are_measured_on_one_thread_and_the_threads_are_given_back(monke
     assert "times as fast as the other" in reason
     assert seen == [1]
     assert torch.get_num_threads() == 2
+
+
+def test_a_format_that_the_processor_lacks_is_told_by_a_small_product(monkeypatch):
+    """One that runs at 1 GFLOP/s took 16 seconds at each start, at the size that suits the others."""
+    monkeypatch.setattr(machine.time, "perf_counter", itertools.count().__next__)  # every product takes a second
+    assert machine.matmul_speed(torch.bfloat16) == pytest.approx(2 * 128**3 / 1e9)

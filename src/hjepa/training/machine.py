@@ -46,7 +46,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     ratio = matmul_speed(torch.bfloat16) / matmul_speed(torch.float32)
     if ratio > 1.3:
         return "bf16", f"its matrix products are {ratio:.1f} times as fast here"
-    return "float32", f"bf16 matrix products are only {ratio:.1f} times as fast here"
+    return "float32", f"bf16 matrix products are only {ratio:.2g} times as fast here"
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -83,10 +83,18 @@ def choose_attention(
     return best, f"{other:.1f} times as fast as the other at this model's sizes"
 
 
-def matmul_speed(dtype: torch.dtype, *, size: int = 1024, repeats: int = 5) -> float:
-    """Return billions of floating-point operations a second of a square matrix product on the CPU."""
-    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    return 2 * size**3 / _fastest([lambda: a @ b], repeats)[0] / 1e9
+def matmul_speed(dtype: torch.dtype, *, repeats: int = 5) -> float:
+    """Return billions of floating-point operations a second of a square matrix product on the CPU.
+
+    The product grows until it takes a hundredth of a second: a processor without bf16 emulates it at a hundredth of
+    the speed, and a product of 1,024 takes it seconds.
+    """
+    for size in (128, 256, 512, 1024):
+        a = torch.ones(size, size, dtype=dtype)
+        seconds = _fastest([lambda a=a: a @ a], repeats)[0]
+        if seconds > 0.01:
+            break
+    return 2 * size**3 / seconds / 1e9
 
 
 def hardware() -> dict[str, Any]:
