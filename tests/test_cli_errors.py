@@ -51,6 +51,15 @@ def complaint(capsys, here):
 
 
 CASES = {
+    "levels from deep to shallow": (
+        "pretrain scenes --out run --model.levels 6,3,0",
+        "model.levels go from shallow to deep, the last is what verdicts judge: write them as 0,3,6",
+    ),
+    "crops in training, black bars in evaluation": (
+        "pretrain photos --out run --data.fit pad --augment.crop_scale 0.5,1.0",
+        "data.fit = pad pads the images of evaluation, augment.crop_scale fills those of training with crops: "
+        "use data.fit crop, or augment.crop_scale none",
+    ),
     "images compared over a split batch": (
         "pretrain scenes --out run --optim.variance_covariance 1 --optim.accumulate 2",
         "optim.variance_covariance compares all images of a step, accumulate = 2 never has them together: "

@@ -67,7 +67,18 @@ def test_options_are_read_as_people_write_them():
 def test_a_config_file_of_a_run_can_be_used_for_another(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(dump(resolve([read_recipe("demo")])))
-    assert resolve([configuration.read_file(file)]).config == resolve([read_recipe("demo")]).config
+    assert resolve(configuration.read_file(file)).config == resolve([read_recipe("demo")]).config
+
+
+@pytest.mark.parametrize("length", ["epochs: 5", "budget: 10min"])
+def test_a_file_that_names_a_recipe_says_how_long_to_train(tmp_path, length):
+    """Recipe and file were one layer: the recipe's steps stood, and the file's length was read by nobody."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"recipe: hjepa-small\ntrain: {{{length}}}\n")
+    resolved = resolve(configuration.read_file(file))
+    assert resolved.config.train.steps is None
+    assert resolved.config.recipe == "hjepa-small"
+    assert resolved.config.model.width == read_recipe("hjepa-small").values["model"]["width"]
 
 
 def test_configurations_cannot_be_changed():

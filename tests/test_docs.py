@@ -25,6 +25,9 @@ SOURCES = [*PAGES, *sorted((ROOT / "src/hjepa/recipes").glob("*.yaml"))]
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in SOURCES:
+        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|masks|doctor|report) [^`]+)`", page.read_text()):
+            if not re.search(r"\.\.\.|NAME|^hjepa \w+ --", span):  # a command, not a way to speak of an option
+                found.append((page.name, span))
         for line in page.read_text().splitlines():
             text = line.strip().removeprefix("$ ").removeprefix("# Command:").strip().strip("`")
             if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|masks|doctor|report)\b", text):

@@ -234,8 +234,8 @@ class Lab:
 
 
 def write_table(lab: Lab) -> Path:
-    """Write the experiment's table from what is on disk."""
-    e = lab.experiment
+    """Write the experiment's table from what is on disk; one that has rows is not replaced by an empty one."""
+    e, path = lab.experiment, lab.results / f"{lab.experiment.name}.md"
     found = {variant: {seed: lab.result(variant, seed) for seed in e.seeds} for variant in e.variants}
     done = {v: {s: r for s, r in each.items() if r and "record" in r} for v, each in found.items()}
     columns = sorted({_column(row) for each in done.values() for r in each.values() for row in r["results"]})
@@ -263,8 +263,8 @@ def write_table(lab: Lab) -> Path:
     lines += ["", "What each variant changes:", ""] + [f"- {v}: {_in_words(s)}" for v, s in e.variants.items()]
     lines += ["", f"All share: {_in_words(e.base)}.", *(["", e.conclusion.strip()] if e.conclusion else []), ""]
     lab.results.mkdir(parents=True, exist_ok=True)
-    path = lab.results / f"{e.name}.md"
-    path.write_text("\n".join(lines))
+    if columns or not path.exists():
+        path.write_text("\n".join(lines))
     return path
 
 

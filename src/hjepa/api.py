@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shlex
@@ -273,7 +274,8 @@ def evaluate(
 
     ``protocols`` and ``poolings`` are names, or one with commas as on the command line.
     ``level`` is ``last``, the number of a level (0 is the finest), or ``all`` levels side by side.
-    Writes evaluation.json into the run and renews its report. Raises UserError in one line.
+    Writes evaluation.json into the run and renews its report; what was measured before on the same images stays in
+    both, unless it is measured again. Raises UserError in one line.
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
     from hjepa.evaluation.levels import view_of
@@ -307,10 +309,8 @@ def evaluate(
         autocast=autocast_dtype(precision),
         progress=progress,
     )
-    conclusion = protocol.conclusion(results)
-    if sources[0].fingerprint() == sources[1].fingerprint():
-        conclusion = f"{SAME_IMAGES} {conclusion}"
-    evaluation = Evaluation(results, conclusion)
+    same = sources[0].fingerprint() == sources[1].fingerprint()
+    evaluation = Evaluation(results, _in_words(results, same_images=same))
     folder = RunFolder(path)
     record = {
         "train": labelled[0].name,
@@ -318,10 +318,33 @@ def evaluate(
         "step": encoder.card["provenance"]["step"],
         "precision": precision,
     }
-    write_json(folder.evaluation, evaluation.to_json() | record)
+    everything = [*_measured_before(folder.evaluation, results, record), *results]
+    write_json(folder.evaluation, Evaluation(everything, _in_words(everything, same_images=same)).to_json() | record)
     if folder.record.is_file():
         write_report(path)
     return evaluation
+
+
+def _in_words(results: Sequence[Result], *, same_images: bool) -> str:
+    from hjepa.evaluation import protocol
+
+    conclusion = protocol.conclusion(results)
+    return f"{SAME_IMAGES} {conclusion}" if same_images else conclusion
+
+
+def _measured_before(path: Path, now: Sequence[Result], record: Mapping[str, Any]) -> list[Result]:
+    """Return what evaluation.json holds that was measured in the same way, and not again now."""
+    from hjepa.evaluation import Result
+
+    try:
+        known = json.loads(path.read_text())
+        earlier = [Result.from_json(row) for row in known["results"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or of another version
+        return []
+    if any(known.get(name) != value for name, value in record.items()):
+        return []
+    again, counts = {result.key for result in now}, {(result.n_train, result.n_test) for result in now}
+    return [one for one in earlier if one.key not in again and (one.n_train, one.n_test) in counts]
 
 
 def load_encoder(run: Run | str | os.PathLike[str]) -> FrozenEncoder:
@@ -346,17 +369,21 @@ def _layers(
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Layer]:
     """Return what was given, in rising order of precedence."""
+    options = [*options, *(["--train.budget", budget] if budget is not None else [])]
+    given = [Layer("call", settings)] if settings else []
+    given += [configuration.read_options(options)] if options else []
+    trains = [layer.values.get("train") or {} for layer in given]
+    if settings:  # with the call's budget, which is one of its lengths
+        configuration.refuse_two_lengths({"train": {name: v for train in trains for name, v in train.items()}})
     layers = [configuration.read_recipe(recipe)] if recipe else []
     if config is not None:
-        layers.append(configuration.read_file(Path(config)))
+        layers += (from_file := configuration.read_file(Path(config)))
+        named = from_file[-1].values.get("recipe")
+        if recipe and named not in (None, recipe):
+            raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
     elif not recipe:
-        layers += _chosen_recipe(budget)
-    if settings:
-        layers.append(Layer("call", settings))
-    options = [*options, *(["--train.budget", budget] if budget is not None else [])]
-    if options:
-        layers.append(configuration.read_options(options))
-    return layers
+        layers += _chosen_recipe(next((str(train["budget"]) for train in trains if train.get("budget")), None))
+    return [*layers, *given]
 
 
 def _chosen_recipe(budget: str | None) -> list[Layer]:
@@ -395,11 +422,17 @@ def _resumed(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_
     own = saved.config.model_dump(mode="json")
     changes: dict[str, tuple[Any, str]] = {}
     given = [layer for layer in layers if not layer.origin.startswith("recipe ")]
-    resolved = configuration.resolve(given)
+    for layer in given:
+        if layer.values.get("recipe") not in (None, saved.config.recipe):
+            was, now = saved.config.recipe, layer.values["recipe"]
+            raise UserError(f"{layer.origin}: recipe {now} differs from the run's {was}: start a new run")
+    # On top of the run's own values: what was given need not make sense with the defaults.
+    before = Layer("the run", configuration.by_name(saved.config))
+    resolved = configuration.resolve([before, *given])
     wanted = resolved.config.model_dump(mode="json")
     for name, origin in resolved.origin.items():
         section, _, field = name.partition(".")
-        if origin == "default" or not field or own[section][field] == wanted[section][field]:
+        if origin in ("default", before.origin) or not field or own[section][field] == wanted[section][field]:
             continue
         if wanted[section][field] in (None, "auto") and saved.origin[name].startswith("derived"):
             continue  # left open, as it was when the run began
@@ -472,7 +505,9 @@ def horizon_change(before: configuration.Config, after: configuration.Config, st
 
 
 def _write_mask_statistics(folder: RunFolder, resolved: Resolved) -> None:
-    statistics = coverage(mask_sampler(resolved.config), resolved.config.grid, steps=32, batch=128)
+    batch = resolved.config.optim.batch_size  # the released sampler shows less the larger it is
+    steps = min(64, max(4, 4096 // batch))
+    statistics = coverage(mask_sampler(resolved.config), resolved.config.grid, steps=steps, batch=batch)
     write_json(folder.masks, statistics.to_json() | {"svg": svg(statistics)})
 
 

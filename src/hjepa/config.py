@@ -101,7 +101,8 @@ class ModelConfig(Section):
         description="standard deviation 0.02 as released, by the width of each layer, or with attention as trained",
     )
     levels: tuple[tuple[int, int], ...] | None = Field(
-        None, description="what is predicted: depths (0: pixels), or pairs of depth and stride; open: the last block"
+        None,
+        description="predicted, shallow to deep: depths (0: pixels), or pairs of depth and stride; open: the last",
     )
 
     @field_validator("levels", mode="before")
@@ -121,6 +122,9 @@ class ModelConfig(Section):
                 raise ValueError(f"levels has stride {stride}: a cell is at least one patch wide")
         if self.levels is not None and (not self.levels or len(set(self.levels)) < len(self.levels)):
             raise ValueError("levels must be one or more different levels")
+        if self.levels is not None and list(self.levels) != (ordered := sorted(self.levels)):
+            shown = ",".join(str(depth) if stride == 1 else f"[{depth},{stride}]" for depth, stride in ordered)
+            raise ValueError(f"levels go from shallow to deep, the last is what verdicts judge: write them as {shown}")
         return self
 
     @model_validator(mode="after")
@@ -274,6 +278,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _trains_on_what_it_is_judged_on(self) -> Self:
+        if self.augment.crop_scale is not None and self.data.fit == "pad":
+            raise ValueError(
+                "data.fit = pad pads the images of evaluation, augment.crop_scale fills those of training with crops: "
+                "use data.fit crop, or augment.crop_scale none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patches_fit(self) -> Self:
         patch = self.model.patch_size
         for side in self.data.image_size or ():
@@ -349,7 +362,7 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def read_file(path: Path) -> Layer:
+def read_file(path: Path) -> list[Layer]:
     """Read a YAML file of settings, such as the config.yaml of another run."""
     if not path.is_file():
         raise UserError(f"--config {path}: no such file")
@@ -362,12 +375,8 @@ def read_file(path: Path) -> Layer:
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: holds no settings, expected lines such as 'optim: {{lr: 0.001}}'")
     layer = Layer(f"file {path}", values)
-    recipe = values.get("recipe")
-    if recipe is None:
-        return layer
-    # A file that names a recipe means it: its values come first, the file's own win.
-    merged = dict(_leaves(read_recipe(str(recipe)).values)) | dict(_leaves(values))
-    return layer._replace(values=merged)
+    # A file that names a recipe means it: the recipe's values come first, the file's own win.
+    return [read_recipe(str(values["recipe"])), layer] if values.get("recipe") is not None else [layer]
 
 
 def read_options(tokens: list[str]) -> Layer:
@@ -386,10 +395,17 @@ def read_options(tokens: list[str]) -> Layer:
             if not text or text.startswith("--"):
                 raise UserError(f"--{name} needs a value, such as --{name} {_example(name)}")
         _put(values, name, _parse(text))
-    lengths = [name for name in LENGTHS if name.removeprefix("train.") in values.get("train", {})]
-    if len(lengths) > 1:
-        raise UserError(f"--{lengths[0]} and --{lengths[1]} both say how long to train: leave one of them out")
+    refuse_two_lengths(values, "--")
     return Layer("command line", values)
+
+
+def refuse_two_lengths(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise UserError if one place says twice how long to train."""
+    given = values.get("train") or {}
+    lengths = [name for name in LENGTHS if given.get(name.removeprefix("train.")) is not None]
+    if len(lengths) > 1:
+        both = f"{prefix}{lengths[0]} and {prefix}{lengths[1]}"
+        raise UserError(f"{both} both say how long to train: leave one of them out")
 
 
 def dump(resolved: Resolved) -> str:

@@ -234,6 +234,20 @@ def test_measures_nobody_foresaw_are_shown_too(tmp_path: Path) -> None:
     assert ("td", "0.25") in text
 
 
+def test_every_level_has_its_rows_and_curves(tmp_path: Path) -> None:
+    levels = [{"loss": 0.25, "cross_sample_gap": 0.75, "target_std": 0.5}, {"loss": 0.5, "cross_sample_gap": 0.125}]
+    lines = [{"step": step, "loss": 0.5, "regulariser": 0.1, "levels": levels} for step in (1, 2, 3)]
+    text = "\n".join(json.dumps(line) for line in lines)
+    source = read(make_run(tmp_path / "run", files={"metrics.jsonl": text}))
+    page = Page(source)
+    assert ("code", "level 0 cross_sample_gap") in page.text and ("code", "level 1 loss") in page.text
+    assert ("td", "0.125") in page.text
+    assert ("code", "levels") not in page.text
+    assert "Cross-sample gap of each level" in source and "variance-covariance term" in source
+    one = Page(read(make_run(tmp_path / "one", lines=3)))
+    assert "of each level" not in one.all_text()
+
+
 def test_verdict_changes_are_numbered_on_the_curves(full_page: str) -> None:
     texts = Page(full_page).text
     assert [text for element, text in texts if element == "text"].count("2") >= 9

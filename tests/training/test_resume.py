@@ -154,6 +154,33 @@ def test_a_changed_setting_is_refused(copy):
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--recipe", "hjepa-tiny", "--model.width", "64"],  # the defaults have 6 heads, which do not divide it
+        ["--recipe", "demo", "--optim.level_weights", "1,2"],  # the defaults have one level
+    ],
+)
+def test_the_same_command_resumes_whatever_the_defaults_are(words, tmp_path):
+    """What was given was checked on its own with the defaults, and refused over numbers that no run had."""
+    small = [
+        "--optim.batch_size",
+        "8",
+        "--train.steps",
+        "2",
+        "--model.predictor_depth",
+        "1",
+        "--train.precision",
+        "float32",
+    ]
+    command = ["pretrain", "scenes", "--out", tmp_path / "run", *words, *small]
+    assert call(*command).returncode == 0
+    again = call(*command, "--resume")
+    assert again.returncode == 0, again.stderr
+    other = call(*command[:4], *words[:2], "--model.heads", "2", "--resume")
+    assert other.stderr.startswith("hjepa: model.heads = 2 differs from the run's "), other.stderr
+
+
 def test_an_edited_configuration_is_refused(copy):
     file = copy / "config.yaml"
     file.write_text(file.read_text().replace("width: 32", "width: 64", 1))

@@ -1,8 +1,8 @@
 """The evaluation as a whole: probes, controls, intervals, and what they say in words."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -49,6 +49,16 @@ class Result:
     controls_setting: dict[str, dict[str, float | int | bool]]
     chance: float
     """Accuracy of always answering the most frequent class of the training set."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What was measured: two results of one key say the same thing of one encoder on the same images."""
+        return self.protocol, self.pooling, self.level, self.labels
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` returned; raises KeyError if something is missing."""
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable machine-readable form; shares are rounded to four digits."""
@@ -209,10 +219,12 @@ def _result(
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:
-    """Return a header and one row per result, accuracies in per cent."""
+    """Return a header and one row per result, accuracies in per cent; a column of levels if not all are the last."""
+    several = any(result.level != "last" for result in results)
     header = ["labels", "protocol", "pooling", "pretrained", "random init", "raw pixels", "chance"]
-    return [header] + [
+    return [["level", *header] if several else header] + [
         [
+            *([result.level] if several else []),
             result.labels,
             f"{result.protocol} ({_choice(result)})",
             result.pooling,

@@ -6,6 +6,7 @@ file that cannot be read is named on the page. Only a folder without ``run.json`
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from jinja2 import Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
 from hjepa.errors import UserError
-from hjepa.report.plots import CURVES, Columns, Dot, curve_svg, results_svg
+from hjepa.report.plots import CURVES, Columns, Dot, curve_svg, level_curves, results_svg
 
 DASH = "\N{EN DASH}"
 MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
@@ -24,6 +25,7 @@ MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
     "epoch": "epoch",
     "images": "images seen",
     "loss": "loss",
+    "regulariser": "variance-covariance term, with its weight",
     "loss_mean_token": "loss of guessing the mean token",
     "loss_position_mean": "loss of guessing the mean of the position",
     "relative_loss": "loss relative to the position baseline",
@@ -113,7 +115,8 @@ def read_record(run: Path) -> Record:
 def page_context(name: str, record: Record) -> dict[str, Any]:
     """Turn a record into the values that the template places."""
     run = record.run
-    columns = _columns(record.metrics)
+    metrics, levels = _with_levels(record.metrics)
+    columns = _columns(metrics)
     changes = _verdict_changes(run)
     marks = [(change["number"], change["at"]) for change in changes if change["at"] is not None]
     results = _results(record.evaluation)
@@ -129,9 +132,9 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
         "next_step": verdict.get("next_step"),
         "advice": _advice(run, evaluated=bool(results)),
         "changes": changes,
-        "curves": [(curve, curve_svg(curve, columns, marks)) for curve in CURVES],
+        "curves": [(curve, curve_svg(curve, columns, marks)) for curve in (*CURVES, *level_curves(levels))],
         "steps_logged": len(record.metrics),
-        "measures": _measures(record.metrics),
+        "measures": _measures(metrics),
         "results": results,
         "audit": record.audit,
         "audit_rows": _audit_rows(record.audit),
@@ -232,10 +235,27 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
+def _with_levels(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines with each level's measures under names of their own (``level 0 loss``), and how many levels."""
+    lines, levels = [], 0
+    for row in metrics:
+        each = _records(row.get("levels"))
+        own = {f"level {number} {key}": value for number, level in enumerate(each) for key, value in level.items()}
+        lines.append({key: value for key, value in row.items() if key != "levels"} | own)
+        levels = max(levels, len(each))
+    return lines, levels
+
+
+def _words(key: str) -> str:
+    _, number, rest = key.split(" ", 2) if re.match(r"level \d+ ", key) else ("", "", "")
+    return f"level {number}: {MEASURES.get(rest, rest)}" if number else MEASURES.get(key, key)
+
+
 def _columns(metrics: Sequence[Mapping[str, Any]]) -> Columns:
     """Return each measure as an array [n], NaN where it was not logged; rows without a step are left out."""
     rows = [row for row in metrics if _number(row.get("step")) is not None]
-    return {key: np.array([_or_nan(row.get(key)) for row in rows], dtype=np.float64) for key in MEASURES}
+    keys = dict.fromkeys([*MEASURES, *(key for row in rows for key in row if key.startswith("level "))])
+    return {key: np.array([_or_nan(row.get(key)) for row in rows], dtype=np.float64) for key in keys}
 
 
 def _or_nan(value: object) -> float:
@@ -252,7 +272,7 @@ def _measures(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": key,
-                "words": MEASURES.get(key, key),
+                "words": _words(key),
                 "first": values[0] if values else None,
                 "last": values[-1] if values else None,
                 "lowest": min(numbers, default=None),

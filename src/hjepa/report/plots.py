@@ -166,6 +166,31 @@ CURVES = (
 )
 
 
+def level_curves(levels: int) -> tuple[Curve, ...]:
+    """Return the curves of a run with several levels, a panel for each, finest first."""
+
+    def panels(key: str, reference: float | None = None) -> tuple[Panel, ...]:
+        one = [((f"level {number} {key}", f"level {number}"),) for number in range(levels)]
+        return tuple(Panel(series, f"level {number}", reference=reference) for number, series in enumerate(one))
+
+    if levels < 2:
+        return ()
+    return (
+        Curve(
+            "level-gap",
+            "Cross-sample gap of each level",
+            "Healthy: above zero (dashed) and growing on every level; level 0 is the finest and often the first.",
+            panels("cross_sample_gap", reference=0.0),
+        ),
+        Curve(
+            "level-spread",
+            "Spread of the targets of each level",
+            "Healthy: well above zero on every level; one that falls towards zero says the same of every image.",
+            panels("target_std"),
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class Dot:
     """A value in per cent with its interval, both ``None`` when not measured."""
