@@ -154,7 +154,8 @@ def lines_with(losses, **changes):
 
 
 @pytest.mark.parametrize(
-    "losses", [[15.5, 8.3, 1.9, 1.3], [15.5, 8.3, 1.9, 1.3, 1.2], [2.4], [40.0, 21.0, 12.0, 7.0, 4.5]]
+    "losses",
+    [[15.5, 8.3, 1.9, 1.3], [15.5, 8.3, 1.9, 1.3, 1.2], [2.4], [40.0, 21.0, 12.0, 7.0, 4.5], [2.02, 1.62, 1.38]],
 )
 def test_a_loss_that_still_falls_is_not_called_diverging(losses):
     """Every run begins far above the baseline; a short one is there still when its grace ends."""
@@ -163,7 +164,8 @@ def test_a_loss_that_still_falls_is_not_called_diverging(losses):
 
 
 @pytest.mark.parametrize(
-    "losses", [[2.0, 2.1, 1.9, 2.0, 1.9], [1.3, 1.9, 8.3, 15.5], [0.5, 0.5, 0.5, 4.0, 5.0, 6.0, 5.0, 6.0]]
+    "losses",
+    [[2.0, 2.1, 1.9, 2.0, 1.9], [2.2, 1.9, 1.85], [1.3, 1.9, 8.3, 15.5], [0.5, 0.5, 0.5, 4.0, 5.0, 6.0, 5.0, 6.0]],
 )
 def test_a_bad_loss_that_stays_or_rises_is_diverging(losses):
     assert judge(lines_with(losses), grace=20).verdict == "diverging"

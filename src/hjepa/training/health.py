@@ -9,6 +9,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ NO_GAP = 0.01  # predictions fit their own image no better than another; sound r
 WHERE = 0.2  # below this share of the variance, position does not explain the targets either
 TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
 FALLS = 0.6  # newer half of the last five lines against the older: below, the loss is on its way down
+STEADY = 0.95  # each line against the one before it: the same, told by three lines or more
 RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
 
@@ -204,17 +206,17 @@ def _worse_than_the_mean(history: Sequence[Mapping[str, Any]], shown: str, remed
     if _falls(history[-5:]):
         found = f"predictions are still worse than the mean at each position, but the loss falls; {shown}"
         return Verdict("watch", found, remedies.longer(int(history[-1]["step"])))
-    found = f"predictions are worse than the mean at each position: the targets run away; {shown}"
+    found = f"predictions are worse than the mean at each position and get no better: the targets run away; {shown}"
     return Verdict("diverging", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
 
 
 def _falls(lines: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether the relative loss comes down clearly; one line alone has no direction and is not held against it.
 
-    Halves are compared, not neighbours, so that noise on a plateau does not pass for progress.
+    Halves are compared, or every line has to be clearly lower than the one before: noise on a plateau is neither.
     """
     losses = [line["relative_loss"] for line in lines]
-    if len(losses) < 2:
+    if len(losses) < 2 or (len(losses) > 2 and all(new < STEADY * old for old, new in pairwise(losses))):
         return True
     newer = len(losses) // 2
     return _mean(losses[-newer:]) < FALLS * _mean(losses[:-newer])
