@@ -5,7 +5,8 @@
 For ideas that are not settings of the library, and may never be. What it finds is a lead: what holds goes into the
 library and is repeated by the laboratory (lab.py). Results are appended to ``--results`` as JSON lines. One thread.
 Protocol: the first 10,000 training images to fit, the first 5,000 test images (``fit=``, ``test=``); k-NN cosine,
-better of k 10 and 20; low-shot ten labels a class, 4 draws. ``std``: features standardised by the training images.
+better of k 10 and 20; low-shot ten labels a class, 4 draws. ``std``: features standardised by the training images;
+``soft``: and their 256 principal axes half whitened, each divided by the fourth root of its variance.
 """
 
 import argparse
@@ -42,6 +43,7 @@ DEFAULTS = {
     "fit": 10_000,  # labelled images that evaluation may use
     "test": 5_000,
     "run": "",  # evaluate the encoder of a run folder instead of training one
+    "save": "",  # a file for the trained encoder's weights
     "seed": 0,
     "patch": 4,
     "width": 128,
@@ -54,6 +56,8 @@ DEFAULTS = {
     "wd": 0.04,
     "optimizer": "adamw",  # or muon
     "init": "xavier",  # released, xavier, mimetic
+    "white": 0.0,  # patch embedding that whitens patches: size (root mean square) of what it hands on; 0 off
+    "whitepower": 0.5,  # 0.5 whitens, 0.25 half
     "stem": "linear",  # mlp: a hidden layer inside the patch
     "vc": 0.2,  # variance-covariance on context tokens without their position
     "vcgrid": 0,  # or on pooled cells of the context (0 off)
@@ -66,7 +70,7 @@ DEFAULTS = {
     "views": 1,  # masks of an image for each pass of the teacher
     "norm": "token",  # of targets: token, place (less the mean of their place, then token), place-std, whiten
     "average": 1,  # last blocks of the teacher that are averaged
-    "depths": (),  # levels: depths of the teacher, 0 for pixels
+    "depths": (),  # levels: depths of the teacher, 0 for pixels, -1 for histograms of gradients
     "momentum": 0.996,
     "final": 1.0,
     "loss": "smooth-l1",  # cluster: positional clustering as in CAPI
@@ -127,6 +131,19 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         g = x.shape[-1] // self.patch
         return self.net(patch_pixels(x, self.patch)).unflatten(1, (g, g))
+
+
+def gradient_histograms(x: Tensor, patch: int, bins: int = 9, parts: int = 2) -> Tensor:
+    """Orientations of gradients in parts x parts of each patch (Dalal and Triggs 2005), [B, N, bins * parts**2]."""
+    dx = F.pad(x, (1, 1, 0, 0), mode="replicate").diff(n=1)
+    dx = dx[..., 1:] + dx[..., :-1]
+    dy = F.pad(x, (0, 0, 1, 1), mode="replicate").diff(n=1, dim=-2)
+    dy = dy[..., 1:, :] + dy[..., :-1, :]
+    angle = (torch.atan2(dy, dx) % math.pi / math.pi * bins).long().clamp(0, bins - 1)
+    votes = torch.zeros(len(x), bins, *x.shape[-2:]).scatter_(1, angle, (dx**2 + dy**2).sqrt())
+    cells = F.avg_pool2d(votes, patch // parts)
+    cells = cells / (cells.norm(dim=1, keepdim=True) + 0.1)
+    return F.pixel_unshuffle(cells, parts).flatten(2).transpose(1, 2)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
@@ -190,6 +207,23 @@ class Muon:
             part.zero_grad()
 
 
+def whiten_patches(encoder, x: Tensor, patch: int, size: float, power: float, seed: int) -> None:
+    """Let the patch embedding divide the principal axes of patches by their spread, then rotate at random."""
+    rows = patch_pixels(normalise(x[:5000]), patch).flatten(0, 1).double()
+    values, vectors = torch.linalg.eigh((rows - rows.mean(0)).T.cov())
+    proj = encoder.vit.patch_embed.proj
+    width = proj.weight.shape[0]
+    rotation = torch.linalg.qr(
+        torch.randn(width, len(values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )[0]
+    scale = (values + 1e-2 * values.mean()) ** -power
+    scale = scale * size * math.sqrt(width / (values * scale.square()).sum())
+    weight = rotation @ torch.diag(scale) @ vectors.T
+    with torch.no_grad():
+        proj.weight.copy_(weight.view_as(proj.weight).float())
+        proj.bias.copy_(-(weight @ rows.mean(0)).float())
+
+
 # ---- one run -------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +256,7 @@ def train(s: dict):
         image_size=(28, 28), patch_size=s["patch"], channels=1, width=s["width"], depth=s["depth"], heads=s["heads"]
     )
     depths = tuple(int(d) for d in s["depths"]) or (s["depth"],)
-    widths = [s["width"] if d else s["patch"] ** 2 for d in depths]
+    widths = [{0: s["patch"] ** 2, -1: 36}.get(d, s["width"]) for d in depths]
     cluster = s["loss"] == "cluster"
     predictor = Predictor(
         grid=(side, side),
@@ -235,6 +269,8 @@ def train(s: dict):
     if s["stem"] == "mlp":
         encoder.vit.patch_embed = Stem(encoder.vit.patch_embed, s["patch"], s["width"])
     initialise(encoder, seed=s["seed"], kind=s["init"])
+    if s["white"]:
+        whiten_patches(encoder, load("train")[0], s["patch"], s["white"], s["whitepower"], s["seed"])
     initialise(predictor, seed=s["seed"] + 1, kind="released" if s["init"] == "released" else "xavier")
     extra = nn.ModuleDict()
     if cluster:
@@ -293,11 +329,13 @@ def train(s: dict):
         cells = []
         with autocast():
             with torch.no_grad():
-                wanted = sorted({*range(s["depth"] - s["average"] + 1, s["depth"] + 1), *(d for d in depths if d)})
+                wanted = sorted({*range(s["depth"] - s["average"] + 1, s["depth"] + 1), *(d for d in depths if d > 0)})
                 by_depth = {d: t.float() for d, t in zip(wanted, teacher(images, depths=wanted), strict=True)}
                 for d in depths:
                     if d == 0:
                         tokens = patch_pixels(images, s["patch"])
+                    elif d == -1:
+                        tokens = gradient_histograms(images, s["patch"])
                     elif d == s["depth"] and s["average"] > 1:
                         last = range(s["depth"] - s["average"] + 1, s["depth"] + 1)
                         tokens = sum(normalise_targets(by_depth[i]) for i in last) / s["average"]
@@ -424,7 +462,11 @@ def judge(train_f: dict, train_y, test_f: dict, test_y) -> dict:
         b = test_f[name]
         found[f"knn {name}"] = knn(a, train_y, b, test_y, ks=(10, 20)).accuracy
         mean, std = a.mean(0), a.std(0) + 1e-6
-        found[f"knn {name} std"] = knn((a - mean) / std, train_y, (b - mean) / std, test_y, ks=(10, 20)).accuracy
+        za, zb = (a - mean) / std, (b - mean) / std
+        found[f"knn {name} std"] = knn(za, train_y, zb, test_y, ks=(10, 20)).accuracy
+        values, vectors = np.linalg.eigh(za.T.astype(np.float64) @ za / len(za))
+        soft = (vectors * values.clip(1e-4) ** -0.25)[:, -256:].astype(np.float32)
+        found[f"knn {name} soft"] = knn(za @ soft, train_y, zb @ soft, test_y, ks=(10, 20)).accuracy
         if name in ("avg", "g2", "pixels"):
             za, zb = prepare(a, b)
             found[f"linear {name}"] = (fit_logistic(za, train_y, 0.01, 100)[0].predict(zb) == test_y).mean()
@@ -451,12 +493,14 @@ def main() -> None:
         told = {}
     else:
         teacher, told = (load_encoder(s["run"]).encoder, {}) if s["run"] else train(s)
+        if s["save"]:
+            torch.save(teacher.state_dict(), s["save"])
         train_f, test_f = features(teacher, train_x), features(teacher, test_x)
         told["rank"] = round(effective_rank(torch.from_numpy(test_f["avg"][:2000])), 1)
         centred = torch.from_numpy(test_f["avg"][:2000])
         told["rank centred"] = round(effective_rank(centred - centred.mean(0)), 1)
         found = judge(train_f, train_y, test_f, test_y)
-    changed = {k: v for k, v in s.items() if v != DEFAULTS[k] and k != "name"}
+    changed = {k: v for k, v in s.items() if v != DEFAULTS[k] and k not in ("name", "save")}
     line = {"name": s["name"], "changed": changed, "precision": PRECISION, **told, **found}
     with Path(given.results).open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -505,7 +505,8 @@ def horizon_change(before: configuration.Config, after: configuration.Config, st
 
 
 def _write_mask_statistics(folder: RunFolder, resolved: Resolved) -> None:
-    batch = resolved.config.optim.batch_size  # the released sampler shows less the larger it is
+    # Of contexts: the released sampler shows less the more masks it draws at once.
+    batch = resolved.config.optim.batch_size * resolved.config.masking.contexts
     steps = min(64, max(4, 4096 // batch))
     statistics = coverage(mask_sampler(resolved.config), resolved.config.grid, steps=steps, batch=batch)
     write_json(folder.masks, statistics.to_json() | {"svg": svg(statistics)})

@@ -105,6 +105,10 @@ class ModelConfig(Section):
         description="predicted, shallow to deep: depths (0: pixels), or pairs of depth and stride; open: the last",
     )
 
+    pixel_targets: Literal["values", "gradients"] = Field(
+        "values", description="what a level of depth 0 is: a patch's pixels, or histograms of their gradients"
+    )
+
     @field_validator("levels", mode="before")
     @classmethod
     def _with_strides(cls, value: Any) -> Any:
@@ -125,6 +129,11 @@ class ModelConfig(Section):
         if self.levels is not None and list(self.levels) != (ordered := sorted(self.levels)):
             shown = ",".join(str(depth) if stride == 1 else f"[{depth},{stride}]" for depth, stride in ordered)
             raise ValueError(f"levels go from shallow to deep, the last is what verdicts judge: write them as {shown}")
+        if self.pixel_targets != "values" and not any(depth == 0 for depth, _ in self.levels or ()):
+            raise ValueError(
+                f"pixel_targets = {self.pixel_targets} is of levels of depth 0 and there is none: add 0 to levels, "
+                "or leave pixel_targets at values"
+            )
         return self
 
     @model_validator(mode="after")
@@ -141,13 +150,16 @@ class ModelConfig(Section):
 class MaskingConfig(Section):
     """Context and target blocks."""
 
-    sampler: Literal["multiblock", "ijepa-reference"] = Field(
-        "multiblock", description="ours, or the published sampler with its faults"
+    sampler: Literal["multiblock", "random", "ijepa-reference"] = Field(
+        "multiblock", description="blocks, single patches at random, or the published blocks with their faults"
     )
+    contexts: int = Field(1, ge=1, description="masks of an image for one pass of the target encoder")
     num_targets: int = Field(4, ge=1, description="target blocks K of an image")
     target_scale: Range = Field((0.15, 0.2), description="share of the grid covered by a target block")
-    target_aspect: Range = Field((0.75, 1.5), description="height / width of a target block")
-    context_scale: Range = Field((0.85, 1.0), description="share of the grid covered by the context block")
+    target_aspect: Range = Field((0.75, 1.5), description="height / width of a target block; random: not used")
+    context_scale: Range = Field(
+        (0.85, 1.0), description="share of the grid covered by the context block; random: that stays visible"
+    )
     min_context: int = Field(4, ge=1, description="least number of visible patches")
 
 

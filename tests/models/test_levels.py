@@ -1,5 +1,6 @@
 """Levels: cells on every grid, heads and targets of their own, and one level that is I-JEPA exactly."""
 
+import math
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 
 import hjepa
 from hjepa.errors import UserError
-from hjepa.models.levels import Level, cell_grid, cell_of, level_cells, patch_pixels, pool_cells
+from hjepa.models.levels import Level, cell_grid, cell_of, level_cells, patch_gradients, patch_pixels, pool_cells
 
 THREE = {"model": {"levels": [[0, 1], [1, 2], [2, 3]]}}  # pixels; a middle block in 2 x 2; the last in 3 x 3 cells
 
@@ -188,3 +189,47 @@ def test_a_level_that_is_not_there_is_named(run):
 def test_impossible_levels_end_in_one_line(settings, message):
     with pytest.raises(UserError, match=message):
         tiny(**settings)
+
+
+def gradients_by_hand(image: Tensor, patch: int, parts: int) -> Tensor:
+    """Histogram the gradients of one channel [H, W] with loops."""
+    height, width = image.shape
+    side = patch // parts
+    votes = torch.zeros(height // side, width // side, 9)
+    for y in range(height):
+        for x in range(width):
+            dx = float(image[y, min(x + 1, width - 1)] - image[y, max(x - 1, 0)])
+            dy = float(image[min(y + 1, height - 1), x] - image[max(y - 1, 0), x])
+            number = min(8, int(math.atan2(dy, dx) % math.pi / math.pi * 9))
+            votes[y // side, x // side, number] += math.hypot(dx, dy) / side**2
+    votes /= votes.norm(dim=-1, keepdim=True) + 0.1
+    return votes
+
+
+@pytest.mark.parametrize(("patch", "parts"), [(4, 2), (3, 1)])
+def test_gradient_targets_are_histograms_of_each_patch(patch, parts):
+    images = torch.randn(2, 3, 2 * patch, 4 * patch)
+    found = patch_gradients(images, patch)
+    assert found.shape == (2, 8, 3 * 9 * parts**2)
+    cells = found.unflatten(-1, (3, 9, parts, parts))
+    for image, channel, patch_number in ((0, 0, 0), (1, 2, 7), (0, 1, 5)):
+        by_loops = gradients_by_hand(images[image, channel], patch, parts)
+        row, column = (parts * place for place in divmod(patch_number, 4))
+        expected = by_loops[row : row + parts, column : column + parts].permute(2, 0, 1)
+        torch.testing.assert_close(cells[image, patch_number, channel], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_on_gradients_hands_out_the_level_it_predicted(tmp_path):
+    settings = TINY | {"model": TINY["model"] | {"levels": [[0, 1], [2, 1]], "pixel_targets": "gradients"}}
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", **settings)
+    encoder = hjepa.load_encoder(run)
+    images = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
+    pixels = (images / 255 - encoder.mean) / encoder.std
+    cells = encoder.levels(images)[0].flatten(1, 2)
+    torch.testing.assert_close(cells, F.layer_norm(patch_gradients(pixels, 4), (108,)))
+    assert metrics(run.path)[-1]["levels"][0]["target_std"] > 0
+
+
+def test_gradients_without_a_level_of_depth_0_are_refused():
+    with pytest.raises(UserError, match="pixel_targets = gradients is of levels of depth 0 and there is none"):
+        tiny(model={"pixel_targets": "gradients"})

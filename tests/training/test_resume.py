@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from commands import call, flat, last_training, last_weights, metrics, start, tree
-from conftest import tiny_options
+from conftest import tiny, tiny_options
+
+from hjepa.errors import UserError
+from hjepa.training.session import refuse_other_configuration
 
 STEPS = 40
 OPTIONS = tiny_options(train__steps=STEPS, train__log_every=1, train__checkpoint_every=3)
@@ -144,6 +147,16 @@ def test_a_checkpoint_cut_short_is_refused(copy):
 def test_a_checkpoint_with_a_missing_file_is_refused(copy):
     (copy / "checkpoints" / "last" / "weights.safetensors").unlink()
     assert "is incomplete (weights.safetensors is missing): go back with 'ln -sfn" in refused(copy)
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_with_what_it_computed():
+    """A setting that a checkpoint does not know is at its default, and only there."""
+    config = tiny().config
+    saved = config.model_dump(mode="json")
+    del saved["masking"]["contexts"]
+    refuse_other_configuration(config, saved)
+    with pytest.raises(UserError, match=r"the checkpoint has masking\.contexts = 1, this run 2"):
+        refuse_other_configuration(tiny(masking={"contexts": 2}).config, saved)
 
 
 def test_a_changed_setting_is_refused(copy):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hjepa.errors import UserError
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder
 from hjepa.models.initialisation import Initialisation, initialise
-from hjepa.models.levels import Level, cell_grid, last_level, level_cells
+from hjepa.models.levels import Level, PixelTargets, cell_grid, last_level, level_cells
 from hjepa.models.released import refuse_misfit
 
 
@@ -60,13 +60,14 @@ class FrozenEncoder(nn.Module):
     def levels(self, images: Tensor | np.ndarray) -> list[Tensor]:
         """Return what was predicted on each level of images [B, C, H, W]: cells [B, GH_l, GW_l, D], finest first.
 
-        Layer-normalised, as in training; the width D of a level of pixels is that of a patch's pixels.
+        Layer-normalised, as in training; the width D of a level of pixels is that of what was predicted of a patch.
         """
         pixels, grid = self._normalised(images), self.grid(images)
+        pixel_targets = self.card.get("pixel_targets", "values")  # cards without it were written before there were two
         depths = sorted({level.depth for level in self.card_levels} - {0})
         by_depth = dict(zip(depths, self.encoder(pixels, depths=depths), strict=True)) if depths else {}
         return [
-            level_cells(level, by_depth, pixels, grid).unflatten(1, cell_grid(grid, level.stride))
+            level_cells(level, by_depth, pixels, grid, pixel_targets).unflatten(1, cell_grid(grid, level.stride))
             for level in self.card_levels
         ]
 
@@ -123,6 +124,7 @@ def encoder_card(
     preprocess: Mapping[str, Any],
     provenance: Mapping[str, Any],
     levels: Sequence[Level] | None = None,
+    pixel_targets: PixelTargets = "values",
     initialisation: Initialisation = "released",
 ) -> dict[str, Any]:
     """Return the content of encoder.json; ``timm`` holds the arguments of a stock VisionTransformer."""
@@ -132,6 +134,7 @@ def encoder_card(
         "preprocess": dict(preprocess),
         "pooling": "avg",
         "levels": [list(level) for level in levels or last_level(encoder.depth)],
+        "pixel_targets": pixel_targets,  # of levels of depth 0
         "initialisation": initialisation,  # of the random twin that evaluation compares with
         "provenance": dict(provenance),
     }

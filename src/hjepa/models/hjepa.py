@@ -10,6 +10,7 @@ from hjepa.models.encoder import ContextEncoder, build_encoder
 from hjepa.models.initialisation import Initialisation, initialise
 from hjepa.models.levels import (
     Level,
+    PixelTargets,
     at_least_float32,
     cell_of,
     gather_cells,
@@ -22,11 +23,14 @@ from hjepa.models.target import TargetEncoder
 
 
 class LevelForward(NamedTuple):
-    """What one forward pass gives on one level; the target side carries no gradient."""
+    """What one forward pass gives on one level; the target side carries no gradient.
+
+    With several contexts an image, B counts contexts, those of one image one after the other.
+    """
 
     predictions: Tensor  # [B, K, T, D]
     targets: Tensor  # [B, K, T, D], layer-normalised
-    cells: Tensor  # [B, M, D], layer-normalised cells of the whole image
+    cells: Tensor  # [images, M, D], layer-normalised cells of the whole image
     cell_index: Tensor  # [B, K, T], the cell that each target is
 
 
@@ -34,7 +38,7 @@ class Forward(NamedTuple):
     """What one forward pass gives: one entry for each level, finest first."""
 
     levels: tuple[LevelForward, ...]
-    pooled: Tensor  # [B, D], mean of the target encoder's last tokens, as used downstream
+    pooled: Tensor  # [images, D], mean of the target encoder's last tokens, as used downstream
     context: Tensor  # [B, V, D], what the context encoder makes of the visible patches
 
     def detached(self) -> "Forward":
@@ -56,24 +60,31 @@ class HJEPA(nn.Module):
         predictor: Predictor,
         target_encoder: TargetEncoder,
         levels: Sequence[Level] | None = None,
+        pixel_targets: PixelTargets = "values",
     ) -> None:
         super().__init__()
         self.context_encoder = context_encoder
         self.predictor = predictor
         self.target_encoder = target_encoder
         self.levels = tuple(levels or last_level(context_encoder.depth))
+        self.pixel_targets = pixel_targets  # of levels of depth 0
 
     def forward(self, images: Tensor, context_index: Tensor, target_index: Tensor) -> Forward:
         """Predict target blocks of normalised images [B, C, H, W].
 
-        ``context_index`` [B, V] and ``target_index`` [B, K, T] are row-major patch indices.
+        ``context_index`` [B, V] and ``target_index`` [B, K, T] are row-major patch indices. There may be several
+        contexts an image, one after the other: a pass of the target encoder then serves all of them (Baevski et al.
+        2022, data2vec 2.0, arXiv:2212.07525, section 3.3), and B below counts contexts.
         """
-        cells, pooled = self.target_cells(images)  # [B, M, D] each
-        context = self.context_encoder(images, context_index)  # [B, V, D]
+        cells, pooled = self.target_cells(images)  # [images, M, D] each
+        contexts = len(context_index) // len(images)
+        seen = images[:, None].expand(-1, contexts, -1, -1, -1).flatten(0, 1)  # [B, C, H, W]; no copy of one context
+        context = self.context_encoder(seen, context_index)  # [B, V, D]
         predictions = self.predictor(context, context_index, target_index)  # [B, K, T, D] each
         grid = self.context_encoder.grid((images.shape[-2], images.shape[-1]))
         index = [cell_of(target_index, grid, level.stride) for level in self.levels]
-        targets = map(gather_cells, cells, index)
+        of_images = (i.unflatten(0, (len(images), contexts)).flatten(1, 2) for i in index)  # [images, contexts * K, T]
+        targets = (gather_cells(c, i).reshape(*target_index.shape, -1) for c, i in zip(cells, of_images, strict=True))
         return Forward(tuple(map(LevelForward, predictions, targets, cells, index)), pooled, context)
 
     def target_cells(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -82,7 +93,7 @@ class HJEPA(nn.Module):
         last = self.context_encoder.depth
         depths = sorted({level.depth for level in self.levels} - {0} | {last})
         by_depth = dict(zip(depths, self.target_encoder(images, depths), strict=True))
-        cells = [level_cells(level, by_depth, images, grid) for level in self.levels]
+        cells = [level_cells(level, by_depth, images, grid, self.pixel_targets) for level in self.levels]
         return cells, at_least_float32(by_depth[last]).mean(1)
 
 
@@ -101,6 +112,7 @@ def build(
     momentum: Callable[[int], float],
     seed: int,
     levels: Sequence[Level] | None = None,
+    pixel_targets: PixelTargets = "values",
     initialisation: Initialisation = "released",
 ) -> HJEPA:
     """Build and initialise the model; the target encoder is copied after initialisation."""
@@ -118,7 +130,9 @@ def build(
         predictor = Predictor(
             grid=context_encoder.grid(image_size),
             encoder_width=width,
-            target_widths=level_widths(levels, encoder_width=width, patch_size=patch_size, channels=channels),
+            target_widths=level_widths(
+                levels, encoder_width=width, patch_size=patch_size, channels=channels, pixel_targets=pixel_targets
+            ),
             width=predictor_width,
             depth=predictor_depth,
             heads=predictor_heads,
@@ -127,4 +141,4 @@ def build(
     initialise(context_encoder, seed=seed, kind=initialisation)
     # A predictor's queries know nothing of their own yet, so its attention does not start at the similar.
     initialise(predictor, seed=seed + 1, kind="xavier" if initialisation == "mimetic" else initialisation)
-    return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels)
+    return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels, pixel_targets)

@@ -34,8 +34,11 @@ def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
     All values but the loss baselines are free of units. Leave-one-out means keep a small batch from
     flattering the trivial predictors.
     """
-    tokens, target_index = level.cells.float(), level.cell_index  # [B, M, D], [B, K, T]
-    predictions, targets = level.predictions.float(), level.targets.float()  # [B, K, T, D]
+    tokens = level.cells.float()  # [B, M, D]
+    # The first context of each image: a second one would be compared with its own image.
+    first = slice(None, None, len(level.cell_index) // len(tokens))
+    target_index = level.cell_index[first]  # [B, K, T]
+    predictions, targets = level.predictions[first].float(), level.targets[first].float()  # [B, K, T, D]
     images = tokens.shape[0]
     by_position = _others_mean(tokens)  # [B, N, D], mean of the other images at the same position
     everywhere = _others_mean(tokens.mean(1))[:, None, None]  # [B, 1, 1, D]

@@ -45,7 +45,8 @@ def estimate_memory_gb(config: Config, processes: int = 1) -> float:
     keeps none. ``tests/training/test_plan.py`` compares this with a measurement.
     """
     m, optim = config.model, config.optim
-    masks = mask_sampler(config).sample(0, min(optim.batch_size, 256), slice(0, 1))
+    contexts = config.masking.contexts
+    masks = mask_sampler(config).sample(0, min(optim.batch_size * contexts, 256), slice(0, 1))
     visible, blocks, size = masks.context.shape[1], *masks.targets.shape[1:]
     images = optim.batch_size // (optim.accumulate * processes)
     value = {"float64": 8, "float32": 4}.get(config.train.precision, 2)
@@ -63,8 +64,10 @@ def estimate_memory_gb(config: Config, processes: int = 1) -> float:
     total = (
         weights
         + tokens_alive
-        + activations(images, visible, m.width, m.depth, m.heads)
-        + activations(images * blocks, visible + size, m.predictor_width, m.predictor_depth, m.predictor_heads)
+        + activations(images * contexts, visible, m.width, m.depth, m.heads)
+        + activations(
+            images * contexts * blocks, visible + size, m.predictor_width, m.predictor_depth, m.predictor_heads
+        )
     )
     return total / 2**30
 

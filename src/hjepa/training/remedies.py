@@ -36,7 +36,11 @@ class Remedies:
         return "" if wanted is None else f"more varied crops (--augment.crop_scale {wanted:g},1)"
 
     def smaller_targets(self) -> str:
-        """Name target blocks smaller than those in use; nothing if they are small already."""
+        """Name targets smaller than those in use; nothing if they are small already."""
+        if self.settings.get("masking.sampler") == "random":
+            seen = self.settings.get("masking.context_scale", (1.0,))[0]
+            more = "let the context show more (--masking.context_scale 0.5,0.5 --masking.target_scale 0.5,0.5)"
+            return "" if seen >= 0.5 else more
         now = self.settings.get("masking.target_scale", (1.0,))[0]
         return "" if now <= 0.1 else "let the context show more (--masking.target_scale 0.1,0.15)"
 

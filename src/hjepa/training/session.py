@@ -26,7 +26,7 @@ from hjepa.data.augment import Augment, Fit
 from hjepa.data.loader import MicroBatches, Share, micro_batches, pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UserError
-from hjepa.masking import Masks, MaskSettings, MultiBlockSampler, ReferenceSampler
+from hjepa.masking import Masks, MaskSettings, MultiBlockSampler, RandomSampler, ReferenceSampler
 from hjepa.models.encoder import set_attention
 from hjepa.models.frozen import encoder_bytes, encoder_card, normalise_pixels
 from hjepa.models.hjepa import HJEPA, build
@@ -190,7 +190,7 @@ def fit_of(config: Config, channels: int | None = None) -> Fit:
     return Fit(config.image_size, channels or config.data.channels or 3, config.data.fit)
 
 
-def mask_sampler(config: Config) -> MultiBlockSampler | ReferenceSampler:
+def mask_sampler(config: Config) -> MultiBlockSampler | RandomSampler | ReferenceSampler:
     """Return the mask sampler of a configuration; raises UserError for impossible settings."""
     m = config.masking
     settings = MaskSettings(
@@ -202,6 +202,8 @@ def mask_sampler(config: Config) -> MultiBlockSampler | ReferenceSampler:
     )
     if m.sampler == "multiblock":
         return MultiBlockSampler(config.grid, settings, seed=config.train.seed)
+    if m.sampler == "random":
+        return RandomSampler(config.grid, settings, seed=config.train.seed)
     return ReferenceSampler(config.grid, settings, min_keep=m.min_context, seed=config.train.seed)
 
 
@@ -222,6 +224,7 @@ def build_model(config: Config) -> HJEPA:
         momentum=momentum_of(config),
         seed=config.train.seed,
         levels=[Level(*level) for level in m.levels or ()],
+        pixel_targets=m.pixel_targets,
         initialisation=m.initialisation,
     )
     set_attention(model, config.train.attention)
@@ -310,10 +313,15 @@ class Batches:
         while True:
             pieces = []
             for rows in self.share.rows():
-                masks = self.masks.sample(attempt, self.share.batch_size, rows)
+                masks = self._masks(attempt, rows)
                 pieces.append(self._micro_batch(next(stream), masks))
             yield pieces
             attempt += 1
+
+    def _masks(self, attempt: int, rows: slice) -> Masks:
+        """Return the masks of some images, those of one image one after the other."""
+        each = self.config.masking.contexts
+        return self.masks.sample(attempt, each * self.share.batch_size, slice(each * rows.start, each * rows.stop))
 
     def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
         # Only CUDA orders an asynchronous copy before the memory it reads is used again.
@@ -556,6 +564,7 @@ class Session:
                 "hjepa": __version__,
             },
             self.trainer.model.levels,
+            self.config.model.pixel_targets,
             self.config.model.initialisation,
         )
         write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
@@ -622,11 +631,12 @@ class Session:
 
 def refuse_other_configuration(config: Config, saved: dict[str, Any]) -> None:
     """Raise UserError if a checkpoint's configuration computes something else than ``config``."""
-    own = config.model_dump(mode="json")
+    own, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
     for section, values in own.items():
         for name, value in values.items() if isinstance(values, dict) else ():
             dotted = f"{section}.{name}"
-            other = saved.get(section, {}).get(name)
+            # What a checkpoint does not know came later; its default is what was computed before.
+            other = saved.get(section, {}).get(name, defaults[section][name])
             if dotted not in FREE_TO_CHANGE and other != value:
                 raise UserError(
                     f"the checkpoint has {dotted} = {other}, this run {value}: resume with the run's own settings, "
@@ -676,14 +686,15 @@ def _steps(config: Config) -> int:
 def _attention_shapes(config: Config) -> list[tuple[int, int, int, int]]:
     """Return (sequences, tokens, width, heads) of target, context and predictor for one micro-batch."""
     m, images = config.model, max(1, config.optim.batch_size // config.optim.accumulate)
-    sample = mask_sampler(config).sample(0, min(config.optim.batch_size, 256), slice(0, 1))
+    contexts = config.masking.contexts
+    sample = mask_sampler(config).sample(0, min(config.optim.batch_size * contexts, 256), slice(0, 1))
     visible, (blocks, size) = sample.context.shape[1], sample.targets.shape[1:]
     patches = config.grid[0] * config.grid[1]
     images = min(images, 64)  # enough to tell the kernels apart
     return [
         (images, patches, m.width, m.heads),
-        (images, visible, m.width, m.heads),
-        (images * blocks, visible + size, m.predictor_width, m.predictor_heads),
+        (images * contexts, visible, m.width, m.heads),
+        (images * contexts * blocks, visible + size, m.predictor_width, m.predictor_heads),
     ]
 
 

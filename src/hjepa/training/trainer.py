@@ -22,7 +22,7 @@ class MicroBatch(NamedTuple):
     """A part of a batch that fits into memory at once, on the device of the model."""
 
     images: Tensor  # [B, C, H, W], normalised
-    context_index: Tensor  # [B, V]
+    context_index: Tensor  # [B, V], or several times as many rows: several contexts an image, one after the other
     target_index: Tensor  # [B, K, T]
 
 
