@@ -135,7 +135,8 @@ def evaluate(
     test
         Labelled images to measure on, of the same classes.
     protocols
-        knn, linear, lowshot (10 labels per class, the mean of 10 draws), or several with commas between.
+        knn, knn-whitened (after PCA whitening by the training images), linear, lowshot (10 labels per class, the mean
+        of 10 draws), or several with commas between.
     pooling
         avg (mean over patches, the published one), last4, grid4, or several with commas between.
     level

@@ -21,6 +21,7 @@ from hjepa.evaluation import (
     linear,
     raw_pixels,
     table,
+    whitened_knn,
 )
 
 
@@ -75,9 +76,9 @@ ENCODER, CONTROL = TinyEncoder(0), TinyEncoder(1)
 
 
 @pytest.mark.parametrize("pooling", ["avg", "last4", "grid4"])
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
+@pytest.mark.parametrize("protocol", ["knn", "knn-whitened", "linear"])
 def test_controls_are_pooled_and_probed_the_same_way(protocol: str, pooling: str) -> None:
-    probe = knn if protocol == "knn" else linear
+    probe = {"knn": knn, "knn-whitened": whitened_knn, "linear": linear}[protocol]
     [result] = evaluate(ENCODER, CONTROL, TRAIN, TEST, protocols=(protocol,), poolings=(pooling,))
     y = TRAIN.labels["label"], TEST.labels["label"]
     expected = {
@@ -313,7 +314,7 @@ def relabelled(labels: list[int]) -> Squares:
             TRAIN,
             TEST,
             {"protocols": ("liner",)},
-            "unknown protocol 'liner': choose from knn, linear, lowshot (did you mean 'linear'?)",
+            "unknown protocol 'liner': choose from knn, knn-whitened, linear, lowshot (did you mean 'linear'?)",
         ),
         (
             TRAIN,

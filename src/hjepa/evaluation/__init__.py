@@ -1,4 +1,4 @@
-"""How good are frozen features? k-NN, linear and low-shot probes, always beside two controls.
+"""How good are frozen features? k-NN, whitened k-NN, linear and low-shot probes, always beside two controls.
 
 The controls are an encoder with random weights, pooled the same way, and the raw pixels. The
 encoders and the labelled images are handed in, so nothing here knows of runs or files.
@@ -9,6 +9,7 @@ from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
 from hjepa.evaluation.lowshot import lowshot
 from hjepa.evaluation.protocol import PROTOCOLS, Result, bootstrap_interval, conclusion, evaluate, table
+from hjepa.evaluation.whitened import whitened_knn
 
 __all__ = [
     "POOLINGS",
@@ -27,4 +28,5 @@ __all__ = [
     "pool",
     "raw_pixels",
     "table",
+    "whitened_knn",
 ]

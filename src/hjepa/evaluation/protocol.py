@@ -21,9 +21,10 @@ from hjepa.evaluation.features import (
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
 from hjepa.evaluation.lowshot import lowshot, refuse_scarce_labels
+from hjepa.evaluation.whitened import whitened_knn
 from hjepa.randomness import generator
 
-PROTOCOLS = ("knn", "linear", "lowshot")
+PROTOCOLS = ("knn", "knn-whitened", "linear", "lowshot")
 DEFAULT_PROTOCOLS = ("knn", "linear")
 
 Interval = tuple[float, float]
@@ -62,7 +63,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable machine-readable form; shares are rounded to four digits."""
-        chosen = "k" if self.protocol == "knn" else "C"
+        chosen = "k" if "k" in self.setting else "C"
         return {
             "protocol": self.protocol,
             "pooling": self.pooling,
@@ -186,7 +187,12 @@ def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
 
 
 def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
-    probes: dict[str, Callable[..., Probe]] = {"knn": knn, "linear": linear, "lowshot": lowshot}
+    probes: dict[str, Callable[..., Probe]] = {
+        "knn": knn,
+        "knn-whitened": whitened_knn,
+        "linear": linear,
+        "lowshot": lowshot,
+    }
     return probes[protocol](x[0], y[0], x[1], y[1], seed=seed)
 
 
@@ -238,9 +244,10 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 
 
 def _choice(result: Result) -> str:
-    name = "k" if result.protocol == "knn" else "C"
+    name = "k" if "k" in result.setting else "C"
     shots = f"{result.setting['shots']} labels, " if "shots" in result.setting else ""
-    return f"{shots}{name}={result.setting[name]:g}"
+    axes = f"{result.setting['components']} axes, " if "components" in result.setting else ""
+    return f"{shots}{axes}{name}={result.setting[name]:g}"
 
 
 def _percent(share: float) -> str:
