@@ -114,6 +114,22 @@ def test_what_was_evaluated_before_stays_beside_what_is_measured_now(run):
     assert ask("knn")[1] == [("knn", "last")]
 
 
+def test_an_interrupted_evaluation_keeps_what_it_had_measured(run):
+    """Everything was written at the end: stopping a probe of an hour lost the finished ones too."""
+    source = labelled(60)
+    (run.path / "evaluation.json").unlink(missing_ok=True)
+
+    def interrupt(line):
+        if line.startswith("linear, label, avg"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hjepa.evaluate(run, train=source, test=source, protocols="knn,linear", progress=interrupt)
+    written = json.loads((run.path / "evaluation.json").read_text())
+    assert [row["protocol"] for row in written["results"]] == ["knn"]
+    assert written["conclusion"]
+
+
 def test_two_sets_of_images_are_not_called_the_same(run):
     train, test = pictures(60), pictures(60)
     test.images = 255 - test.images

@@ -274,8 +274,8 @@ def evaluate(
 
     ``protocols`` and ``poolings`` are names, or one with commas as on the command line.
     ``level`` is ``last``, the number of a level (0 is the finest), or ``all`` levels side by side.
-    Writes evaluation.json into the run and renews its report; what was measured before on the same images stays in
-    both, unless it is measured again. Raises UserError in one line.
+    Writes evaluation.json into the run after each measurement and renews its report at the end; what was measured
+    before on the same images stays in both, unless it is measured again. Raises UserError in one line.
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
     from hjepa.evaluation.levels import view_of
@@ -296,6 +296,20 @@ def evaluate(
     labelled = [
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
+    folder = RunFolder(path)
+    same = sources[0].fingerprint() == sources[1].fingerprint()
+    record = {
+        "train": labelled[0].name,
+        "test": labelled[1].name,
+        "step": encoder.card["provenance"]["step"],
+        "precision": precision,
+    }
+
+    def keep(results: Sequence[Result]) -> None:
+        everything = [*_measured_before(folder.evaluation, results, record), *results]
+        written = Evaluation(everything, _in_words(everything, same_images=same))
+        write_json(folder.evaluation, written.to_json() | record)
+
     results = protocol.evaluate(
         view_of(encoder, str(level)),
         view_of(control, str(level)),
@@ -308,21 +322,11 @@ def evaluate(
         device=device,
         autocast=autocast_dtype(precision),
         progress=progress,
+        keep=keep,
     )
-    same = sources[0].fingerprint() == sources[1].fingerprint()
-    evaluation = Evaluation(results, _in_words(results, same_images=same))
-    folder = RunFolder(path)
-    record = {
-        "train": labelled[0].name,
-        "test": labelled[1].name,
-        "step": encoder.card["provenance"]["step"],
-        "precision": precision,
-    }
-    everything = [*_measured_before(folder.evaluation, results, record), *results]
-    write_json(folder.evaluation, Evaluation(everything, _in_words(everything, same_images=same)).to_json() | record)
     if folder.record.is_file():
         write_report(path)
-    return evaluation
+    return Evaluation(results, _in_words(results, same_images=same))
 
 
 def _in_words(results: Sequence[Result], *, same_images: bool) -> str:

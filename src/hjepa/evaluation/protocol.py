@@ -119,6 +119,7 @@ def evaluate(
     device: torch.device | None = None,
     autocast: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
+    keep: Callable[[Sequence[Result]], None] | None = None,
 ) -> list[Result]:
     """Probe ``encoder`` beside ``control`` (the same encoder, untrained) and beside raw pixels.
 
@@ -126,8 +127,9 @@ def evaluate(
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
     ``level`` names what ``encoder`` hands out, for the record. Both encoders compute on ``device`` with
     products in ``autocast`` (None: the format of their weights). ``progress`` is given one line
-    before each piece of work. Raises ``UserError`` for unknown names and unfit labels, before any
-    work, and for features that are not finite.
+    before each piece of work, ``keep`` all results so far after each: a large probe takes minutes.
+    Raises ``UserError`` for unknown names and unfit labels, before any work, and for features that
+    are not finite.
     """
     check_known("protocol", protocols, PROTOCOLS)
     check_known("pooling", poolings, POOLINGS)
@@ -157,6 +159,8 @@ def evaluate(
                 pretrained = probes.pop("pretrained")
                 controls = {**probes, "raw_pixels": raw}
                 results.append(_result(protocol, pooling, level, labels, pretrained, controls, y, seed))
+                if keep:
+                    keep(results)
     return results
 
 
