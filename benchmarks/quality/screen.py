@@ -29,7 +29,7 @@ from hjepa.evaluation.lowshot import draw
 from hjepa.masking.multiblock import MaskSettings, MultiBlockSampler
 from hjepa.models.encoder import build_encoder, set_attention
 from hjepa.models.initialisation import initialise
-from hjepa.models.levels import normalise_targets, patch_pixels
+from hjepa.models.levels import normalise_targets, patch_gradients, patch_pixels
 from hjepa.models.predictor import Predictor
 from hjepa.training.health import effective_rank
 from hjepa.training.machine import autocast_dtype, choose_precision
@@ -38,7 +38,7 @@ from hjepa.training.schedules import WarmupCosine
 
 PRECISION = choose_precision("auto", torch.device("cpu"))[0]
 DEFAULTS = {
-    "name": "",
+    "name": "",  # pixels, gradients: evaluate these themselves
     "images": 90_000,  # of training
     "fit": 10_000,  # labelled images that evaluation may use
     "test": 5_000,
@@ -131,19 +131,6 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         g = x.shape[-1] // self.patch
         return self.net(patch_pixels(x, self.patch)).unflatten(1, (g, g))
-
-
-def gradient_histograms(x: Tensor, patch: int, bins: int = 9, parts: int = 2) -> Tensor:
-    """Orientations of gradients in parts x parts of each patch (Dalal and Triggs 2005), [B, N, bins * parts**2]."""
-    dx = F.pad(x, (1, 1, 0, 0), mode="replicate").diff(n=1)
-    dx = dx[..., 1:] + dx[..., :-1]
-    dy = F.pad(x, (0, 0, 1, 1), mode="replicate").diff(n=1, dim=-2)
-    dy = dy[..., 1:, :] + dy[..., :-1, :]
-    angle = (torch.atan2(dy, dx) % math.pi / math.pi * bins).long().clamp(0, bins - 1)
-    votes = torch.zeros(len(x), bins, *x.shape[-2:]).scatter_(1, angle, (dx**2 + dy**2).sqrt())
-    cells = F.avg_pool2d(votes, patch // parts)
-    cells = cells / (cells.norm(dim=1, keepdim=True) + 0.1)
-    return F.pixel_unshuffle(cells, parts).flatten(2).transpose(1, 2)
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
@@ -335,7 +322,7 @@ def train(s: dict):
                     if d == 0:
                         tokens = patch_pixels(images, s["patch"])
                     elif d == -1:
-                        tokens = gradient_histograms(images, s["patch"])
+                        tokens = patch_gradients(images, s["patch"])
                     elif d == s["depth"] and s["average"] > 1:
                         last = range(s["depth"] - s["average"] + 1, s["depth"] + 1)
                         tokens = sum(normalise_targets(by_depth[i]) for i in last) / s["average"]
@@ -488,8 +475,12 @@ def main() -> None:
     s = parse(given.settings)
     train_x, train_y = load("train", s["fit"])
     test_x, test_y = load("test", s["test"])
-    if s["name"] == "pixels":
-        found = judge({"pixels": train_x.flatten(1).numpy()}, train_y, {"pixels": test_x.flatten(1).numpy()}, test_y)
+    if s["name"] in ("pixels", "gradients"):
+        of_patches = patch_pixels if s["name"] == "pixels" else patch_gradients
+        sets = (
+            {"pixels": of_patches(x, s["patch"]).flatten(1).numpy()} for x in (normalise(train_x), normalise(test_x))
+        )
+        found = judge(next(sets), train_y, next(sets), test_y)
         told = {}
     else:
         teacher, told = (load_encoder(s["run"]).encoder, {}) if s["run"] else train(s)
