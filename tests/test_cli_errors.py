@@ -95,6 +95,17 @@ CASES = {
         "masking.min_context = 10 never ends, since masking.target_scale gives blocks of 9 patches on a 8x8 grid "
         "and each needs more than that; the largest possible is 8",
     ),
+    "random masks that do not fit": (
+        "masks --grid 8x8 --masking.sampler random",
+        "masking.context_scale = (0.85, 1.0) and masking.target_scale = (0.15, 0.2): 64 random patches to see and 12 to "
+        "predict are more than there are on a 8x8 grid; use scales that add up to at most 1, such as 0.3,0.3 and "
+        "0.7,0.7",
+    ),
+    "gradients that nothing predicts": (
+        "pretrain scenes --out run --recipe hjepa-tiny --model.levels 4",
+        "model.pixel_targets = gradients is of levels of depth 0 and there is none: add 0 to levels, or use "
+        "--model.pixel_targets values",
+    ),
     "folder without images": (
         "pretrain empty --out run",
         "empty holds no images: looked in all its subfolders for .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, "

@@ -132,7 +132,7 @@ class ModelConfig(Section):
         if self.pixel_targets != "values" and not any(depth == 0 for depth, _ in self.levels or ()):
             raise ValueError(
                 f"pixel_targets = {self.pixel_targets} is of levels of depth 0 and there is none: add 0 to levels, "
-                "or leave pixel_targets at values"
+                "or use --model.pixel_targets values"
             )
         return self
 
