@@ -97,8 +97,8 @@ CASES = {
     ),
     "random masks that do not fit": (
         "masks --grid 8x8 --masking.sampler random",
-        "masking.context_scale = (0.85, 1.0) and masking.target_scale = (0.15, 0.2): 64 random patches to see and 12 to "
-        "predict are more than there are on a 8x8 grid; use scales that add up to at most 1, such as 0.3,0.3 and "
+        "masking.context_scale = (0.85, 1.0) and masking.target_scale = (0.15, 0.2): 64 random patches to see and 12 "
+        "to predict are more than there are on a 8x8 grid; use scales that add up to at most 1, such as 0.3,0.3 and "
         "0.7,0.7",
     ),
     "gradients that nothing predicts": (

@@ -230,6 +230,17 @@ def test_a_run_on_gradients_hands_out_the_level_it_predicted(tmp_path):
     assert metrics(run.path)[-1]["levels"][0]["target_std"] > 0
 
 
+@pytest.mark.parametrize("pixel_targets", ["values", "gradients"])
+def test_empty_patches_are_no_fault_of_the_loop(pixel_targets, tmp_path):
+    """The pixels of an empty patch stay zero in a layer norm: the audit took that for targets without one."""
+    source = pictures()
+    source.images[:, 8:] = 0  # black below
+    source.images[:, :, :4] //= 100  # and nearly so on the left
+    model = TINY["model"] | {"levels": [[0, 1], [2, 1]], "pixel_targets": pixel_targets}
+    run = hjepa.pretrain(source, out=tmp_path / "run", **(TINY | {"model": model}))
+    assert run.record["audit"]["verdict"] == "conforms"
+
+
 def test_gradients_without_a_level_of_depth_0_are_refused():
     with pytest.raises(UserError, match="pixel_targets = gradients is of levels of depth 0 and there is none"):
         tiny(model={"pixel_targets": "gradients"})

@@ -16,8 +16,9 @@ TOKENS = 256  # of the target that are measured
 class Compared:
     """One criterion in the loss: statistics of its target, and the gradient that reached it.
 
-    ``mean`` and ``deviation``: over tokens, the largest |mean| of a token and the largest distance of
-    its standard deviation from 1.  ``factor``: what the criterion's value is multiplied with in the loss.
+    ``mean`` and ``deviation``: over tokens, the largest |mean| of a token, and how far the largest standard
+    deviation of one is from 1. Not of every one: a layer norm leaves a token without content, such as the pixels of
+    an empty patch, below 1, and none above.  ``factor``: what the criterion's value is multiplied with in the loss.
     """
 
     name: str
@@ -87,5 +88,5 @@ def _compared(name: str, target: Tensor) -> Compared:
             tokens = target.detach().reshape(-1, target.shape[-1])
             tokens = tokens[:: max(1, len(tokens) // TOKENS)][:TOKENS].double()
             compared.mean = float(tokens.mean(dim=-1).abs().max())
-            compared.deviation = float((tokens.std(dim=-1, correction=0) - 1).abs().max())
+            compared.deviation = float((tokens.std(dim=-1, correction=0).max() - 1).abs())
     return compared

@@ -167,7 +167,7 @@ def target_not_normalised(case: Case) -> Outcome:
     worst = max(compared, key=lambda c: max(c.mean or 0.0, c.deviation or 0.0))
     if (worst.mean or 0.0) > 0.05 or (worst.deviation or 0.0) > 0.1:
         return failed(
-            f"a target token has mean {worst.mean:.3f} and its deviation misses 1 by {worst.deviation:.3f}",
+            f"a target token has mean {worst.mean:.3f}, the largest deviation misses 1 by {worst.deviation:.3f}",
             "mean 0 and deviation 1 in each token",
             location=case.location(Kind.BACKWARD),
             mean=worst.mean, deviation=worst.deviation,
