@@ -171,8 +171,29 @@ def sinkhorn(logits: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tens
     return q
 
 
+class Orthogonal(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) in float32: torch.optim.Muon computes in bfloat16, which some CPUs do not have."""
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                moment = self.state[p].setdefault("moment", torch.zeros_like(p))
+                moment.lerp_(p.grad, 0.05)
+                x = p.grad.lerp(moment, 0.95)
+                wide = x.shape[0] <= x.shape[1]
+                x = (x if wide else x.T) / (x.norm() + 1e-7)
+                for _ in range(5):
+                    a = x @ x.T
+                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(x if wide else x.T, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+
+
 class Muon:
-    """torch.optim.Muon for matrices of blocks, AdamW for the rest."""
+    """Orthogonal updates for matrices of blocks, AdamW for the rest."""
 
     def __init__(self, modules, lr, wd):
         matrices, rest = [], []
@@ -181,7 +202,7 @@ class Muon:
                 if p.requires_grad:
                     (matrices if p.ndim == 2 and "blocks" in name else rest).append(p)
         self.parts = [
-            torch.optim.Muon(matrices, lr=lr, weight_decay=wd, adjust_lr_fn="match_rms_adamw"),
+            Orthogonal(matrices, {"lr": lr, "weight_decay": wd}),
             torch.optim.AdamW(rest, lr=lr, weight_decay=wd, fused=True),
         ]
         self.param_groups = [group for part in self.parts for group in part.param_groups]
