@@ -164,8 +164,11 @@ class MaskingConfig(Section):
 
 
 class OptimConfig(Section):
-    """Optimizer and its schedules. AdamW."""
+    """Optimizer and its schedules."""
 
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="AdamW, or Muon for the matrices of blocks and AdamW for the rest"
+    )
     batch_size: int = Field(256, ge=1, description="images of one optimizer step, over all processes")
     accumulate: int = Field(1, ge=1, description="micro-batches a step is split into")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
@@ -174,7 +177,7 @@ class OptimConfig(Section):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent on warm-up")
     weight_decay: float = Field(0.04, ge=0, description="weight decay at the start")
     final_weight_decay: float = Field(0.4, ge=0, description="weight decay at the end (cosine)")
-    betas: Range = Field((0.9, 0.999), description="AdamW's betas")
+    betas: Range = Field((0.9, 0.999), description="AdamW's, also beside Muon")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
     loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
     variance_covariance: float = Field(

@@ -1,13 +1,16 @@
 """Parameter groups and the optimizer that cannot see the target encoder."""
 
+from typing import Any, Literal
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from hjepa.models.hjepa import HJEPA
+from hjepa.training.muon import Muon
 
 
-def parameter_groups(model: HJEPA) -> list[dict[str, object]]:
+def parameter_groups(model: HJEPA) -> list[dict[str, Any]]:
     """Split trained parameters into a group with weight decay and one without.
 
     Biases and 1-D parameters have none; the 3-D mask token has (the released I-JEPA's rule). Frozen
@@ -22,11 +25,39 @@ def parameter_groups(model: HJEPA) -> list[dict[str, object]]:
     return [{"params": decay, "decays": True}, {"params": plain, "decays": False, "weight_decay": 0.0}]
 
 
-def build_optimizer(model: HJEPA, *, betas: tuple[float, float], eps: float = 1e-8) -> Optimizer:
-    """Return AdamW over the trained parameters; its learning rate is set anew in every step."""
-    device = next(model.parameters()).device
-    # The fused kernel is one pass over memory; MPS has it only for some versions, so not there.
-    optimizer = AdamW(parameter_groups(model), lr=0.0, betas=betas, eps=eps, fused=device.type != "mps")
+def with_orthogonal(groups: list[dict[str, Any]], model: HJEPA) -> list[dict[str, Any]]:
+    """Split a group of its own off each group: the matrices of blocks, for Muon."""
+    parts = (model.context_encoder, model.predictor)
+    named = [pair for part in parts for pair in part.named_parameters()]
+    inside = {id(parameter) for name, parameter in named if parameter.ndim == 2 and "blocks." in name}
+    halves = (
+        group | {"params": [p for p in group["params"] if (id(p) in inside) is wanted], "orthogonal": wanted}
+        for group in groups
+        for wanted in (True, False)
+    )
+    return [half for half in halves if half["params"]]
+
+
+def build_optimizer(
+    model: HJEPA,
+    *,
+    betas: tuple[float, float],
+    eps: float = 1e-8,
+    kind: Literal["adamw", "muon"] = "adamw",
+    products: torch.dtype = torch.float32,
+) -> Optimizer:
+    """Return AdamW over the trained parameters, or Muon; its learning rate is set anew in every step.
+
+    ``products`` is the format of Muon's matrix products.
+    """
+    groups = parameter_groups(model)
+    optimizer: Optimizer
+    if kind == "muon":
+        optimizer = Muon(with_orthogonal(groups, model), betas=betas, eps=eps, products=products)
+    else:
+        device = next(model.parameters()).device
+        # The fused kernel is one pass over memory; MPS has it only for some versions, so not there.
+        optimizer = AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=device.type != "mps")
     refuse_target_parameters(optimizer, model.target_encoder)
     return optimizer
 

@@ -259,7 +259,12 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
     model.to(accelerator.device)
     return Trainer(
         model,
-        build_optimizer(model, betas=config.optim.betas),
+        build_optimizer(
+            model,
+            betas=config.optim.betas,
+            kind=config.optim.optimizer,
+            products={"bf16": torch.bfloat16, "float64": torch.float64}.get(config.train.precision, torch.float32),
+        ),
         schedules_of(config),
         accelerator=accelerator,
         objective=Objective(config.optim.loss, level_shares(config.optim.level_weights, len(model.levels))),
