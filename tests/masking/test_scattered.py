@@ -65,7 +65,8 @@ def test_seeds_and_steps_draw_different_masks():
 def test_shares_that_add_up_to_one_fit_on_every_grid(grid):
     for seen in np.arange(0.3, 0.71, 0.01):
         shares = MaskSettings(num_targets=1, context_scale=(seen, seen), target_scale=(1 - seen, 1 - seen))
-        RandomSampler(grid, shares).sample(0, 2)
+        masks = RandomSampler(grid, shares).sample(0, 2)
+        assert masks.context.shape[1] + masks.targets.shape[2] >= grid[0] * grid[1] - 1
 
 
 def test_a_share_is_not_one_patch_less_because_of_floats():
