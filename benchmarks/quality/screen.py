@@ -33,6 +33,7 @@ from hjepa.models.levels import normalise_targets, patch_gradients, patch_pixels
 from hjepa.models.predictor import Predictor
 from hjepa.training.health import effective_rank
 from hjepa.training.machine import autocast_dtype, choose_precision
+from hjepa.training.muon import Muon
 from hjepa.training.objective import context_variance_covariance, variance_covariance
 from hjepa.training.schedules import WarmupCosine
 
@@ -171,51 +172,6 @@ def sinkhorn(logits: Tensor, temperature: float = 0.06, rounds: int = 3) -> Tens
     return q
 
 
-class Orthogonal(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) in float32: torch.optim.Muon computes in bfloat16, which some CPUs do not have."""
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                moment = self.state[p].setdefault("moment", torch.zeros_like(p))
-                moment.lerp_(p.grad, 0.05)
-                x = p.grad.lerp(moment, 0.95)
-                wide = x.shape[0] <= x.shape[1]
-                x = (x if wide else x.T) / (x.norm() + 1e-7)
-                for _ in range(5):
-                    a = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(x if wide else x.T, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
-
-
-class Muon:
-    """Orthogonal updates for matrices of blocks, AdamW for the rest."""
-
-    def __init__(self, modules, lr, wd):
-        matrices, rest = [], []
-        for module in modules:
-            for name, p in module.named_parameters():
-                if p.requires_grad:
-                    (matrices if p.ndim == 2 and "blocks" in name else rest).append(p)
-        self.parts = [
-            Orthogonal(matrices, {"lr": lr, "weight_decay": wd}),
-            torch.optim.AdamW(rest, lr=lr, weight_decay=wd, fused=True),
-        ]
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-    def step(self):
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self):
-        for part in self.parts:
-            part.zero_grad()
-
-
 def whiten_patches(encoder, x: Tensor, patch: int, size: float, power: float, seed: int) -> None:
     """Let the patch embedding divide the principal axes of patches by their spread, then rotate at random."""
     rows = patch_pixels(normalise(x[:5000]), patch).flatten(0, 1).double()
@@ -299,7 +255,11 @@ def train(s: dict):
     modules = [encoder, predictor] if s["rival"] else [encoder, predictor, extra]
     steps = s["images"] // s["batch"]
     if s["optimizer"] == "muon":
-        optimizer = Muon(modules, s["lr"], s["wd"])
+        named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
+        inside = [p for name, p in named if p.ndim == 2 and "blocks" in name]
+        others = [p for name, p in named if not (p.ndim == 2 and "blocks" in name)]
+        halves = [{"params": inside, "orthogonal": True}, {"params": others, "orthogonal": False}]
+        optimizer = Muon([half | {"weight_decay": s["wd"]} for half in halves], betas=(0.9, 0.999))
     else:
         trained = [p for m in modules for p in m.parameters() if p.requires_grad]
         groups = [
