@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from hjepa import __version__
@@ -415,7 +415,11 @@ class Session:
             raise
 
     def _read_together(self, batches: Iterator[list[MicroBatch]]) -> Iterator[list[MicroBatch]]:
-        """Yield the batches; when one process cannot read an image, all leave before the same step."""
+        """Yield the batches; when one process cannot read an image, all leave before the same step.
+
+        All leave with that image's name: a launcher stops the others as soon as the first has left, which need not
+        be the one that met it.
+        """
         accelerator = self.trainer.accelerator
         while True:
             batch: list[MicroBatch] = []
@@ -426,8 +430,9 @@ class Session:
                 error = met
             if accelerator.num_processes > 1:
                 failed = accelerator.gather(torch.tensor([int(error is not None)], device=accelerator.device))
-                if bool(failed.any()) and error is None:
-                    error = UserError("another process met an image that it cannot read: see its line")
+                if bool(failed.any()):
+                    said = gather_object([str(error or "")])
+                    error = error or UserError(next(filter(None, said)))
             if error is not None:
                 raise error
             yield batch
