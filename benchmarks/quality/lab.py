@@ -269,9 +269,12 @@ def write_table(lab: Lab) -> Path:
 
 
 def mean_and_interval(values: list[float]) -> str:
-    """Return mean and 95 % interval of the mean over seeds, Student's t; of one seed the value alone. In per cent."""
+    """Return mean and 95 % interval of the mean over seeds, Student's t; of one or two seeds the mean alone.
+
+    In per cent. Two seeds have an interval, but one that says nothing: 13 standard errors to each side.
+    """
     mean = statistics.mean(values)
-    if len(values) < 2:
+    if len(values) < 3:
         return f"{100 * mean:.1f}"
     half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return f"{100 * mean:.1f} ± {100 * half:.1f}"
@@ -320,7 +323,7 @@ def _protocol_in_words(e: Experiment) -> str:
     return (
         f"{e.data}; equal: {equal}, {e.threads} thread{'s' if e.threads > 1 else ''}; seeds {seeds}; "
         f"{e.evaluate['train']} ({fit} images) to fit, {e.evaluate['test']} to test. "
-        "Per cent, mean and 95 % interval of the mean over seeds (Student's t); of one seed its value."
+        "Per cent, mean and 95 % interval of the mean over seeds (Student's t); of one or two seeds their mean."
     )
 
 
