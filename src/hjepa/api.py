@@ -273,12 +273,13 @@ def evaluate(
     """Probe a run's target encoder on labelled images, beside random-init and raw pixels.
 
     ``protocols`` and ``poolings`` are names, or one with commas as on the command line.
-    ``level`` is ``last``, the number of a level (0 is the finest), or ``all`` levels side by side.
+    ``level`` is ``last``, the number of a level (0 is the finest), or ``all``: every level and the last block side by
+    side, each with the same weight.
     Writes evaluation.json into the run after each measurement and renews its report at the end; what was measured
     before on the same images stays in both, unless it is measured again. Raises UserError in one line.
     """
     from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
-    from hjepa.evaluation.levels import view_of
+    from hjepa.evaluation.levels import views_of
 
     protocols, poolings = _names(protocols), _names(poolings)
     for name, limit in (("max_train", max_train), ("max_test", max_test)):
@@ -311,8 +312,8 @@ def evaluate(
         write_json(folder.evaluation, written.to_json() | record)
 
     results = protocol.evaluate(
-        view_of(encoder, str(level)),
-        view_of(control, str(level)),
+        views_of(encoder, str(level)),
+        views_of(control, str(level)),
         *labelled,
         level=str(level),
         protocols=protocols,

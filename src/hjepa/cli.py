@@ -140,7 +140,8 @@ def evaluate(
     pooling
         avg (mean over patches, the published one), last4, grid4, or several with commas between.
     level
-        last (the tokens of the last block), a level's number (0 is the finest), or all side by side.
+        last (the tokens of the last block), a level's number (0 is the finest), or all: every level and the last
+        block side by side, each with the same weight.
     max_train
         Use only so many training images, spread evenly.
     max_test

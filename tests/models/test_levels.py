@@ -3,6 +3,7 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from torch import Tensor
 
 import hjepa
 from hjepa.errors import UserError
+from hjepa.evaluation import extract
+from hjepa.evaluation.levels import views_of
 from hjepa.models.levels import Level, cell_grid, cell_of, level_cells, patch_gradients, patch_pixels, pool_cells
 
 THREE = {"model": {"levels": [[0, 1], [1, 2], [2, 3]]}}  # pixels; a middle block in 2 x 2; the last in 3 x 3 cells
@@ -163,6 +166,35 @@ def test_every_level_can_be_evaluated(run, level):
         max_train=60, max_test=30,
     )  # fmt: skip
     assert {row["level"] for row in result.to_json()["results"]} == {level}
+
+
+class Five:
+    """Five images as a labelled set without labels."""
+
+    name = "five"
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def batches(self, batch_size):
+        yield from self.images.split(batch_size)
+
+
+@pytest.mark.parametrize(("levels", "parts"), [([[0, 1], [2, 2]], 2), ([[0, 1], [1, 2]], 3)])
+def test_all_is_every_level_and_the_last_block_with_equal_weight(levels, parts, tmp_path):
+    settings = TINY | {"model": TINY["model"] | {"levels": levels}, "train": TINY["train"] | {"steps": 2}}
+    encoder = hjepa.load_encoder(hjepa.pretrain(pictures(), out=tmp_path / "run", **settings))
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    by_level = [level.mean((1, 2)) for level in encoder.levels(images)]
+    if parts > len(levels):  # none of the levels is of the last block
+        by_level.append(encoder(images).pooled)
+    lengths = [level / level.norm(dim=1, keepdim=True) for level in by_level]
+    found = extract(views_of(encoder, "all"), Five(images), ["avg"])["avg"]
+    torch.testing.assert_close(torch.from_numpy(found), torch.cat(lengths, 1))
+    assert np.allclose((found**2).sum(1), parts)
 
 
 def test_a_level_that_is_not_there_is_named(run):

@@ -91,8 +91,16 @@ def pool(blocks: Sequence[Tensor], grid: tuple[int, int], pooling: str) -> Tenso
     return cells.flatten(2).transpose(1, 2).flatten(1)
 
 
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Join features ``[B, F_i]`` of several encoders, each of length 1: none drowns the others by its width or size.
+
+    The cosine of two images is then the mean of their cosines. Features of one encoder stay as they are.
+    """
+    return parts[0] if len(parts) == 1 else torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+
+
 def extract(
-    encoder: Encoder,
+    encoder: Encoder | Sequence[Encoder],
     images: LabelledImages,
     poolings: Sequence[str],
     batch_size: int = 256,
@@ -102,6 +110,7 @@ def extract(
 ) -> dict[str, np.ndarray]:
     """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images.
 
+    Of several encoders (the levels of one) each is pooled on its own grid; their features stand side by side.
     ``autocast`` is the format of matrix products on ``device`` (the CPU); None: that of the weights.
     Raises ``UserError`` for an unknown pooling, no images, or features that are not finite.
     """
@@ -110,13 +119,17 @@ def extract(
     if count == 0:
         raise UserError(f"{images.name} has no images: name a set with at least one")
     last = LAST_BLOCKS if "last4" in poolings else 1
+    encoders = encoder if isinstance(encoder, Sequence) else [encoder]
     features: dict[str, np.ndarray] = {}
     done = 0
     products = torch.autocast((device or torch.device("cpu")).type, autocast, enabled=autocast is not None)
     for batch in images.batches(batch_size):
         with torch.no_grad(), products:
-            blocks, grid = encoder.block_tokens(batch, last), encoder.grid(batch)
-            pooled = {pooling: pool(blocks, grid, pooling).float().cpu().numpy() for pooling in poolings}
+            tokens = [(each.block_tokens(batch, last), each.grid(batch)) for each in encoders]
+            pooled = {
+                pooling: side_by_side([pool(blocks, grid, pooling) for blocks, grid in tokens]).float().cpu().numpy()
+                for pooling in poolings
+            }
         for pooling, rows in pooled.items():
             # One array filled in place: a list of batches would need twice the memory at the end.
             whole = features.setdefault(pooling, np.empty((count, rows.shape[1]), dtype=np.float32))

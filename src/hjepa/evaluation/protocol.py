@@ -106,8 +106,8 @@ def probe_interval(probe: Probe, *, seed: int = 0) -> Interval:
 
 
 def evaluate(
-    encoder: Encoder,
-    control: Encoder,
+    encoder: Encoder | Sequence[Encoder],
+    control: Encoder | Sequence[Encoder],
     train: LabelledImages,
     test: LabelledImages,
     *,
@@ -125,9 +125,10 @@ def evaluate(
 
     One result per label name, protocol and pooling, in that order. The control is pooled the same
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
-    ``level`` names what ``encoder`` hands out, for the record. Both encoders compute on ``device`` with
-    products in ``autocast`` (None: the format of their weights). ``progress`` is given one line
-    before each piece of work, ``keep`` all results so far after each: a large probe takes minutes.
+    Several encoders (the levels of one) are probed as one, side by side. ``level`` names what ``encoder``
+    hands out, for the record. Encoders compute on ``device`` with products in ``autocast`` (None: the
+    format of their weights). ``progress`` is given one line before each piece of work, ``keep`` all
+    results so far after each: a large probe takes minutes.
     Raises ``UserError`` for unknown names and unfit labels, before any work, and for features that
     are not finite.
     """

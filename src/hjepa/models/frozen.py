@@ -72,6 +72,11 @@ class FrozenEncoder(nn.Module):
         ]
 
     @property
+    def depth(self) -> int:
+        """Return the number of blocks."""
+        return self.encoder.depth
+
+    @property
     def card_levels(self) -> tuple[Level, ...]:
         """Return the levels this encoder was trained on, finest first."""
         if self.card["levels"] == ["last"]:  # written before there were several
