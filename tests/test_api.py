@@ -181,6 +181,16 @@ def test_masks_json(capsys):
     assert 0 < found["context_coverage_min"] < 1 and 0 < found["target_coverage_min"] < 1
 
 
+def test_masks_of_several_contexts_are_drawn_as_in_a_run():
+    """The released sampler cuts contexts to the shortest of those drawn at once."""
+    options = ["--masking.sampler", "ijepa-reference"]
+    one = api.mask_statistics("14x14", options=options, steps=3, batch=8)
+    eight = api.mask_statistics("14x14", options=[*options, "--masking.contexts", "8"], steps=3, batch=8)
+    at_once = api.mask_statistics("14x14", options=options, steps=3, batch=64)
+    assert eight.context_tokens == at_once.context_tokens
+    assert eight.context_tokens < one.context_tokens
+
+
 def test_plan_on_the_command_line(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["pretrain", "scenes", "--plan", "--json", *tiny_options()])

@@ -88,6 +88,18 @@ def test_three_seeds_have_an_interval():
     assert found([0.504]) == "50.4"
 
 
+def test_levels_of_a_recipe_are_evaluated_too():
+    lab = runpy.run_path(str(LAB), run_name="lab")
+
+    def levels(**variant):
+        asked = {**EXPERIMENT, "base": {"recipe": "demo"}, "variants": {"this": variant}}
+        return lab["Experiment"](name="x", **asked).levels("this")
+
+    assert levels() == ["last", "0", "1", "all"]
+    assert levels(**{"model.levels": [0, 2, 4]}) == ["last", "0", "1", "2", "all"]
+    assert levels(**{"model.levels": None}) == levels(**{"model.levels": 2}) == ["last"]
+
+
 def test_a_table_before_anything_ran_names_what_is_missing(tmp_path):
     done = lab(tmp_path, EXPERIMENT, "--table")
     assert done.returncode == 0, done.stderr

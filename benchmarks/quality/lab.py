@@ -74,7 +74,10 @@ class Experiment:
 
     def levels(self, variant: str) -> list[str]:
         """Return the levels a variant is evaluated on: the last block; with ``levels: each`` also its levels."""
-        own = self.settings(variant).get("model.levels") or []
+        settings, recipe = self.settings(variant), self.base.get("recipe")
+        of_recipe = read_recipe(recipe).values.get("model", {}).get("levels") if recipe else None
+        own = settings.get("model.levels", of_recipe) or []
+        own = own if isinstance(own, list) else [own]
         several = self.evaluate.get("levels") == "each" and len(own) > 1
         return ["last", *map(str, range(len(own))), "all"] if several else ["last"]
 

@@ -458,6 +458,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--results", default="/tmp/exp/screen.jsonl")
     given = parser.parse_args()
+    Path(given.results).parent.mkdir(parents=True, exist_ok=True)
     s = parse(given.settings)
     train_x, train_y = load("train", s["fit"])
     test_x, test_y = load("test", s["test"])

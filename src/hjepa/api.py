@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -106,6 +106,7 @@ class Run:
         }
 
 
+OF_PIXELS = "Level {} is computed from pixels, no weight takes part: it says nothing about pretraining."
 SAME_IMAGES = "Training and test images are the same: this says nothing about other images; name two sets."
 
 
@@ -298,7 +299,10 @@ def evaluate(
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     folder = RunFolder(path)
-    same = sources[0].fingerprint() == sources[1].fingerprint()
+    about = {
+        "same_images": sources[0].fingerprint() == sources[1].fingerprint(),
+        "of_pixels": {str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0},
+    }
     record = {
         "train": labelled[0].name,
         "test": labelled[1].name,
@@ -308,7 +312,7 @@ def evaluate(
 
     def keep(results: Sequence[Result]) -> None:
         everything = [*_measured_before(folder.evaluation, results, record), *results]
-        written = Evaluation(everything, _in_words(everything, same_images=same))
+        written = Evaluation(everything, _in_words(everything, **about))
         write_json(folder.evaluation, written.to_json() | record)
 
     results = protocol.evaluate(
@@ -327,14 +331,18 @@ def evaluate(
     )
     if folder.record.is_file():
         write_report(path)
-    return Evaluation(results, _in_words(results, same_images=same))
+    return Evaluation(results, _in_words(results, **about))
 
 
-def _in_words(results: Sequence[Result], *, same_images: bool) -> str:
+def _in_words(results: Sequence[Result], *, same_images: bool, of_pixels: Collection[str]) -> str:
+    """Say what results show; levels in ``of_pixels`` are the same for every encoder and judge none."""
     from hjepa.evaluation import protocol
 
-    conclusion = protocol.conclusion(results)
-    return f"{SAME_IMAGES} {conclusion}" if same_images else conclusion
+    judged = [result for result in results if result.level not in of_pixels]
+    said = [SAME_IMAGES] if same_images else []
+    said += [OF_PIXELS.format(level) for level in sorted({result.level for result in results} & set(of_pixels))]
+    said += [protocol.conclusion(judged)] if judged else []
+    return " ".join(said)
 
 
 def _measured_before(path: Path, now: Sequence[Result], record: Mapping[str, Any]) -> list[Result]:
@@ -550,7 +558,8 @@ def mask_statistics(
         raise UserError(f"--{other[0]}.*: hjepa masks takes settings of the section masking only")
     layers = [Layer("grid", {"data": {"image_size": sides}, "model": {"patch_size": 1}, "train": {"seed": seed}})]
     resolved = configuration.resolve([*layers, given])
-    return coverage(mask_sampler(resolved.config), sides, steps=steps, batch=batch)
+    at_once = batch * resolved.config.masking.contexts
+    return coverage(mask_sampler(resolved.config), sides, steps=steps, batch=at_once)
 
 
 def doctor() -> dict[str, Any]:

@@ -199,7 +199,7 @@ def masks(
     steps
         How many batches of masks are drawn.
     batch
-        How many masks are in a batch.
+        How many images are in a batch; with --masking.contexts each has several masks.
     seed
         Of the draws.
     json

@@ -439,12 +439,12 @@ def dump(resolved: Resolved) -> str:
 
 
 def load(text: str) -> Resolved:
-    """Read what ``dump`` wrote; the origins are those in its comments."""
+    """Read what ``dump`` wrote; the origins are those in its comments, of settings it did not know the default."""
     values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise UserError("config.yaml holds no settings: restore it, or start again with --overwrite")
     resolved = resolve([Layer("config.yaml", values)])
-    origin: dict[str, str] = {}
+    origin = dict.fromkeys(field_names(), "default")
     section = ""
     for line in text.splitlines():
         setting, _, comment = line.partition("  # ")

@@ -166,6 +166,9 @@ def test_every_level_can_be_evaluated(run, level):
         max_train=60, max_test=30,
     )  # fmt: skip
     assert {row["level"] for row in result.to_json()["results"]} == {level}
+    # Level 0 is pixels: the untrained encoder has the same, so it cannot say whether pretraining helped.
+    assert ("no weight takes part" in result.conclusion) == (level == "0")
+    assert ("retraining" in result.conclusion.replace("about pretraining", "")) == (level != "0")
 
 
 class Five:

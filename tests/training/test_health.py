@@ -1,10 +1,12 @@
 """The measures, on tensors whose answer is known."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from hjepa.config import by_name, read_options, read_recipe, recipe_names, resolve
 from hjepa.models.hjepa import LevelForward
 from hjepa.training.health import (
     VERDICTS,
@@ -192,6 +194,28 @@ def test_remedies_are_not_what_the_run_does_already():
     )
     runaway = judge(lines_with([8.0] * 6, loss=math.nan), grace=20, remedies=remedies)
     assert runaway.next_step.endswith("a tenth of --optim.lr or --optim.clip_gradient 0.1")
+
+
+def test_targets_of_pixels_are_not_told_to_move_more_slowly():
+    of_pixels = Remedies({"model.levels": ((0, 1),), "ema.momentum": 0.98})
+    for lines in (lines_with([2.0] * 6), lines_with([0.5] * 6, target_std=0.0)):
+        verdict = judge(lines, grace=20, remedies=of_pixels)
+        assert verdict.next_step == "start again with a tenth of --optim.lr"
+        assert "targets run away" not in verdict.evidence
+    mixed = Remedies({"model.levels": ((0, 1), (4, 1)), "ema.momentum": 0.98})
+    assert "--ema.momentum 0.996" in judge(lines_with([2.0] * 6), grace=20, remedies=mixed).next_step
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
+    start = {"data.image_size": "28", "model.patch_size": "4"} if name.startswith(("hjepa", "demo")) else {}
+    layers = [read_recipe(name), read_options([word for k, v in start.items() for word in (f"--{k}", v)])]
+    remedies = Remedies(by_name(resolve(layers).config))
+    words = " ".join([remedies.slower_target(), remedies.clip(), remedies.varied_crops(), remedies.smaller_targets()])
+    for setting, value in re.findall(r"--(\S+) ([\d.,]+)", words):
+        together = re.findall(r"--(\S+) ([\d.,]+)", remedies.smaller_targets()) if "masking" in setting else []
+        given = [word for pair in {(setting, value), *together} for word in (f"--{pair[0]}", pair[1])]
+        resolve([*layers, read_options(given)])
 
 
 def test_a_finished_run_is_not_told_to_wait():

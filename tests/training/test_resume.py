@@ -159,6 +159,16 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_what_it_computed():
         refuse_other_configuration(tiny(masking={"contexts": 2}).config, saved)
 
 
+def test_a_run_of_an_older_version_resumes(copy):
+    """Its config.yaml lacks settings that have come since: they have their defaults."""
+    config = copy / "config.yaml"
+    kept = [line for line in config.read_text().splitlines() if "contexts:" not in line and "optimizer:" not in line]
+    config.write_text("\n".join(kept) + "\n")
+    done = call(*pretrain(copy, "--resume", "--extend-to", str(STEPS + 2)))
+    assert done.returncode == 0, done.stderr
+    assert "optimizer: adamw  # default" in config.read_text()
+
+
 def test_a_changed_setting_is_refused(copy):
     line = refused(copy, "--optim.lr", "0.5")
     assert line == (

@@ -108,7 +108,7 @@ def extract(
     device: torch.device | None = None,
     autocast: torch.dtype | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images.
+    """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images (of each encoder).
 
     Of several encoders (the levels of one) each is pooled on its own grid; their features stand side by side.
     ``autocast`` is the format of matrix products on ``device`` (the CPU); None: that of the weights.

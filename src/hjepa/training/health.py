@@ -209,7 +209,8 @@ def _worse_than_the_mean(history: Sequence[Mapping[str, Any]], shown: str, remed
     if _falls(history[-5:]):
         found = f"predictions are still worse than the mean at each position, but the loss falls; {shown}"
         return Verdict("watch", found, remedies.longer(int(history[-1]["step"])))
-    found = f"predictions are worse than the mean at each position and get no better: the targets run away; {shown}"
+    why = "" if remedies.fixed_targets() else ": the targets run away"
+    found = f"predictions are worse than the mean at each position and get no better{why}; {shown}"
     return Verdict("diverging", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
 
 

@@ -17,8 +17,15 @@ class Remedies:
     settings: Mapping[str, Any] = field(default_factory=dict)
     total_steps: int | None = None
 
+    def fixed_targets(self) -> bool:
+        """Return whether every level is made of pixels: the target encoder then has no part in what is predicted."""
+        levels = self.settings.get("model.levels")
+        return bool(levels) and all(depth == 0 for depth, _stride in levels)
+
     def slower_target(self) -> str:
-        """Name a momentum above the one in use; nothing if it is at the top already."""
+        """Name a momentum above the one in use; nothing if it is at the top already, or has no part in the loss."""
+        if self.fixed_targets():
+            return ""
         now = self.settings.get("ema.momentum", 0.0)
         wanted = next((momentum for momentum in MOMENTA if momentum > now), None)
         return "" if wanted is None else f"a target encoder that moves more slowly (--ema.momentum {wanted})"
@@ -30,7 +37,9 @@ class Remedies:
         return "" if wanted is None else f"--optim.clip_gradient {wanted:g}"
 
     def varied_crops(self) -> str:
-        """Name crops that vary more than those in use; nothing if they do already."""
+        """Name crops that vary more than those in use; nothing if they do already, or if images are padded."""
+        if self.settings.get("data.fit") == "pad":  # crops are refused there
+            return ""
         now = (self.settings.get("augment.crop_scale") or (1.0,))[0]
         wanted = next((least for least in LEAST_CROPS if least < now), None)
         return "" if wanted is None else f"more varied crops (--augment.crop_scale {wanted:g},1)"
