@@ -215,7 +215,7 @@ def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
     for setting, value in re.findall(r"--(\S+) ([\d.,]+)", words):
         together = re.findall(r"--(\S+) ([\d.,]+)", remedies.smaller_targets()) if "masking" in setting else []
         given = [word for pair in {(setting, value), *together} for word in (f"--{pair[0]}", pair[1])]
-        resolve([*layers, read_options(given)])
+        assert resolve([*layers, read_options(given)]).origin[setting] == "command line"
 
 
 def test_a_finished_run_is_not_told_to_wait():
