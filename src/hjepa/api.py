@@ -9,6 +9,7 @@ import platform
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,10 +300,11 @@ def evaluate(
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     folder = RunFolder(path)
-    about = {
-        "same_images": sources[0].fingerprint() == sources[1].fingerprint(),
-        "of_pixels": {str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0},
-    }
+    in_words = partial(
+        _in_words,
+        same_images=sources[0].fingerprint() == sources[1].fingerprint(),
+        of_pixels={str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0},
+    )
     record = {
         "train": labelled[0].name,
         "test": labelled[1].name,
@@ -312,7 +314,7 @@ def evaluate(
 
     def keep(results: Sequence[Result]) -> None:
         everything = [*_measured_before(folder.evaluation, results, record), *results]
-        written = Evaluation(everything, _in_words(everything, **about))
+        written = Evaluation(everything, in_words(everything))
         write_json(folder.evaluation, written.to_json() | record)
 
     results = protocol.evaluate(
@@ -331,7 +333,7 @@ def evaluate(
     )
     if folder.record.is_file():
         write_report(path)
-    return Evaluation(results, _in_words(results, **about))
+    return Evaluation(results, in_words(results))
 
 
 def _in_words(results: Sequence[Result], *, same_images: bool, of_pixels: Collection[str]) -> str:

@@ -19,7 +19,7 @@ class Remedies:
 
     def fixed_targets(self) -> bool:
         """Return whether every level is made of pixels: the target encoder then has no part in what is predicted."""
-        levels = self.settings.get("model.levels")
+        levels = self.settings.get("model.levels") or []
         return bool(levels) and all(depth == 0 for depth, _stride in levels)
 
     def slower_target(self) -> str:
