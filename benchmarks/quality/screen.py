@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ class Stem(nn.Module):
     def __init__(self, inner: nn.Module, patch: int, width: int) -> None:
         super().__init__()
         self.patch, self.grid_size = patch, inner.grid_size
-        self.net = nn.Sequential(nn.Linear(patch * patch, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.net = two_layers(patch * patch, 2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         g = x.shape[-1] // self.patch
@@ -212,72 +213,185 @@ def augment(x: Tensor, s: dict, rng: torch.Generator) -> Tensor:
     return x
 
 
-def train(s: dict):
-    torch.manual_seed(s["seed"])
-    torch.set_num_threads(1)
-    side = 28 // s["patch"]
-    n = side * side
+@dataclass
+class Parts:
+    """What one run trains, and the teacher that follows the encoder."""
+
+    encoder: nn.Module
+    predictor: nn.Module
+    extra: nn.ModuleDict
+    """Heads that are not in the library: prototypes, deep, glob; head of a rival."""
+    teacher: nn.Module
+
+    def trained(self, s: dict) -> list[nn.Module]:
+        # A rival's head hangs on the encoder.
+        return [self.encoder, self.predictor] if s["rival"] else [self.encoder, self.predictor, self.extra]
+
+
+def depths_of(s: dict) -> tuple[int, ...]:
+    return tuple(int(d) for d in s["depths"]) or (s["depth"],)
+
+
+def two_layers(width: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+
+
+def build(s: dict) -> Parts:
+    side, width = 28 // s["patch"], s["width"]
     encoder = build_encoder(
-        image_size=(28, 28), patch_size=s["patch"], channels=1, width=s["width"], depth=s["depth"], heads=s["heads"]
+        image_size=(28, 28), patch_size=s["patch"], channels=1, width=width, depth=s["depth"], heads=s["heads"]
     )
-    depths = tuple(int(d) for d in s["depths"]) or (s["depth"],)
-    widths = [{0: s["patch"] ** 2, -1: 36}.get(d, s["width"]) for d in depths]
     cluster = s["loss"] == "cluster"
+    widths = [{0: s["patch"] ** 2, -1: 36}.get(d, width) for d in depths_of(s)]
     predictor = Predictor(
         grid=(side, side),
-        encoder_width=s["width"],
+        encoder_width=width,
         target_widths=[s["clusters"]] if cluster else widths,
         width=s["pwidth"],
         depth=s["pdepth"],
         heads=2,
     )
     if s["stem"] == "mlp":
-        encoder.vit.patch_embed = Stem(encoder.vit.patch_embed, s["patch"], s["width"])
+        encoder.vit.patch_embed = Stem(encoder.vit.patch_embed, s["patch"], width)
     initialise(encoder, seed=s["seed"], kind=s["init"])
     if s["white"]:
         whiten_patches(encoder, load("train")[0], s["patch"], s["white"], s["whitepower"], s["seed"])
     initialise(predictor, seed=s["seed"] + 1, kind="released" if s["init"] == "released" else "xavier")
     extra = nn.ModuleDict()
     if cluster:
-        extra["prototypes"] = nn.Linear(s["width"], s["clusters"], bias=False)
+        extra["prototypes"] = nn.Linear(width, s["clusters"], bias=False)
         nn.init.normal_(extra["prototypes"].weight)
-    if s["deep"]:
-        extra["deep"] = nn.Sequential(nn.Linear(s["width"], s["width"]), nn.GELU(), nn.Linear(s["width"], s["width"]))
-    if s["glob"]:
-        extra["glob"] = nn.Sequential(nn.Linear(s["width"], s["width"]), nn.GELU(), nn.Linear(s["width"], s["width"]))
+    for name in ("deep", "glob"):
+        if s[name]:
+            extra[name] = two_layers(width, width, width)
     for module in (encoder, predictor):
         set_attention(module, "plain")
     teacher = copy.deepcopy(encoder).requires_grad_(False).eval()
     if s["rival"]:
-        out = 10 if s["rival"] == "supervised" else s["width"]
-        extra["head"] = nn.Sequential(nn.Linear(s["width"], 2 * s["width"]), nn.GELU(), nn.Linear(2 * s["width"], out))
+        extra["head"] = two_layers(width, 2 * width, 10 if s["rival"] == "supervised" else width)
         encoder.head = extra["head"]
-    modules = [encoder, predictor] if s["rival"] else [encoder, predictor, extra]
-    steps = s["images"] // s["batch"]
+    return Parts(encoder, predictor, extra, teacher)
+
+
+def optimizer_of(s: dict, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
     if s["optimizer"] == "muon":
-        named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
         inside = [p for name, p in named if p.ndim == 2 and "blocks" in name]
         others = [p for name, p in named if not (p.ndim == 2 and "blocks" in name)]
         halves = [{"params": inside, "orthogonal": True}, {"params": others, "orthogonal": False}]
-        optimizer = Muon([half | {"weight_decay": s["wd"]} for half in halves], betas=(0.9, 0.999))
+        return Muon([half | {"weight_decay": s["wd"]} for half in halves], betas=(0.9, 0.999))
+    groups = [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": s["wd"]},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=s["lr"], fused=True)
+
+
+class Masks:
+    """Context and target places of each step, as ``masks`` says."""
+
+    def __init__(self, s: dict) -> None:
+        self.s, self.side, self.rng = s, 28 // s["patch"], np.random.default_rng(s["seed"])
+        if s["masks"] == "block":
+            settings = MaskSettings(
+                num_targets=s["targets"], target_scale=s["scale"], context_scale=s["context"], min_context=4
+            )
+            self.blocks = MultiBlockSampler((self.side, self.side), settings, seed=s["seed"])
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        s, n = self.s, self.side**2
+        if s["masks"] == "block":
+            masks = self.blocks.sample(step, s["batch"])
+            return torch.from_numpy(masks.context), torch.from_numpy(masks.targets)
+        if s["masks"] == "inverse":
+            return inverse_masks(self.side, s["batch"], s["keep"], self.rng)
+        context, hidden = random_masks(n, s["batch"], s["keep"], self.rng)
+        return context, torch.arange(n).expand(s["batch"], 1, n) if s["seen"] else hidden
+
+
+@torch.no_grad()
+def targets(s: dict, teacher: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the normalised targets of each level, and the teacher's last block as it is."""
+    averaged = range(s["depth"] - s["average"] + 1, s["depth"] + 1)
+    wanted = sorted({*averaged, *(d for d in depths_of(s) if d > 0)})
+    by_depth = {d: t.float() for d, t in zip(wanted, teacher(images, depths=wanted), strict=True)}
+    levels = []
+    for d in depths_of(s):
+        if d == 0:
+            tokens = patch_pixels(images, s["patch"])
+        elif d == -1:
+            tokens = patch_gradients(images, s["patch"])
+        elif d == s["depth"] and s["average"] > 1:
+            tokens = sum(normalise_targets(by_depth[i]) for i in averaged) / s["average"]
+        else:
+            tokens = by_depth[d]
+        levels.append(normalise_cells(tokens, s["norm"]))
+    return levels, by_depth[s["depth"]]
+
+
+def goals(s: dict, of_images: Tensor, target_index: Tensor) -> Tensor:
+    """Take targets ``[images, N, D]`` at the target places of every view."""
+    return take(of_images.repeat(s["views"], 1, 1), target_index.flatten(1)).unflatten(1, target_index.shape[1:])
+
+
+def prediction_loss(s: dict, predictions: list[Tensor], levels: list[Tensor], target_index: Tensor) -> Tensor:
+    return sum(
+        F.smooth_l1_loss(found.float(), goals(s, level, target_index)) / len(levels)
+        for found, level in zip(predictions, levels, strict=True)
+    )
+
+
+def cluster_loss(s: dict, prototypes: nn.Linear, found: Tensor, level: Tensor, target_index: Tensor) -> Tensor:
+    logits = F.linear(F.normalize(level.float(), dim=-1), F.normalize(prototypes.weight, dim=-1))
+    with torch.no_grad():
+        assigned = sinkhorn(logits)
+    own = -(assigned * F.log_softmax(logits / 0.12, -1)).sum(-1).mean()
+    return own - (goals(s, assigned, target_index) * F.log_softmax(found.float() / 0.12, -1)).sum(-1).mean()
+
+
+def one_step(s: dict, parts: Parts, images: Tensor, masks: tuple[Tensor, Tensor], fall: float, random) -> tuple:
+    """Return the loss of a step, and its part that is the prediction."""
+    context_index, target_index = masks
+    middle = None
+    with autocast():
+        levels, last = targets(s, parts.teacher, images)
+        seen = images.repeat(s["views"], 1, 1, 1)
+        if s["context_noise"]:
+            seen = seen + s["context_noise"] * torch.randn(seen.shape, generator=random)
+        if s["deep"]:
+            middle, context = parts.encoder(seen, context_index, depths=[s["depth"] // 2, s["depth"]])
+        else:
+            context = parts.encoder(seen, context_index)
+        predictions = parts.predictor(context, context_index, target_index)
+    if s["loss"] == "cluster":
+        own = cluster_loss(s, parts.extra["prototypes"], predictions[0], levels[0], target_index)
     else:
-        trained = [p for m in modules for p in m.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s["wd"]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=s["lr"], fused=True)
+        own = prediction_loss(s, predictions, levels, target_index)
+    loss = s["predict"] * own
+    if middle is not None:
+        goal = take(levels[-1].repeat(s["views"], 1, 1), context_index)
+        loss = loss + s["deep"] * F.smooth_l1_loss(parts.extra["deep"](middle.float()), goal)
+    if s["glob"]:
+        goal = normalise_cells(last.mean(1), s["norm"]).repeat(s["views"], 1)
+        loss = loss + s["glob"] * F.smooth_l1_loss(parts.extra["glob"](context.float().mean(1)), goal)
+    if s["vc"]:
+        loss = loss + fall * s["vc"] * context_variance_covariance(context, context_index)
+    if s["vcgrid"]:
+        loss = loss + fall * s["vcgrid"] * variance_covariance(context.float().mean(1))
+    return loss, float(own.detach())
+
+
+def train(s: dict) -> tuple[nn.Module, dict]:
+    torch.manual_seed(s["seed"])
+    torch.set_num_threads(1)
+    parts = build(s)
+    modules, steps = parts.trained(s), s["images"] // s["batch"]
+    optimizer = optimizer_of(s, modules)
     lr = WarmupCosine(1e-4, s["lr"], 1e-6, round(0.1 * steps), steps)
-    sampler = None
-    if s["masks"] == "block":
-        settings = MaskSettings(
-            num_targets=s["targets"], target_scale=s["scale"], context_scale=s["context"], min_context=4
-        )
-        sampler = MultiBlockSampler((side, side), settings, seed=s["seed"])
-    rng, random = np.random.default_rng(s["seed"]), torch.Generator().manual_seed(s["seed"])
+    masks, random = Masks(s), torch.Generator().manual_seed(s["seed"])
     x, y = load("train")
     if s["rival"]:
-        return rival(s, encoder, x, torch.from_numpy(np.asarray(y)), optimizer, lr, steps)
+        return rival(s, parts.encoder, x, torch.from_numpy(np.asarray(y)), optimizer, lr, steps)
     order, taken = torch.randperm(len(x), generator=random), 0
     per = s["batch"] // s["views"]  # images of a step; each is seen `views` times
     began, losses = time.perf_counter(), []
@@ -288,79 +402,24 @@ def train(s: dict):
         taken += per
         for group in optimizer.param_groups:
             group["lr"] = lr(step)
-        if sampler:
-            masks = sampler.sample(step, s["batch"])
-            context_index, target_index = torch.from_numpy(masks.context), torch.from_numpy(masks.targets)
-        elif s["masks"] == "random":
-            context_index, target_index = random_masks(n, s["batch"], s["keep"], rng)
-            if s["seen"]:
-                target_index = torch.arange(n).expand(s["batch"], 1, n)
-        else:
-            context_index, target_index = inverse_masks(side, s["batch"], s["keep"], rng)
-        cells = []
-        with autocast():
-            with torch.no_grad():
-                wanted = sorted({*range(s["depth"] - s["average"] + 1, s["depth"] + 1), *(d for d in depths if d > 0)})
-                by_depth = {d: t.float() for d, t in zip(wanted, teacher(images, depths=wanted), strict=True)}
-                for d in depths:
-                    if d == 0:
-                        tokens = patch_pixels(images, s["patch"])
-                    elif d == -1:
-                        tokens = patch_gradients(images, s["patch"])
-                    elif d == s["depth"] and s["average"] > 1:
-                        last = range(s["depth"] - s["average"] + 1, s["depth"] + 1)
-                        tokens = sum(normalise_targets(by_depth[i]) for i in last) / s["average"]
-                    else:
-                        tokens = by_depth[d]
-                    cells.append(normalise_cells(tokens, s["norm"]))
-            seen = images.repeat(s["views"], 1, 1, 1)
-            if s["context_noise"]:
-                seen = seen + s["context_noise"] * torch.randn(seen.shape, generator=random)
-            if s["deep"]:
-                middle, context = encoder(seen, context_index, depths=[s["depth"] // 2, s["depth"]])
-            else:
-                context = encoder(seen, context_index)
-            predictions = predictor(context, context_index, target_index)
-        flat = target_index.flatten(1)
-        if cluster:
-            tokens = F.normalize(cells[0].float(), dim=-1)
-            logits = F.linear(tokens, F.normalize(extra["prototypes"].weight, dim=-1))
-            with torch.no_grad():
-                assigned = sinkhorn(logits)
-            loss = -(assigned * F.log_softmax(logits / 0.12, -1)).sum(-1).mean()
-            goal = take(assigned.repeat(s["views"], 1, 1), flat).unflatten(1, target_index.shape[1:])
-            loss = loss - (goal * F.log_softmax(predictions[0].float() / 0.12, -1)).sum(-1).mean()
-        else:
-            loss = 0.0
-            for found, level in zip(predictions, cells, strict=True):
-                goal = take(level.repeat(s["views"], 1, 1), flat).unflatten(1, target_index.shape[1:])
-                loss = loss + F.smooth_l1_loss(found.float(), goal) / len(cells)
-        own = float(loss.detach())
-        loss = s["predict"] * loss
-        weight = 0.5 * (1 + math.cos(math.pi * (step + 1) / steps)) if s["vcfall"] else 1.0
-        if s["deep"]:
-            goal = take(cells[-1].repeat(s["views"], 1, 1), context_index)
-            loss = loss + s["deep"] * F.smooth_l1_loss(extra["deep"](middle.float()), goal)
-        if s["glob"]:
-            goal = normalise_cells(by_depth[s["depth"]].mean(1), s["norm"]).repeat(s["views"], 1)
-            loss = loss + s["glob"] * F.smooth_l1_loss(extra["glob"](context.float().mean(1)), goal)
-        if s["vc"]:
-            loss = loss + weight * s["vc"] * context_variance_covariance(context, context_index)
-        if s["vcgrid"]:
-            loss = loss + weight * s["vcgrid"] * variance_covariance(context.float().mean(1))
+        fall = 0.5 * (1 + math.cos(math.pi * (step + 1) / steps)) if s["vcfall"] else 1.0
+        loss, own = one_step(s, parts, images, masks.draw(step), fall, random)
         loss.backward()
         norm = nn.utils.clip_grad_norm_([p for m in modules for p in m.parameters() if p.grad is not None], 3.0)
         if math.isfinite(float(norm)):
             optimizer.step()
             m = s["momentum"] + (s["final"] - s["momentum"]) * step / steps
             with torch.no_grad():
-                for t, c in zip(teacher.parameters(), encoder.parameters(), strict=True):
+                for t, c in zip(parts.teacher.parameters(), parts.encoder.parameters(), strict=True):
                     t.lerp_(c, 1 - m)
         optimizer.zero_grad()
         losses.append(own)
-    seconds = time.perf_counter() - began
-    told = {"steps": steps, "seconds": round(seconds, 1), "loss": round(float(np.mean(losses[-20:])), 4)}
-    return teacher, told
+    return parts.teacher, told_of(began, steps, losses)
+
+
+def told_of(began: float, steps: int, losses: list[float]) -> dict:
+    seconds = round(time.perf_counter() - began, 1)
+    return {"steps": steps, "seconds": seconds, "loss": round(float(np.mean(losses[-20:])), 4)}
 
 
 def rival(s: dict, encoder, x: Tensor, y: Tensor, optimizer, lr, steps: int):
@@ -386,8 +445,7 @@ def rival(s: dict, encoder, x: Tensor, y: Tensor, optimizer, lr, steps: int):
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     del encoder.head
-    seconds = time.perf_counter() - began
-    return encoder, {"steps": steps, "seconds": round(seconds, 1), "loss": round(float(np.mean(losses[-20:])), 4)}
+    return encoder, told_of(began, steps, losses)
 
 
 def normalise_cells(tokens: Tensor, kind: str) -> Tensor:
@@ -456,7 +514,7 @@ def judge(train_f: dict, train_y, test_f: dict, test_y) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*")
-    parser.add_argument("--results", default="/tmp/exp/screen.jsonl")
+    parser.add_argument("--results", default="runs/screen.jsonl")
     given = parser.parse_args()
     Path(given.results).parent.mkdir(parents=True, exist_ok=True)
     s = parse(given.settings)
