@@ -106,3 +106,13 @@ def test_a_table_before_anything_ran_names_what_is_missing(tmp_path):
     table = (tmp_path / "results/tiny.md").read_text()
     assert table.startswith("# Does a question get a table?")
     assert "Not run yet: one level, seed 0; one level, seed 1; two levels, seed 0;" in table
+
+
+def test_a_stopped_run_starts_no_other(tmp_path, capsys):
+    lab = runpy.run_path(str(LAB), run_name="lab")
+    stopped = [sys.executable, "-c", "raise SystemExit(143)"]  # as hjepa ends after SIGTERM
+    lab["Lab"].run.__globals__["_hjepa"] = lambda command: stopped
+    experiment = lab["Experiment"](name="x", **{**EXPERIMENT, "seeds": list(range(20))})
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        lab["Lab"](experiment, tmp_path / "runs", tmp_path / "results").run()
+    assert capsys.readouterr().out.count("$ hjepa pretrain") == 1

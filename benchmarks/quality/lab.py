@@ -22,7 +22,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import yaml
@@ -90,6 +90,7 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_protocol()
         self._writing = Lock()
+        self._stopped = Event()
 
     def run(self, jobs: int = 1) -> None:
         """Do what is not done yet, seed by seed, ``jobs`` runs at a time, and write the table after each run."""
@@ -101,9 +102,12 @@ class Lab:
                 for done in [pool.submit(self._one, variant, seed, steps[variant]) for variant, seed in todo]:
                     done.result()
             finally:  # an interrupt or a refused command: those that wait do not start any more
+                self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _one(self, variant: str, seed: int, steps: int) -> None:
+        if self._stopped.is_set():
+            return
         if self._pretrain(variant, seed, steps):
             for level in self.experiment.levels(variant):
                 self._evaluate(variant, seed, level)
@@ -214,6 +218,7 @@ class Lab:
         with Path(f"{folder}.log").open("a") as log:
             code = subprocess.run(_hjepa(command), env=self._environment(), stdout=log, stderr=log).returncode
         if code in (130, 143) or code < 0:
+            self._stopped.set()  # here, not where it is caught: this thread would have taken up the next run by then
             raise SystemExit(f"stopped; the same command goes on. Log: {folder}.log")
         if code:
             message = Path(f"{folder}.log").read_text().strip().splitlines()[-1]
