@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,89 @@ def test_a_table_before_anything_ran_names_what_is_missing(tmp_path):
     table = (tmp_path / "results/tiny.md").read_text()
     assert table.startswith("# Does a question get a table?")
     assert "Not run yet: one level, seed 0; one level, seed 1; two levels, seed 0;" in table
+
+
+STAND_IN = """
+import json, sys
+from pathlib import Path
+command, words = sys.argv[1], sys.argv[2:]
+if command == "pretrain":
+    out = Path(words[words.index("--out") + 1])
+    out.mkdir()
+    verdict = {"verdict": "healthy", "evidence": "effective rank 3.0"}
+    about = {"precision": "float32", "versions": {}, "git": None, "hardware": {"cpu": "any"}}
+    (out / "run.json").write_text(json.dumps({"status": "finished", "steps": 3, "verdict": verdict} | about))
+    (out / "words").write_text(" ".join(words))
+else:
+    out = Path(words[0])
+    if Path(sys.argv[0]).with_name("broken").exists():
+        raise SystemExit("hjepa: broken")
+    accuracy = 0.9 if "--optim.lr 0.5" in (out / "words").read_text() else 0.1
+    controls = {"raw_pixels": 0.5, "random_init": 0.5}
+    row = {"protocol": "knn", "pooling": "avg", "level": "last", "labels": "label", "accuracy": accuracy}
+    (out / "evaluation.json").write_text(json.dumps({"results": [row | {"controls": controls}]}))
+"""
+
+
+@pytest.fixture
+def quick(tmp_path, capsys):
+    """A laboratory whose command writes a run's files at once; called with settings, it returns commands and table."""
+    (tmp_path / "hjepa.py").write_text(STAND_IN)
+    found = runpy.run_path(str(LAB), run_name="lab")
+    found["Lab"].run.__globals__["_hjepa"] = lambda command: [sys.executable, str(tmp_path / "hjepa.py"), *command]
+
+    def run(two=None, **settings):
+        variants = {"one": settings} | ({"two": two} if two else {})
+        experiment = found["Experiment"](name="x", **{**EXPERIMENT, "seeds": [0], "base": {}, "variants": variants})
+        found["Lab"](experiment, tmp_path / "runs", tmp_path / "results").run()
+        done = [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("$ hjepa")]
+        return done, (tmp_path / "results/x.md").read_text()
+
+    return run
+
+
+def test_results_of_other_settings_are_not_shown_under_new_ones(quick, tmp_path):
+    assert "| 10.0 |" in quick(**{"optim.lr": 0.001})[1]
+    done, table = quick(**{"optim.lr": 0.5})
+    assert done == ["pretrain", "evaluate"] and "| 90.0 |" in table and "| 10.0 |" not in table
+    assert quick(**{"optim.lr": 0.5}) == ([], table)
+    assert len(list((tmp_path / "runs/x").glob("one-seed0.*.earlier"))) == 1  # put aside, not lost
+
+
+def test_an_evaluation_that_failed_once_is_done_again(quick, tmp_path):
+    (tmp_path / "broken").touch()
+    assert "- **one**, seed 0: hjepa: broken" in quick()[1]
+    (tmp_path / "broken").unlink()
+    done, table = quick()
+    assert done == ["evaluate"] and "| 10.0 |" in table and "Failed" not in table
+
+
+def test_a_failure_does_not_hide_what_was_measured_elsewhere(quick, tmp_path):
+    quick()
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/one-seed0.pretrain.failed.json").write_text('{"message": "hjepa: broken"}')
+    done, table = quick(two={"optim.lr": 0.5})
+    assert done == ["pretrain", "evaluate"]
+    assert "| 10.0 |" in table and "| 90.0 |" in table and "Failed" not in table
+
+
+@pytest.mark.slow
+def test_a_terminated_laboratory_takes_its_run_along_and_goes_on(tmp_path):
+    long = EXPERIMENT | {"equal": {"steps": 100_000}, "seeds": [0], "variants": {"one": {}}}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(long))
+    command = [sys.executable, str(LAB), str(file), "--runs", str(tmp_path), "--results", str(tmp_path / "results")]
+    metrics = tmp_path / "tiny/one-seed0/metrics.jsonl"
+    for _ in range(2):
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        before = metrics.read_text() if metrics.exists() else ""
+        while process.poll() is None and not (metrics.exists() and len(metrics.read_text()) > len(before)):
+            time.sleep(0.05)
+        process.terminate()
+        assert "stopped; the same command goes on" in process.communicate(timeout=120)[1]
+        assert json.loads((metrics.parent / "run.json").read_text())["status"] == "stopped"
+        assert not list(metrics.parent.parent.glob("*failed.json"))
 
 
 def test_a_stopped_run_starts_no_other(tmp_path, capsys):

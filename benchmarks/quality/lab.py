@@ -16,9 +16,11 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,7 @@ class Lab:
         self._refuse_other_protocol()
         self._writing = Lock()
         self._stopped = Event()
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, jobs: int = 1) -> None:
         """Do what is not done yet, seed by seed, ``jobs`` runs at a time, and write the table after each run."""
@@ -104,10 +107,13 @@ class Lab:
             finally:  # an interrupt or a refused command: those that wait do not start any more
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    process.terminate()  # it saves, and the same command goes on
 
     def _one(self, variant: str, seed: int, steps: int) -> None:
         if self._stopped.is_set():
             return
+        self._set_aside_if_changed(variant, seed)
         if self._pretrain(variant, seed, steps):
             for level in self.experiment.levels(variant):
                 self._evaluate(variant, seed, level)
@@ -133,11 +139,28 @@ class Lab:
 
     def _kept(self, variant: str, seed: int) -> dict[str, Any] | None:
         """Return a run of NAME.json, if it was made with what the variant says now."""
-        asked = json.loads(json.dumps([variant, seed, self.experiment.settings(variant)]))
+        asked = [variant, seed, _as_json(self.experiment.settings(variant))]
         for run in (_read(self._book) or {"runs": []})["runs"]:
             if [run["variant"], run["seed"], run["settings"]] == asked:
                 return {"record": run["record"], "results": run["results"]}
         return None
+
+    def _changed(self, variant: str, seed: int) -> bool:
+        """Return whether a run was made with other settings than the variant's of now."""
+        made_with = _read(Path(f"{self.run_folder(variant, seed)}.settings.json"))
+        return made_with not in (None, _as_json(self.experiment.settings(variant)))
+
+    def _set_aside_if_changed(self, variant: str, seed: int) -> None:
+        folder = self.run_folder(variant, seed)
+        if self._changed(variant, seed):
+            for path in (folder, *self._failures(variant, seed)):
+                if path.exists():
+                    path.rename(path.with_name(f"{path.name}.{time.time_ns()}.earlier"))
+        Path(f"{folder}.settings.json").write_text(json.dumps(self.experiment.settings(variant), indent=1))
+
+    def _failures(self, variant: str, seed: int) -> list[Path]:
+        folder = self.run_folder(variant, seed)
+        return sorted(folder.parent.glob(f"{folder.name}.*.failed.json"))
 
     def run_folder(self, variant: str, seed: int) -> Path:
         """Return the run of a variant and a seed."""
@@ -145,13 +168,14 @@ class Lab:
 
     def result(self, variant: str, seed: int) -> dict[str, Any] | None:
         """Return what is known of a run: its record, its evaluations, or how it failed; None before it ran."""
+        if self._changed(variant, seed):
+            return self._kept(variant, seed)
         folder = self.run_folder(variant, seed)
-        record, failure = _read(folder / "run.json"), _read(Path(f"{folder}.failed.json"))
-        if failure:
-            return {"failure": failure["message"]}
+        record = _read(folder / "run.json")
         evaluations = [_read(folder / f"evaluation-{level}.json") for level in self.experiment.levels(variant)]
         if not record or record["status"] != "finished" or not all(evaluations):
-            return self._kept(variant, seed)
+            failures = [{"failure": _read(path)["message"]} for path in self._failures(variant, seed)]
+            return self._kept(variant, seed) or next(iter(failures), None)
         about = {name: record[name] for name in ("steps", "verdict", "precision", "versions", "git")}
         about["cpu"] = record["hardware"]["cpu"]
         return {"record": about, "results": [row for found in evaluations for row in found["results"]]}
@@ -163,12 +187,12 @@ class Lab:
         folder, record = self.run_folder(variant, seed), _read(self.run_folder(variant, seed) / "run.json")
         if record and record["status"] == "finished":
             return True
-        if Path(f"{folder}.failed.json").exists():
+        if Path(f"{folder}.pretrain.failed.json").exists():
             return False
         options = {**self.experiment.settings(variant), "train.seed": seed, "train.steps": steps}
         resume = ["--resume"] if record else _as_options(options)
         command = ["pretrain", self.experiment.data, "--out", str(folder), *resume]
-        return self._hjepa(command, folder)
+        return self._hjepa(command, folder, "pretrain")
 
     def _evaluate(self, variant: str, seed: int, level: str) -> None:
         folder, asked = self.run_folder(variant, seed), self.experiment.evaluate
@@ -178,7 +202,7 @@ class Lab:
         limits = [f"--{k.replace('_', '-')}={asked[k]}" for k in ("max_train", "max_test") if k in asked]
         names = [f"--protocols={','.join(asked['protocols'])}", f"--pooling={','.join(asked['poolings'])}"]
         sets = [f"--train={asked['train']}", f"--test={asked['test']}", f"--level={level}"]
-        if self._hjepa(["evaluate", str(folder), *sets, *names, *limits], folder):
+        if self._hjepa(["evaluate", str(folder), *sets, *names, *limits], folder, f"evaluate-{level}"):
             (folder / "evaluation.json").rename(kept)
 
     def _steps(self, variant: str) -> int:
@@ -193,14 +217,17 @@ class Lab:
     def _seconds_per_step(self) -> dict[str, float]:
         """Measure all variants in turns, once: later parts of the experiment use the same numbers."""
         kept = self.folder / "seconds_per_step.json"
-        measured: dict[str, list[float]] = _read(kept) or {variant: [] for variant in self.experiment.variants}
-        for variant in self.experiment.variants:
-            measured.setdefault(variant, [])
+        settings = {variant: _as_json(self.experiment.settings(variant)) for variant in self.experiment.variants}
+        measured: dict[str, list[float]] = {variant: [] for variant in settings}
+        for one in _read(kept) or []:
+            if settings.get(one["variant"]) == one["settings"]:
+                measured[one["variant"]] = one["seconds"]
         for _ in range(ROUNDS):
             for variant, seconds in measured.items():
-                if len(seconds) < ROUNDS and variant in self.experiment.variants:
+                if len(seconds) < ROUNDS:
                     seconds.append(self._plan(variant)["plan"]["seconds_per_step"])
-        kept.write_text(json.dumps(measured))
+        rows = [{"variant": v, "settings": settings[v], "seconds": seconds} for v, seconds in measured.items()]
+        kept.write_text(json.dumps(rows))
         return {variant: statistics.median(seconds) for variant, seconds in measured.items()}
 
     def _plan(self, variant: str) -> dict[str, Any]:
@@ -212,17 +239,25 @@ class Lab:
         plan: dict[str, Any] = json.loads(done.stdout)
         return plan
 
-    def _hjepa(self, command: list[str], folder: Path) -> bool:
+    def _hjepa(self, command: list[str], folder: Path, what: str) -> bool:
         """Run a command with its output kept beside the run; a failure is recorded, an interrupt is not one."""
         print("$ hjepa", " ".join(command), flush=True)
         with Path(f"{folder}.log").open("a") as log:
-            code = subprocess.run(_hjepa(command), env=self._environment(), stdout=log, stderr=log).returncode
-        if code in (130, 143) or code < 0:
+            process = subprocess.Popen(_hjepa(command), env=self._environment(), stdout=log, stderr=log)
+            self._running.add(process)
+            code = process.wait()
+            self._running.discard(process)
+        said = Path(f"{folder}.log").read_text().strip().splitlines()[-1:]
+        elsewhere = code == 2 and "another process is training this run" in " ".join(said)
+        if code in (130, 143) or code < 0 or elsewhere:
             self._stopped.set()  # here, not where it is caught: this thread would have taken up the next run by then
-            raise SystemExit(f"stopped; the same command goes on. Log: {folder}.log")
+            why = said[0] if elsewhere else "stopped; the same command goes on"
+            raise SystemExit(f"{why}. Log: {folder}.log")
+        failure = Path(f"{folder}.{what}.failed.json")
         if code:
-            message = Path(f"{folder}.log").read_text().strip().splitlines()[-1]
-            Path(f"{folder}.failed.json").write_text(json.dumps({"command": command, "message": message}))
+            failure.write_text(json.dumps({"command": command, "message": " ".join(said)}))
+        else:
+            failure.unlink(missing_ok=True)
         return code == 0
 
     def _environment(self) -> dict[str, str]:
@@ -230,7 +265,7 @@ class Lab:
 
     def _refuse_other_protocol(self) -> None:
         kept = self.folder / "protocol.json"
-        protocol = json.loads(json.dumps(self.experiment.protocol))
+        protocol = _as_json(self.experiment.protocol)
         if kept.exists() and _read(kept) != protocol:
             raise SystemExit(f"{self.folder} holds runs of another protocol ({kept}): use another --runs, or remove it")
         if self._book.exists() and _read(self._book)["protocol"] != protocol:
@@ -355,6 +390,11 @@ def _hjepa(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "hjepa.cli", *command]
 
 
+def _as_json(value: Any) -> Any:
+    """Return a value as it reads after it was written."""
+    return json.loads(json.dumps(value))
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -373,10 +413,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--table", action="store_true", help="only write the table anew")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt: children are told, too
     for path in asked.experiments:
         lab = Lab(Experiment.load(path), asked.runs, asked.results)
         if not asked.table:
-            lab.run(asked.jobs)
+            try:
+                lab.run(asked.jobs)
+            except KeyboardInterrupt:
+                raise SystemExit("stopped; the same command goes on") from None
         print(write_table(lab))
 
 
