@@ -2,6 +2,8 @@
 
 import html
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -307,3 +309,61 @@ def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, 
     assert resolved.config.recipe == recipe
     assert resolved.origin["recipe"] == origin
     assert plan.steps == resolved.config.train.steps
+
+
+def test_what_was_measured_on_images_of_the_same_name_does_not_stay(run):
+    (run.path / "evaluation.json").unlink(missing_ok=True)
+
+    def ask(protocol, **changed):
+        source = labelled(60)
+        for name, value in changed.items():
+            setattr(source, name, value)
+        hjepa.evaluate(run, train=source, test=source, protocols=protocol)
+        return [row["protocol"] for row in json.loads((run.path / "evaluation.json").read_text())["results"]]
+
+    assert ask("knn") == ["knn"]
+    assert ask("linear", images=255 - labelled(60).images) == ["linear"]
+    assert ask("knn", images=255 - labelled(60).images) == ["linear", "knn"]
+    relabelled = {"label": np.roll(labelled(60).labels["label"], 1)}
+    assert ask("linear", images=255 - labelled(60).images, _labels=relabelled) == ["linear"]
+
+
+@pytest.mark.parametrize("words", [["--budget", "1min", "--out", "run"], ["--plan"]])
+def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypatch, tmp_path, capsys):
+    def full(config):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hjepa.training.plan.build_model", full)  # stands for a GPU
+    length = {} if "--plan" in words else {"train__steps": "none"}
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "scenes", *words, *tiny_options(**length, optim__variance_covariance=0)])
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error == "hjepa: out of memory with optim.batch_size = 8 in 1 micro-batches: use --optim.accumulate 2; " + (
+        "add --resume if the run had saved a checkpoint\n"
+    )
+
+
+def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr("hjepa.api.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu"))
+    api._layers(None, None, "20min", ["--train.device", "cpu"], {})
+    api._layers(None, None, None, [], {"train": {"device": "cpu", "budget": "20min"}})
+    api._layers(None, None, "20min", [], {})
+    assert asked == ["cpu", "cpu", "auto"]
+
+
+def test_the_next_step_of_a_verdict_can_be_copied(tmp_path, capsys):
+    """The command that had --overwrite was advised again, with --resume, which contradict each other."""
+    out = tmp_path / "a run"
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit) as left:
+            main(["pretrain", "scenes", "--out", str(out), *tiny_options(train__steps=2), *more])
+        assert left.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    words = shlex.split(re.findall(r"hjepa (pretrain \S+ --out .+? --resume --extend-to \d+)", shown)[-1])
+    assert words[:4] == ["pretrain", "scenes", "--out", str(out)]
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 0

@@ -174,6 +174,10 @@ CASES = {
         "pretrain scenes --out run --optim.lr",
         "--optim.lr needs a value, such as --optim.lr 0.001",
     ),
+    "budget without a value": (
+        "pretrain scenes --out run --train.budget",
+        "--train.budget needs a value, such as --train.budget 20min",
+    ),
     "patch size that does not divide": (
         "pretrain scenes --out run --data.image_size 30 --model.patch_size 4",
         "model.patch_size = 4 does not divide data.image_size = 30: use an image size of 28 or 32",

@@ -182,6 +182,11 @@ def test_every_make_target_that_is_named_exists():
 def test_every_file_of_the_reading_list_exists_and_the_step_is_one_screen():
     import ast
 
+    readme = (ROOT / "README.md").read_text()
+    (order,) = (line for line in readme.splitlines() if line.startswith("Read these files in this order"))
+    files = re.findall(r"\]\((src/[^)]+\.py)\)", order)
+    assert "src/hjepa/training/trainer.py" in files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
     tree = ast.parse((ROOT / "src/hjepa/training/trainer.py").read_text())
     step = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "train_step")
     assert step.end_lineno - step.lineno < 60

@@ -174,6 +174,15 @@ def test_a_failure_does_not_hide_what_was_measured_elsewhere(quick, tmp_path):
     assert "| 10.0 |" in table and "| 90.0 |" in table and "Failed" not in table
 
 
+def test_a_page_whose_results_were_not_kept_is_not_written_over(quick, tmp_path):
+    quick()
+    (tmp_path / "results/x.json").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(SystemExit, match=r"x\.md has rows and no x\.json"):
+        quick()
+    assert "| 10.0 |" in (tmp_path / "results/x.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_terminated_laboratory_takes_its_run_along_and_goes_on(tmp_path):
     long = EXPERIMENT | {"equal": {"steps": 100_000}, "seeds": [0], "variants": {"one": {}}}

@@ -270,6 +270,9 @@ class Lab:
             raise SystemExit(f"{self.folder} holds runs of another protocol ({kept}): use another --runs, or remove it")
         if self._book.exists() and _read(self._book)["protocol"] != protocol:
             raise SystemExit(f"{self._book} holds results of another protocol: rename the experiment, or remove it")
+        page = self._book.with_suffix(".md")
+        if page.exists() and not self._book.exists() and "\n| raw pixels" in page.read_text():
+            raise SystemExit(f"{page} has rows and no {self._book.name}: they would be lost; rename the experiment")
         kept.write_text(json.dumps(protocol, indent=1))
 
 

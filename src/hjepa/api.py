@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +24,13 @@ from hjepa.config import Layer, Resolved
 from hjepa.conformance import audited
 from hjepa.data.augment import Fit
 from hjepa.data.loader import FittedImages, Share
-from hjepa.data.sources import ImageSource, fashion_mnist_is_here, open_source, renumber_classes
+from hjepa.data.sources import (
+    ImageSource,
+    fashion_mnist_is_here,
+    fingerprint_with_labels,
+    open_source,
+    renumber_classes,
+)
 from hjepa.errors import UserError
 from hjepa.masking import Coverage, coverage, svg
 from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
@@ -180,14 +186,18 @@ def pretrain(
         accelerator = start_accelerator(resolved.config)
         resolved = agree(resolved)
         _check_before_training(resolved, accelerator)
-        resolved = keep_budget(resolved, source, accelerator)
-        try:
+        with _out_of_memory_in_words(resolved):
+            resolved = keep_budget(resolved, source, accelerator)
             model = build_model(resolved.config)
+            loaded = _saved(folder) if resume else None
+            if resume and not loaded:
+                init_from = record.get("init_from")
             notices = _load_into(model, init_from)
-            loaded = checkpoints.load(folder.checkpoints / "last") if resume else None
+            if resume and not loaded:
+                notices.append("the run had saved nothing yet: it begins again at its first step")
             if not resume:
                 record = new_record(command or _as_call(data, out), source, model, resolved.config)
-                record["repeat"] = _repeat(data, out, init_from)
+                record |= {"repeat": _repeat(data, out, init_from), "init_from": init_from and os.fspath(init_from)}
             trainer = build_trainer(resolved.config, model, accelerator)
             batches = Batches(resolved.config, source, accelerator)
             session = Session(resolved, source, trainer, batches, folder, record, listener)
@@ -209,9 +219,14 @@ def pretrain(
                     listener.on_notice(text)
             accelerator.wait_for_everyone()
             _train(session, from_weights=init_from is not None)
-        except RuntimeError as error:
-            raise _as_out_of_memory(error, resolved) or error from None
     return Run(Path(out).expanduser())
+
+
+def _saved(folder: RunFolder) -> checkpoints.Checkpoint | None:
+    """Return the newest checkpoint; None if the run was ended before its first one, so that nothing is lost by it."""
+    if any(folder.checkpoints.glob("*")) or folder.encoder.exists():
+        return checkpoints.load(folder.checkpoints / "last")
+    return None
 
 
 def _train(session: Session, *, from_weights: bool) -> None:
@@ -248,8 +263,9 @@ def plan(
     resolved, source = prepare(data, _layers(recipe, config, budget, options, settings))
     accelerator = start_accelerator(resolved.config)
     _check_before_training(resolved, accelerator)
-    resolved = keep_budget(resolved, source, accelerator)
-    return resolved, measure_plan(resolved.config, source, accelerator)
+    with _out_of_memory_in_words(resolved):
+        resolved = keep_budget(resolved, source, accelerator)
+        return resolved, measure_plan(resolved.config, source, accelerator)
 
 
 def prepare(data: Any, layers: list[Layer]) -> tuple[Resolved, ImageSource]:
@@ -308,6 +324,7 @@ def evaluate(
     record = {
         "train": labelled[0].name,
         "test": labelled[1].name,
+        "images": [fingerprint_with_labels(source) for source in sources],
         "step": encoder.card["provenance"]["step"],
         "precision": precision,
     }
@@ -397,18 +414,20 @@ def _layers(
         if recipe and named not in (None, recipe):
             raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
     elif not recipe:
-        layers += _chosen_recipe(next((str(train["budget"]) for train in trains if train.get("budget")), None))
+        asked = {name: v for train in trains for name, v in train.items()}  # the command line last
+        layers += _chosen_recipe(asked.get("budget"), str(asked.get("device", "auto")))
     return [*layers, *given]
 
 
-def _chosen_recipe(budget: str | None) -> list[Layer]:
-    """Return the recipe for a budget on this machine, and why; the default without a budget."""
-    device = choose_device("auto").type
-    shorter, limit, longer = RECIPES_BY_BUDGET[device]
+def _chosen_recipe(budget: Any, wanted: str) -> list[Layer]:
+    """Return the recipe for a budget on a device of this machine, and why; the default without a budget."""
     try:
-        name = longer if configuration.budget_seconds(budget or "") >= limit else shorter
-    except ValueError:  # the budget itself is refused where it is read
+        seconds = configuration.budget_seconds(str(budget))
+    except ValueError:  # the budget itself is refused where it is read; None is no budget
         return [configuration.read_recipe(DEFAULT_RECIPE)]
+    device = choose_device(wanted).type
+    shorter, limit, longer = RECIPES_BY_BUDGET[device]
+    name = longer if seconds >= limit else shorter
     return [configuration.read_recipe(name), Layer(f"recipe chosen for {budget} on {device}", {"recipe": name})]
 
 
@@ -527,21 +546,25 @@ def _write_mask_statistics(folder: RunFolder, resolved: Resolved) -> None:
     write_json(folder.masks, statistics.to_json() | {"svg": svg(statistics)})
 
 
-def _as_out_of_memory(error: RuntimeError, resolved: Resolved) -> UserError | None:
-    """Return the user's version of an allocation that failed, or None for any other error."""
-    text = str(error).lower()
-    if "out of memory" not in text and "allocate memory" not in text:
-        return None
-    parts = resolved.config.optim.accumulate
-    if resolved.config.optim.variance_covariance:
-        return UserError(
-            f"out of memory with optim.batch_size = {resolved.config.optim.batch_size}: use a smaller one "
-            "(optim.variance_covariance compares all images of a step, so it cannot be split)"
-        )
-    return UserError(
-        f"out of memory with optim.batch_size = {resolved.config.optim.batch_size} in {parts} micro-batches: "
-        f"use --optim.accumulate {parts * 2}; add --resume if the run had saved a checkpoint"
-    )
+@contextlib.contextmanager
+def _out_of_memory_in_words(resolved: Resolved) -> Iterator[None]:
+    """Turn an allocation that failed into the user's version of it; any other error goes its way."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "out of memory" not in text and "allocate memory" not in text:
+            raise
+        optim = resolved.config.optim
+        if optim.variance_covariance:
+            raise UserError(
+                f"out of memory with optim.batch_size = {optim.batch_size}: use a smaller one "
+                "(optim.variance_covariance compares all images of a step, so it cannot be split)"
+            ) from None
+        raise UserError(
+            f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "
+            f"use --optim.accumulate {optim.accumulate * 2}; add --resume if the run had saved a checkpoint"
+        ) from None
 
 
 def mask_statistics(

@@ -105,7 +105,8 @@ def pretrain(
     if json:
         print(jsonlib.dumps(run.summary()))
         return
-    print(f"\nverdict    {run.verdict}".replace("RUN", str(run.path)))
+    verdict = str(run.verdict).replace("pretrain DATA", shlex.join(["pretrain", data]))
+    print(f"\nverdict    {verdict}".replace("RUN", shlex.quote(str(run.path))))
     print(f"encoder    {run.path / 'encoder.safetensors'}\nreport     {run.report}")
 
 
@@ -313,7 +314,9 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         command(*bound.args, **bound.kwargs)
     except Stopped as stopped:
-        return leave(stopped, say=_complain)
+        given = bound.arguments
+        again = shlex.join(["hjepa", "pretrain", str(given["data"]), "--out", str(given["out"]), "--resume"])
+        return leave(stopped, again=again, say=_complain)
     if words[:1] == ["pretrain"] and {"--help", "-h"} & set(words):
         _print_settings()
     return 0

@@ -447,6 +447,8 @@ def load(text: str) -> Resolved:
     origin = dict.fromkeys(field_names(), "default")
     section = ""
     for line in text.splitlines():
+        if line.startswith("#"):
+            continue
         setting, _, comment = line.partition("  # ")
         field, _, value = setting.partition(":")
         if not value.strip():
@@ -539,6 +541,8 @@ def _plain(value: Any) -> Any:
 
 
 def _example(name: str) -> Any:
+    if name == "train.budget":
+        return "20min"
     default = dict(_fields(Config))[name].default
     return 1 if default is None else ",".join(map(str, default)) if isinstance(default, tuple) else default
 

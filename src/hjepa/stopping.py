@@ -15,9 +15,12 @@ class Stopped(Exception):
         self.number, self.step = number, step
 
 
-def leave(stopped: Stopped, *, say: Callable[[str], None]) -> int:
-    """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first."""
-    say(f"{stopped}: saved; go on with the same command and --resume")
+def leave(stopped: Stopped, *, again: str, say: Callable[[str], None]) -> int:
+    """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first.
+
+    ``again`` is the command that goes on; under a launcher (torchrun) it is what follows it.
+    """
+    say(f"{stopped}: saved; go on with {again}")
     job = os.environ.get("SLURM_JOB_ID")
     first = os.environ.get("RANK", "0") == "0"
     if stopped.number == signal.SIGUSR1 and job and first and shutil.which("scontrol"):

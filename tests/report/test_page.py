@@ -265,7 +265,7 @@ def test_run_that_has_just_started(tmp_path: Path) -> None:
 def test_run_with_one_line_of_metrics(tmp_path: Path) -> None:
     parsed = Page(read(make_run(tmp_path / "run", lines=1, status="stopped")))
     assert parsed.count("svg") == 9
-    assert "with --resume" in parsed.all_text()
+    assert "hjepa pretrain DATA --out RUN --resume" in parsed.all_text()
 
 
 def test_evaluation_without_metrics(tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def test_accumulating_equals_one_batch_with_several_contexts():
         torch.testing.assert_close(tensor, weights(four.model)[name], rtol=1e-9, atol=1e-12)
 
 
+def test_health_looks_at_a_level_that_is_trained():
+    trainer, batches, _ = trainer_of(tiny(model={"levels": [1, 2]}))
+    (batch,) = next(batches)
+    with torch.no_grad():
+        forward = trainer.model(*batch)
+    for shares, judged in (((0.5, 0.5), 1), ((0.0, 1.0), 1), ((1.0, 0.0), 0)):
+        measured = measure_levels(forward, "smooth-l1", shares)
+        assert measured["own_similarity"] == measured["levels"][judged]["own_similarity"]
+
+
 def test_health_compares_an_image_with_others_only():
     """With one context an image or three, the first of which is the same, the measures are the same."""
     trainer, batches, _ = trainer_of(tiny(**THREE))

@@ -18,6 +18,7 @@ from hjepa.training.health import (
     teacher_distance,
 )
 from hjepa.training.remedies import Remedies
+from hjepa.training.session import mask_sampler
 
 B, N, D, K, T = 64, 16, 24, 4, 3
 
@@ -215,13 +216,15 @@ def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
     for setting, value in re.findall(r"--(\S+) ([\d.,]+)", words):
         together = re.findall(r"--(\S+) ([\d.,]+)", remedies.smaller_targets()) if "masking" in setting else []
         given = [word for pair in {(setting, value), *together} for word in (f"--{pair[0]}", pair[1])]
-        assert resolve([*layers, read_options(given)]).origin[setting] == "command line"
+        changed = resolve([*layers, read_options(given)])
+        assert changed.origin[setting] == "command line"
+        mask_sampler(changed.config).sample(0, 2)
 
 
 def test_a_finished_run_is_not_told_to_wait():
     assert judge(lines_with([0.5]), grace=60, remedies=Remedies({}, 40)).next_step == "wait"
     finished = judge(lines_with([0.5, 0.5]), grace=60, remedies=Remedies({}, 40))
-    assert finished.next_step == "train longer (the same command with --resume --extend-to 120)"
+    assert finished.next_step == "train longer (hjepa pretrain DATA --out RUN --resume --extend-to 120)"
 
 
 def test_health_remembers_what_it_needs_only():

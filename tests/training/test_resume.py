@@ -88,6 +88,33 @@ def test_killed_twice_and_resumed_is_bit_identical(undisturbed, tmp_path):
     assert_identical(out, undisturbed)
 
 
+def test_killed_before_its_first_checkpoint_it_begins_again(undisturbed, tmp_path):
+    out = tmp_path / "run"
+    process = start(pretrain(out), tmp_path / "log")
+    assert kill_when(process, reached(out, 1))
+    assert not list((out / "checkpoints").glob("*"))
+    done = call(*pretrain(out, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert "the run had saved nothing yet: it begins again at its first step" in done.stdout
+    assert_identical(out, undisturbed)
+
+
+def test_begun_again_it_has_the_weights_it_started_from(undisturbed, tmp_path):
+    options = ("--init-from", undisturbed, "--train.checkpoint_every", 30)
+    assert call(*pretrain(tmp_path / "whole", *options)).returncode == 0
+    process = start(pretrain(tmp_path / "run", *options), tmp_path / "log")
+    assert kill_when(process, reached(tmp_path / "run", 1))
+    done = call("pretrain", "scenes", "--out", tmp_path / "run", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_identical(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_begun_again(copy):
+    for folder in (copy / "checkpoints").iterdir():
+        folder.unlink() if folder.is_symlink() else subprocess.run(["rm", "-r", folder], check=True)
+    assert "no checkpoint here, nothing to resume from" in refused(copy)
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_is_bit_identical(undisturbed, tmp_path):
     out = tmp_path / "run"
@@ -109,7 +136,9 @@ def test_sigterm_saves_and_exits_143(undisturbed, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     text = (tmp_path / "log").read_text()
-    assert "hjepa: SIGTERM at step" in text and "saved; go on with the same command and --resume" in text
+    assert (
+        "hjepa: SIGTERM at step" in text and f"saved; go on with hjepa pretrain scenes --out {out} --resume\n" in text
+    )
     assert '"status": "stopped"' in (out / "run.json").read_text()
     done = call(*pretrain(out, "--resume"))
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """Files are replaced whole or not at all; what must not be lost is refused."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -36,6 +37,14 @@ def test_metrics_are_cut_and_half_lines_ignored(tmp_path):
     folder.cut_metrics(2)
     folder.append_metrics({"step": 3, "loss": 1.0})
     assert folder.read_metrics() == [{"step": 1, "loss": None}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
+
+
+def test_no_level_writes_what_is_not_json(tmp_path):
+    run = RunFolder(tmp_path)
+    run.append_metrics({"step": 1, "loss": math.nan, "levels": [{"loss": math.inf, "gap": 0.5}, {"loss": 1.0}]})
+    assert run.metrics.read_text() == (
+        '{"step": 1, "loss": null, "levels": [{"loss": null, "gap": 0.5}, {"loss": 1.0}]}\n'
+    )
 
 
 def test_overwriting_replaces_a_run_and_nothing_else(tmp_path):

@@ -396,6 +396,14 @@ def renumber_classes(train: ImageSource, test: ImageSource) -> None:
     test.labels["label"] = np.array([numbers[asked[own]] for own in test.labels["label"].tolist()], dtype=np.int64)
 
 
+def fingerprint_with_labels(source: ImageSource) -> str:
+    """Return a string that changes when the images, their order or their labels change."""
+    digest = hashlib.sha256(source.fingerprint().encode())
+    for name, numbers in sorted(source.labels.items()):
+        digest.update(name.encode() + np.ascontiguousarray(numbers).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _class_names(source: ImageSource) -> dict[int, str]:
     """Return the name of each class number that occurs."""
     names = getattr(source, "classes", None)

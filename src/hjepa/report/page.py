@@ -327,7 +327,9 @@ def _advice(run: Mapping[str, Any], *, evaluated: bool) -> list[str]:
     if status == "running":
         advice.append("Let it run on. This page shows the state at the moment it was written.")
     if status in ("stopped", "failed"):
-        advice.append("To go on from the last checkpoint, give the same command again with --resume.")
+        advice.append(
+            "To go on from the last checkpoint: hjepa pretrain DATA --out RUN --resume, where RUN is this folder."
+        )
     if verdict.get("verdict") not in (None, "healthy") and run.get("verdict_history"):
         advice.append("Find where it began: numbered lines on the curves mark every change of the verdict.")
     if not evaluated and "hjepa evaluate" not in str(verdict.get("next_step")):

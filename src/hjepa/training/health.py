@@ -60,12 +60,12 @@ def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
 
 
 def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float]) -> dict[str, Any]:
-    """Measure the last level; the loss of trivial predictors is that of all levels together.
+    """Measure the last level that has a weight; the loss of trivial predictors is that of all levels together.
 
     With several levels ``levels`` holds the measures of each, in their order, its own loss among them.
     """
     each = [measure(level, loss) for level in forward.levels]
-    whole: dict[str, Any] = dict(each[-1])
+    whole: dict[str, Any] = dict(each[max(number for number, share in enumerate(shares) if share > 0)])
     for name in ("loss_mean_token", "loss_position_mean"):
         whole[name] = sum(share * found[name] for share, found in zip(shares, each, strict=True))
     if len(each) > 1:

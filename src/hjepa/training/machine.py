@@ -27,7 +27,7 @@ def choose_device(wanted: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
-    if not available[wanted]:
+    if not available.get(wanted):
         have = ", ".join(name for name, there in available.items() if there)
         raise UserError(f"train.device = {wanted}: not available here, this machine has {have}")
     return torch.device(wanted)

@@ -57,7 +57,9 @@ class Remedies:
         """Say how a run gets more steps: a finished one has to be told."""
         if self.total_steps is None or step < self.total_steps:
             return "train longer"
-        return f"train longer (the same command with --resume --extend-to {max(2 * self.total_steps, at_least)})"
+        return (
+            f"train longer (hjepa pretrain DATA --out RUN --resume --extend-to {max(2 * self.total_steps, at_least)})"
+        )
 
 
 def either(*remedies: str) -> str:

@@ -170,5 +170,9 @@ def _complete_lines(text: str) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -68,6 +68,11 @@ FREE_TO_CHANGE = {
 }
 
 
+CONFIG_NOTE = (
+    "# Used with --config for another run: train.steps says how long; without it train.budget, or train.epochs.\n"
+)
+
+
 class Listener(Protocol):
     """Who is told how training goes; the command line draws it, a test collects it."""
 
@@ -679,7 +684,7 @@ def new_record(command: str, source: ImageSource, model: HJEPA, config: Config) 
 
 def write_config(folder: RunFolder, resolved: Resolved) -> None:
     """Write config.yaml."""
-    write_text(folder.config, dump(resolved))
+    write_text(folder.config, CONFIG_NOTE + dump(resolved))
 
 
 def now() -> str:
