@@ -5,6 +5,7 @@ lasting global setting is touched. The same numbers give the same bytes.
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -37,6 +39,8 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "hjepa report",
     "text.parse_math": False,  # labels come from users: a dollar sign is a dollar sign
     "font.size": 8.0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": COLOURS["ink"],
     "axes.labelcolor": COLOURS["soft"],
     "axes.edgecolor": COLOURS["soft"],
@@ -209,14 +213,20 @@ def curve_svg(curve: Curve, columns: Columns, changes: Sequence[tuple[int, float
         return None
     height = 2.3 if len(panels) == 1 else 0.55 + 0.95 * len(panels)
     with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, height), layout="constrained")
+        figure = Figure((WIDTH, height))
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
             _draw_panel(axes, panel, columns)
             _draw_changes(axes, changes, numbered=panel is panels[0])
+        above = 0.2  # inches: the numbers of verdict changes
         if len(panels) == 1 and len(panels[0].series) > 1:
-            figure.legend(loc="outside upper left", ncols=2, borderpad=0.0, columnspacing=1.2)
+            figure.legend(loc="upper left", ncols=2, borderpad=0.0, borderaxespad=0.3, columnspacing=1.2)
+            above += 0.14 * math.ceil(len(panels[0].series) / 2)
         grid[-1, 0].set_xlabel("step")
+        # Margins by hand: nine pictures that measure their own text (layout="constrained") take seconds a page.
+        figure.subplots_adjust(
+            left=0.75 / WIDTH, right=1 - 0.12 / WIDTH, bottom=0.42 / height, top=1 - above / height, hspace=0.22
+        )
         summary = f"{curve.title}, by step. " + " ".join(_in_words(panel, columns) for panel in panels)
         return _svg(figure, curve.name, summary)
 
@@ -340,7 +350,7 @@ def _svg(figure: Figure, name: str, summary: str) -> Markup:
         # Text stays text, so the reader's browser has the letters that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=no_metadata)  # savefig draws twice
     svg = buffer.getvalue()
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
