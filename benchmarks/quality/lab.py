@@ -99,10 +99,13 @@ class Lab:
         """Do what is not done yet, seed by seed, ``jobs`` runs at a time, and write the table after each run."""
         todo = [(v, seed) for seed in self.experiment.seeds for v in self.experiment.variants]
         todo = [one for one in todo if self._kept(*one) is None]
-        steps = {variant: self._steps(variant) for variant in dict(todo)}
+        untrained = {
+            variant for variant, seed in todo if self._changed(variant, seed) or not self._trained(variant, seed)
+        }
+        steps = {variant: self._steps(variant) for variant in self.experiment.variants if variant in untrained}
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for done in [pool.submit(self._one, variant, seed, steps[variant]) for variant, seed in todo]:
+                for done in [pool.submit(self._one, variant, seed, steps.get(variant, 0)) for variant, seed in todo]:
                     done.result()
             finally:  # an interrupt or a refused command: those that wait do not start any more
                 self._stopped.set()
@@ -145,6 +148,10 @@ class Lab:
                 return {"record": run["record"], "results": run["results"]}
         return None
 
+    def _trained(self, variant: str, seed: int) -> bool:
+        record = _read(self.run_folder(variant, seed) / "run.json")
+        return bool(record) and record["status"] == "finished"
+
     def _changed(self, variant: str, seed: int) -> bool:
         """Return whether a run was made with other settings than the variant's of now."""
         made_with = _read(Path(f"{self.run_folder(variant, seed)}.settings.json"))
@@ -185,7 +192,7 @@ class Lab:
     def _pretrain(self, variant: str, seed: int, steps: int) -> bool:
         """Train a variant unless it is finished; False if it failed, now or before."""
         folder, record = self.run_folder(variant, seed), _read(self.run_folder(variant, seed) / "run.json")
-        if record and record["status"] == "finished":
+        if self._trained(variant, seed):
             return True
         if Path(f"{folder}.pretrain.failed.json").exists():
             return False
