@@ -224,7 +224,7 @@ def pretrain(
 
 def _saved(folder: RunFolder) -> checkpoints.Checkpoint | None:
     """Return the newest checkpoint; None if the run was ended before its first one, so that nothing is lost by it."""
-    if any(folder.checkpoints.glob("*")) or folder.encoder.exists():
+    if any(folder.checkpoints.glob("[!.]*")) or folder.encoder.exists():
         return checkpoints.load(folder.checkpoints / "last")
     return None
 

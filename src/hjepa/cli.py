@@ -105,8 +105,8 @@ def pretrain(
     if json:
         print(jsonlib.dumps(run.summary()))
         return
-    verdict = str(run.verdict).replace("pretrain DATA", shlex.join(["pretrain", data]))
-    print(f"\nverdict    {verdict}".replace("RUN", shlex.quote(str(run.path))))
+    verdict = str(run.verdict).replace("RUN", shlex.quote(str(run.path)))
+    print("\nverdict    " + verdict.replace("pretrain DATA", shlex.join(["pretrain", data])))
     print(f"encoder    {run.path / 'encoder.safetensors'}\nreport     {run.report}")
 
 
@@ -314,8 +314,8 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         command(*bound.args, **bound.kwargs)
     except Stopped as stopped:
-        given = bound.arguments
-        again = shlex.join(["hjepa", "pretrain", str(given["data"]), "--out", str(given["out"]), "--resume"])
+        data, out = (str(bound.arguments.get(*name)) for name in (("data", "DATA"), ("out", "RUN")))
+        again = shlex.join(["hjepa", "pretrain", data, "--out", out, "--resume"])
         return leave(stopped, again=again, say=_complain)
     if words[:1] == ["pretrain"] and {"--help", "-h"} & set(words):
         _print_settings()
