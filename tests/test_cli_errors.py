@@ -11,8 +11,8 @@ from commands import hjepa, tree
 from conftest import tiny_options
 from PIL import Image
 
-import hjepa.data.sources as sources
 from hjepa.cli import main
+from hjepa.data.sources import named
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ CASES = {
     ),
     "missing folder": (
         "pretrain nowhere --out run",
-        "nowhere is neither a folder nor a known data set: check the path, or use scenes or fashion-mnist",
+        "nowhere is neither a folder nor a known data set: check the path, or use cifar10, fashion-mnist or scenes",
     ),
     "plan of a run that exists": (
         "pretrain scenes --out run --plan --resume",
@@ -113,7 +113,7 @@ CASES = {
     ),
     "a file as data": (
         "pretrain notes.md --out run",
-        "notes.md is a file: pass a folder of images, or a .txt or .csv list of paths",
+        "notes.md is a file: pass a folder of images, a .txt or .csv list of paths, or an .npz file of arrays",
     ),
     "empty list": ("pretrain empty.txt --out run", "empty.txt names no images: write one path a line"),
     "list with a missing file": (
@@ -351,7 +351,7 @@ def test_fashion_mnist_absent_and_offline_says_all_three_ways(complaint, monkeyp
     def offline(*_args, **_kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(sources, "FASHION_FOLDERS", (Path("fashion-mnist"),))
+    monkeypatch.setattr(named, "FASHION_FOLDERS", (Path("fashion-mnist"),))
     monkeypatch.setattr(datasets, "FashionMNIST", offline)  # stands for the network
     assert complaint("pretrain", "fashion-mnist", "--out", "run") == (
         "fashion-mnist is not here and could not be downloaded: install Debian's dataset-fashion-mnist, or put its "

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hjepa.data import sources
-from hjepa.data.sources import open_source
+from hjepa.data.sources import named, open_source
 from hjepa.errors import UserError
 
 
@@ -160,17 +160,17 @@ def test_things_that_are_no_images():
 def test_fashion_mnist_from_a_local_folder(tmp_path, monkeypatch):
     folder = tmp_path / "fashion-mnist"
     folder.mkdir()
-    images, labels = sources.FASHION_FILES["test"]
+    images, labels = named.FASHION_FILES["test"]
     header = bytes([0, 0, 8, 3]) + (2).to_bytes(4) + (28).to_bytes(4) + (28).to_bytes(4)
     (folder / images).write_bytes(header + bytes(range(256)) * 6 + bytes(2 * 784 - 256 * 6))
     (folder / labels).write_bytes(bytes([0, 0, 8, 1]) + (2).to_bytes(4) + bytes([7, 9]))
-    monkeypatch.setattr(sources, "FASHION_FOLDERS", (folder,))
+    monkeypatch.setattr(named, "FASHION_FOLDERS", (folder,))
     source = open_source("fashion-mnist:test")
     assert len(source) == 2 and source.channels == 1
     assert source[0].shape == (28, 28, 1) and int(source[0][0, 5, 0]) == 5
     assert source.labels["label"].tolist() == [7, 9]
     (folder / images).write_bytes(header + b"short")
-    with pytest.raises(UserError, match="is damaged: delete it and get it again"):
+    with pytest.raises(UserError, match="is damaged: get it again"):
         open_source("fashion-mnist:test")
 
 
@@ -180,6 +180,107 @@ def test_the_real_fashion_mnist():
     assert (len(train), len(test)) == (60_000, 10_000)
     assert np.bincount(train.labels["label"]).tolist() == [6_000] * 10
     assert train.images.mean() == pytest.approx(72.94, abs=0.01)
+
+
+def photographs(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def cifar10_npz(file: Path, **changes) -> dict[str, np.ndarray]:
+    """Write a small file of MedMNIST's layout, with labels [n, 1]."""
+    arrays = {
+        "train_images": photographs(6, 0), "train_labels": np.array([[0], [1], [2], [0], [1], [2]], np.uint8),
+        "test_images": photographs(3, 1), "test_labels": np.array([[2], [1], [0]], np.uint8),
+        "class_names": np.array(["airplane", "bird", "cat"]),
+    } | changes  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **{name: values for name, values in arrays.items() if values is not None})
+    return arrays
+
+
+@pytest.mark.parametrize("place", ["cifar10.npz", "data/cifar10.npz"])
+def test_cifar10_is_found_as_one_file(tmp_path, monkeypatch, place):
+    arrays = cifar10_npz(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    assert sources.cifar10_is_here()
+    train, test = open_source("cifar10"), open_source("cifar10:test")
+    assert np.array_equal(train.images, arrays["train_images"]) and train.name == "cifar10:train"
+    assert np.array_equal(test.images, arrays["test_images"]) and test.labels["label"].tolist() == [2, 1, 0]
+    assert train.classes == ["airplane", "bird", "cat"]
+    by_path = open_source(f"{place}:test")
+    assert by_path.fingerprint() == test.fingerprint()
+
+
+def test_cifar10_is_found_in_torchvisions_folder(tmp_path, monkeypatch):
+    """As torchvision leaves it; only the check sums are of these files."""
+    import hashlib
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    images = photographs(5, 2)
+    rows = images.transpose(0, 3, 1, 2).reshape(5, -1)
+
+    def written(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    monkeypatch.setattr(CIFAR10, "train_list", [written("data_batch_1", {"data": rows, "labels": [3, 1, 0, 2, 1]})])
+    monkeypatch.setattr(CIFAR10, "test_list", [written("test_batch", {"data": rows[:2], "labels": [0, 1]})])
+    meta = dict(zip(("filename", "md5"), written("batches.meta", {"label_names": ["a", "b", "c", "d"]}), strict=True))
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | meta)
+    monkeypatch.chdir(tmp_path)
+    train, test = open_source("cifar10:train"), open_source("cifar10:test")
+    assert np.array_equal(train.images, images) and train.labels["label"].tolist() == [3, 1, 0, 2, 1]
+    assert len(test) == 2 and train.classes == ["a", "b", "c", "d"]
+
+
+def test_cifar10_that_is_not_here_says_where_it_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not sources.cifar10_is_here()
+    with pytest.raises(UserError, match="cifar10 has no split 'val'"):
+        open_source("cifar10:val")
+    monkeypatch.setenv("RANK", "1")  # not the process that may fetch it
+    with pytest.raises(UserError, match="run hjepa once in a single process"):
+        open_source("cifar10")
+
+
+def test_an_npz_file_is_opened_by_its_splits(tmp_path):
+    file = tmp_path / "pathmnist.npz"
+    arrays = cifar10_npz(file, val_images=photographs(2, 5)[..., 0], val_labels=np.array([[1], [0]], np.uint8))
+    assert np.array_equal(open_source(file).images, arrays["train_images"])  # the training split, if none is named
+    val = open_source(f"{file}:val")
+    assert val.channels == 1 and val.labels["label"].tolist() == [1, 0] and val.name == f"{file}:val"
+    plain = tmp_path / "own.npz"
+    np.savez(plain, images=photographs(4, 0))
+    assert len(open_source(plain)) == 4 and open_source(plain).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "spec", "said"),
+    [
+        ({"x": np.zeros(3)}, "", r"holds x: expected train_images .*, or images"),
+        ({"images": np.zeros((2, 4, 4, 3))}, "", r"an array of images is uint8 \[n, H, W, C\], got float64"),
+        ({"train_images": photographs(2, 0)}, ":test", r"has no split 'test': it has .*:train"),
+        ({"images": photographs(2, 0), "labels": np.zeros((2, 14), np.uint8)}, "", r"labels is uint8 \[2, 14\] for 2"),
+        ({"images": photographs(2, 0), "labels": np.zeros(3, np.uint8)}, "", r"labels is uint8 \[3\] for 2 images"),
+        ({"images": photographs(2, 0), "labels": np.zeros(2)}, "", r"expected one whole number for each image"),
+        ({"images": np.array([{}, {}], dtype=object)}, "", r"cannot be read as an \.npz file"),
+    ],
+)
+def test_an_npz_file_of_something_else_is_refused_in_one_line(tmp_path, arrays, spec, said):
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(UserError, match=said):
+        open_source(f"{tmp_path / 'odd.npz'}{spec}")
+
+
+def test_a_damaged_npz_file_is_refused_in_one_line(tmp_path):
+    cifar10_npz(tmp_path / "cut.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"cannot be read as an \.npz file"):
+        open_source(tmp_path / "cut.npz")
 
 
 def numbered(values):

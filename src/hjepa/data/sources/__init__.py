@@ -1,0 +1,22 @@
+"""What DATA may be, and how it becomes numbered images: one file for each kind."""
+
+from hjepa.data.sources.arrays import ArraySource, DatasetSource, as_pixels
+from hjepa.data.sources.files import FileSource, FolderSource, ListSource
+from hjepa.data.sources.named import cifar10_is_here, fashion_mnist_is_here
+from hjepa.data.sources.opening import open_source
+from hjepa.data.sources.protocol import ImageSource, fingerprint_with_labels, renumber_classes
+
+__all__ = [
+    "ArraySource",
+    "DatasetSource",
+    "FileSource",
+    "FolderSource",
+    "ImageSource",
+    "ListSource",
+    "as_pixels",
+    "cifar10_is_here",
+    "fashion_mnist_is_here",
+    "fingerprint_with_labels",
+    "open_source",
+    "renumber_classes",
+]

@@ -1,0 +1,140 @@
+"""Images in memory: an array, or a Dataset of somebody else's."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hjepa.data.decode import pil_pixels
+from hjepa.data.sources.protocol import number_classes, refuse_channels
+from hjepa.errors import UserError
+
+
+class ArraySource:
+    """Images held in memory as uint8 [n, H, W, C]."""
+
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        classes: Sequence[str] = (),
+        channels: int | None = None,
+    ) -> None:
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+            raise UserError(
+                f"an array of images is uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}: "
+                "scale it to 0..255 and move the channels last"
+            )
+        refuse_channels("an array of images", images.shape, images.shape[-1], channels, "[n, H, W, C]")
+        self.name, self.images, self.channels = name, images, images.shape[-1]
+        self._labels = {} if labels is None else {"label": np.asarray(labels, dtype=np.int64)}
+        self.classes = list(classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def batch(self, indices: Sequence[int]) -> np.ndarray:
+        """Return uint8 [B, H, W, C]."""
+        return self.images[np.asarray(indices)]
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Return the labels given with the array."""
+        return self._labels
+
+    def fingerprint(self) -> str:
+        """Digest of shape and pixels."""
+        return f"{len(self)}-{hashlib.sha256(self.images.tobytes()).hexdigest()[:16]}"
+
+
+class DatasetSource:
+    """Any map-style Dataset of images: PIL images, arrays or tensors, alone or first in a tuple."""
+
+    unlabelled = "give the Dataset an attribute .targets with the class of each image"
+
+    def __init__(self, dataset: Any, channels: int | None = None) -> None:
+        if not len(dataset):
+            raise UserError(f"the {type(dataset).__name__} given as DATA is empty")
+        self.name, self.dataset = type(dataset).__name__, dataset
+        self.channels = self[0].shape[-1]
+        first = self._image(0)
+        expected = "[C, H, W]" if hasattr(first, "detach") else "[H, W, C]"
+        refuse_channels(f"an image of the {self.name}", getattr(first, "shape", ()), self.channels, channels, expected)
+        self.classes: list[str] = []
+        self._labels: dict[str, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return as_pixels(self._image(index))
+
+    def _image(self, index: int) -> Any:
+        item = self.dataset[index]
+        return item[0] if isinstance(item, tuple | list) else item
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Return the data set's ``targets``, if it has any; read when asked for, since training needs none."""
+        if self._labels is None:
+            targets = getattr(self.dataset, "targets", None)
+            self.classes, self._labels = ([], {}) if targets is None else _as_classes(self.name, targets, len(self))
+        return self._labels
+
+    def fingerprint(self) -> str:
+        """Digest of the length and of up to 16 images spread over the set."""
+        digest = hashlib.sha256()
+        for index in range(0, len(self), max(1, len(self) // 16)):
+            digest.update(np.ascontiguousarray(self[index]).tobytes())
+        return f"{len(self)}-{digest.hexdigest()[:16]}"
+
+
+def as_pixels(item: Any) -> np.ndarray:
+    """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into uint8 [H, W, C]."""
+    if hasattr(item, "convert"):  # a PIL image
+        pixels = pil_pixels(item)
+    elif hasattr(item, "detach"):  # a tensor, channels first
+        pixels = item.detach().cpu().numpy()
+        pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    else:
+        pixels = np.asarray(item)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3:
+        raise UserError(f"an image has 2 or 3 axes, the Dataset gave one of shape {list(pixels.shape)}")
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # so that NaN is refused too
+            raise UserError(
+                f"the Dataset gave floats from {pixels.min():.3g} to {pixels.max():.3g}: give uint8, or "
+                "floats in 0..1 (leave normalisation to hjepa)"
+            )
+        pixels = np.rint(pixels * 255.0)
+    elif pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
+        raise UserError(
+            f"the Dataset gave {pixels.dtype} from {pixels.min()} to {pixels.max()}: scale it to uint8, 0..255"
+        )
+    return pixels.astype(np.uint8)
+
+
+def _as_classes(name: str, targets: Any, images: int) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return class names (none if the classes are numbers already) and each image's class, from a Dataset's targets."""
+    try:
+        values = np.asarray(targets)
+    except ValueError:  # entries of different lengths
+        values = np.empty(0, dtype=object)
+    if values.ndim != 1 or values.dtype.kind not in "biufUS":
+        raise UserError(f"{name}.targets is not one class for each image: give {images} class numbers or names")
+    if len(values) != images:
+        raise UserError(f"{name}.targets has {len(values)} entries for {images} images: give one class for each image")
+    if values.dtype.kind in "US":
+        return number_classes(values.astype(str).tolist())
+    if values.dtype.kind == "f" and (broken := values[~(np.mod(values, 1) == 0)]).size:
+        raise UserError(f"{name}.targets has {broken[0]:g}, which is no class: give whole numbers or names")
+    return [], {"label": values.astype(np.int64)}

@@ -1,0 +1,125 @@
+"""Images in files: a folder, or a list of paths."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hjepa.data.decode import ENDINGS, channels_of, read_image
+from hjepa.data.sources.protocol import number_classes
+from hjepa.errors import UserError
+
+
+class FileSource:
+    """Images in files, read when asked for. Grey stays grey: one channel if every file has one.
+
+    ``unlabelled`` says, if there are no labels, how there would be some.
+    """
+
+    unlabelled = "for instance one folder per class"
+
+    def __init__(self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray]) -> None:
+        self.name, self.paths, self._root, self._labels = name, list(paths), root, labels
+        self.classes: list[str] = []
+        sampled = self.paths[:: max(1, len(self.paths) // 64)]
+        self.channels = max(channels_of(path) for path in sampled)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index])
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Return the class folders as labels, if there are any."""
+        return self._labels
+
+    def fingerprint(self) -> str:
+        """Digest of every path and file size."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{os.path.relpath(path, self._root)}\0{path.stat().st_size}\n".encode())
+        return f"{len(self)}-{digest.hexdigest()[:16]}"
+
+
+class FolderSource(FileSource):
+    """All images below a folder, in the order of their paths; hidden files are left out.
+
+    If every image lies in a subfolder, the first folder of its path is its label.
+    """
+
+    def __init__(self, root: Path) -> None:
+        paths = sorted(_image_files(root))
+        if not paths:
+            raise UserError(f"{root} holds no images: looked in all its subfolders for {', '.join(sorted(ENDINGS))}")
+        parts = [path.relative_to(root).parts for path in paths]
+        classes, labels = number_classes([p[0] if len(p) > 1 else None for p in parts])
+        super().__init__(str(root), paths, root, labels)
+        self.classes = classes
+        bare = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
+        if 0 < len(bare) < len(paths):
+            self.unlabelled = f"{bare[0]} lies in no class folder, the others do: move it into one"
+
+
+class ListSource(FileSource):
+    """Images named in a .txt file (a path a line) or a .csv file (columns ``path`` and maybe ``label``).
+
+    Relative paths are relative to the list's own folder.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            with file.open(newline="", encoding="utf-8-sig") as lines:
+                rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
+        except (UnicodeDecodeError, csv.Error):
+            raise UserError(f"{file} is not a text file in UTF-8: save it as UTF-8") from None
+        if not rows:
+            raise UserError(f"{file} names no images: write one path a line")
+        paths = [file.parent / Path(path).expanduser() for path, _ in rows]
+        for path in paths:
+            if not path.is_file():
+                raise UserError(f"{file} names {path}, which does not exist: correct the list")
+        names = [label for _, label in rows]
+        classes, labels = number_classes(names)
+        super().__init__(str(file), paths, file.parent, labels)
+        self.classes = classes
+        if any(names) and not all(names):
+            self.unlabelled = f"line {_line_of_first_blank(names)} has no label, others do: fill it in"
+
+
+def _image_files(root: Path) -> Iterable[Path]:
+    seen: set[str] = set()  # real paths: a link may lead back up
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.suffix.lower() in ENDINGS and path.is_file():
+                yield path
+
+
+def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
+    stripped = (line.strip() for line in lines)
+    return [(line, None) for line in stripped if line and not line.startswith("#")]
+
+
+def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:
+    reader = csv.DictReader(lines)
+    if "path" not in (reader.fieldnames or ()):
+        raise UserError(f"{file} has no column 'path': its first line must name the columns path and, if any, label")
+    rows = [(row["path"], row.get("label")) for row in reader]
+    if not all(path for path, _ in rows):
+        raise UserError(f"{file}, line {_line_of_first_blank([path for path, _ in rows])}: has no path")
+    return rows
+
+
+def _line_of_first_blank(cells: Sequence[str | None]) -> int:
+    """Return the line of a .csv file, which begins with its header as line 1."""
+    return 2 + [not cell for cell in cells].index(True)

@@ -1,0 +1,68 @@
+"""From what a user names to a source of images."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hjepa.data.scenes import Scenes
+from hjepa.data.sources.arrays import ArraySource, DatasetSource
+from hjepa.data.sources.files import FolderSource, ListSource
+from hjepa.data.sources.named import open_cifar10, open_fashion_mnist
+from hjepa.data.sources.npz import open_npz
+from hjepa.data.sources.protocol import ImageSource
+from hjepa.errors import UserError
+
+
+def open_source(data: Any, channels: int | None = None) -> ImageSource:
+    """Open DATA: a folder, a .txt or .csv list, an .npz file, a data set's name, an array or a Dataset.
+
+    ``channels`` is what the settings say (data.channels): other than 1, 3 or 4 only if they say so.
+    Raises UserError in one line when there is nothing to train on.
+    """
+    if isinstance(data, str | os.PathLike):
+        return _open_named(str(data), channels)
+    if isinstance(data, np.ndarray):
+        return ArraySource("array", data, channels=channels)
+    if isinstance(data, ImageSource):
+        return data
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return DatasetSource(data, channels)
+    raise UserError(
+        f"DATA is a {type(data).__name__}: pass a folder, a list file, a data set's name, "
+        "an array [n, H, W, C] or a Dataset with a length"
+    )
+
+
+def _open_named(spec: str, channels: int | None) -> ImageSource:
+    name, _, split = spec.partition(":")
+    if name == "scenes":
+        return Scenes(split or "train", length=50_000 if split != "test" else 5_000)
+    if name == "fashion-mnist":
+        return open_fashion_mnist(split or "train")
+    if name == "cifar10":
+        return open_cifar10(split or "train")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return FolderSource(path)
+    if path.suffix.lower() in (".txt", ".csv") and path.is_file():
+        return ListSource(path)
+    file, part = _npz_and_split(path)
+    if file.suffix.lower() == ".npz" and file.is_file():
+        return open_npz(file, part, channels=channels)
+    if path.is_file():
+        raise UserError(
+            f"{spec} is a file: pass a folder of images, a .txt or .csv list of paths, or an .npz file of arrays"
+        )
+    raise UserError(
+        f"{spec} is neither a folder nor a known data set: check the path, or use cifar10, fashion-mnist or scenes"
+    )
+
+
+def _npz_and_split(path: Path) -> tuple[Path, str | None]:
+    """Split ``FILE.npz:test`` into file and split; the name of a file may hold a colon itself."""
+    head, colon, tail = str(path).rpartition(":")
+    if colon and head.lower().endswith(".npz") and not path.is_file():
+        return Path(head), tail
+    return path, None

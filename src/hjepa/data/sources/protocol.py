@@ -1,0 +1,86 @@
+"""What every source of images offers, and how classes get their numbers."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from hjepa.errors import UserError
+
+USUAL_CHANNELS = (1, 3, 4)  # grey, colour, colour with a fourth channel
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Numbered images; ``labels`` maps a label name to int64 [n] and is empty when there are none."""
+
+    name: str
+    channels: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return image ``index`` as uint8 [H, W, C]."""
+        ...
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Return what is known about each image."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a string that changes when the images or their order change."""
+        ...
+
+
+def refuse_channels(what: str, shape: Sequence[int], have: int, wanted: int | None, expected: str) -> None:
+    """Raise UserError if an axis that is no channels has been taken for them: training on it would be nonsense."""
+    if have not in (*USUAL_CHANNELS, wanted):
+        raise UserError(
+            f"{what} of shape {list(shape)} has {have} channels: expected {expected} with C = 1, 3 or 4, "
+            f"move the axes, or set --data.channels {have} if it is meant"
+        )
+
+
+def number_classes(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the class names in order, and each image's class as a number; nothing if one has no class."""
+    if not all(names):
+        return [], {}
+    classes, numbers = np.unique(np.array(names), return_inverse=True)
+    return classes.tolist(), {"label": numbers.astype(np.int64)}
+
+
+def renumber_classes(train: ImageSource, test: ImageSource) -> None:
+    """Give the test images the training set's class numbers: each source has numbered its own classes.
+
+    Labels that are numbers from the start (an array, a Dataset, fashion-mnist) are their own names, so a
+    list with the labels 3 and 7 fits them. Raises UserError if the test set has a class that the training
+    set does not know.
+    """
+    if "label" not in train.labels or "label" not in test.labels:
+        return  # other kinds of labels, or none: the evaluation says so
+    known, asked = _class_names(train), _class_names(test)
+    if known == asked:
+        return
+    numbers = {name: number for number, name in known.items()}
+    if strange := [name for name in asked.values() if name not in numbers]:
+        raise UserError(
+            f"{test.name} has the class {strange[0]!r}, which {train.name} does not have: "
+            f"its classes are {', '.join(list(numbers)[:10])}"
+        )
+    test.labels["label"] = np.array([numbers[asked[own]] for own in test.labels["label"].tolist()], dtype=np.int64)
+
+
+def fingerprint_with_labels(source: ImageSource) -> str:
+    """Return a string that changes when the images, their order or their labels change."""
+    digest = hashlib.sha256(source.fingerprint().encode())
+    for name, numbers in sorted(source.labels.items()):
+        digest.update(name.encode() + np.ascontiguousarray(numbers).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _class_names(source: ImageSource) -> dict[int, str]:
+    """Return the name of each class number that occurs."""
+    names = getattr(source, "classes", None)
+    return {int(n): names[n] if names else str(n) for n in np.unique(source.labels["label"])}
