@@ -68,7 +68,7 @@ def work(which: str, total: int, precision: str) -> None:
 
             def take(steps: int) -> None:
                 until = session.trainer.step + steps
-                fit(session.trainer, stream, total_steps=until, after_step=session._after_step)
+                fit(session.trainer, stream, total_steps=lambda: until, after_step=session._after_step)
         else:
             if which == "tuned":
                 keep_freed_memory()

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -169,7 +170,7 @@ def pretrain(
     ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything a user can mend; a
     refused call leaves everything on disk as it was.
     """
-    listener = listener or Silent()
+    listener, started = listener or Silent(), time.perf_counter()
     folder = RunFolder(Path(out))
     layers = _layers(recipe, config, budget, options, settings)
     _refuse_contradictions(resume=resume, overwrite=overwrite, extend_to=extend_to, init_from=init_from)
@@ -187,7 +188,7 @@ def pretrain(
         resolved = agree(resolved)
         _check_before_training(resolved, accelerator)
         with _out_of_memory_in_words(resolved):
-            resolved = keep_budget(resolved, source, accelerator)
+            resolved = keep_budget(resolved, source, accelerator, started=started)
             model = build_model(resolved.config)
             loaded = _saved(folder) if resume else None
             if resume and not loaded:
@@ -200,7 +201,7 @@ def pretrain(
                 record |= {"repeat": _repeat(data, out, init_from), "init_from": init_from and os.fspath(init_from)}
             trainer = build_trainer(resolved.config, model, accelerator)
             batches = Batches(resolved.config, source, accelerator)
-            session = Session(resolved, source, trainer, batches, folder, record, listener)
+            session = Session(resolved, source, trainer, batches, folder, record, listener, started)
             if loaded:
                 session.restore(loaded)
             if extend_to is not None:

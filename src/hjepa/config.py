@@ -5,9 +5,11 @@ from the data and the machine (see ``training/session.py``, ``complete``). Unkno
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -236,6 +238,9 @@ class TrainConfig(Section):
     steps: int | None = Field(None, ge=1, description="optimizer steps; open: from budget, or epochs")
     epochs: float = Field(100.0, gt=0, description="passes over the images, if steps is open")
     budget: str | None = Field(None, description="time that training may take, such as 20min or 8h, if steps is open")
+    corrections: tuple[tuple[int, float], ...] = Field(
+        (), description="written by a run that keeps a budget: steps where its length was corrected, pace from there on"
+    )
     seed: int = Field(0, ge=0, description="of every random draw")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     precision: Literal["auto", "bf16", "fp16", "float32", "float64"] = Field(
@@ -252,6 +257,13 @@ class TrainConfig(Section):
         if value is not None:
             budget_seconds(str(value))
         return value
+
+    @model_validator(mode="after")
+    def _go_forward(self) -> Self:
+        steps = [0, *(step for step, _ in self.corrections), self.steps or math.inf]
+        if any(before >= after for before, after in pairwise(steps)) or any(rate <= 0 for _, rate in self.corrections):
+            raise ValueError("corrections are pairs of a step, each later than the one before, and a positive pace")
+        return self
 
 
 class Config(Section):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hjepa.audit.report import Report
 from hjepa.audit.session import TeacherAudit
 from hjepa.audit.specs import Spec
+from hjepa.config import EMAConfig
 from hjepa.training.run_folder import write_json, write_text
-from hjepa.training.schedules import EMAScheduler
 from hjepa.training.session import Session
 
 STEPS = 20
@@ -25,16 +25,18 @@ class RunSpec(Spec):
         return None if self.schedule is None else self.schedule(update)
 
 
-def run_spec(schedule: EMAScheduler, total_steps: int, *, from_weights: bool = False) -> RunSpec:
+def run_spec(
+    ema: EMAConfig, schedule: Callable[[int], float], total_steps: int, *, from_weights: bool = False
+) -> RunSpec:
     """Return the specification of a run: I-JEPA's order, frozen equal teacher, normalised targets, its schedule.
 
     A run that starts ``from_weights`` may have been given a teacher of its own, which lags behind its student.
     """
     return RunSpec(
         name="this run's configuration",
-        kind=schedule.kind,
-        start=schedule.base_value,
-        end=schedule.base_value if schedule.kind == "constant" else schedule.final_value,
+        kind=ema.kind,
+        start=ema.momentum,
+        end=ema.momentum if ema.kind == "constant" else ema.final_momentum,
         total_steps=total_steps,
         orders=frozenset({"A"}),
         on_skipped_step="forbidden",
@@ -50,10 +52,6 @@ def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
     """Watch the first optimizer steps inside; write audit.md and audit.json as soon as they are over."""
     trainer = session.trainer
     schedule = trainer.model.target_encoder.momentum
-    if not isinstance(schedule, EMAScheduler):
-        yield
-        return
-
     first = trainer.step + 1
 
     def done() -> None:
@@ -64,7 +62,7 @@ def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
         trainer.model.context_encoder,
         trainer.model.target_encoder.encoder,
         trainer.optimizer,
-        run_spec(schedule, session.total_steps, from_weights=from_weights),
+        run_spec(session.config.ema, schedule, session.total_steps, from_weights=from_weights),
         steps=STEPS,
         trace=trainer.accelerator.num_processes == 1,
         start_step=trainer.step,

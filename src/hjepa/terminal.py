@@ -37,7 +37,7 @@ class Terminal(Silent):
     def on_line(self, line: dict[str, Any], total_steps: int) -> None:
         """Show the newest measures."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=line["step"], description=measures_text(line))
+            self.bar.update(self.task, completed=line["step"], total=total_steps, description=measures_text(line))
             return
         batch = line["images"] / max(line["step"], 1)
         remaining = (total_steps - line["step"]) * batch / max(line["images_per_second"], 0.1)

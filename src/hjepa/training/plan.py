@@ -114,8 +114,14 @@ def measure_plan(config: Config, source: ImageSource, accelerator: Accelerator, 
     )
 
 
-def keep_budget(resolved: Resolved, source: ImageSource, accelerator: Accelerator, *, steps: int = 8) -> Resolved:
-    """Turn ``train.budget`` into a number of steps by taking a few; what has its steps is returned as it is."""
+def keep_budget(
+    resolved: Resolved, source: ImageSource, accelerator: Accelerator, *, steps: int = 8, started: float | None = None
+) -> Resolved:
+    """Turn ``train.budget`` into a number of steps by taking a few; what has its steps is returned as it is.
+
+    ``started`` is what ``time.perf_counter()`` said when the time began to count (None: it has not). A run corrects the
+    number on its way (``training/budget.py``).
+    """
     train = resolved.config.train
     if train.steps is not None or train.budget is None:
         return resolved
@@ -123,7 +129,8 @@ def keep_budget(resolved: Resolved, source: ImageSource, accelerator: Accelerato
     seconds, _micro = _time_steps(trial.config, source, accelerator, steps)
     if accelerator.num_processes > 1:  # the slowest process sets the pace, and all must take the same steps
         seconds = float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())
-    fits = max(1, int(budget_seconds(train.budget) / seconds))
+    gone = 0.0 if started is None else time.perf_counter() - started
+    fits = max(1, int((budget_seconds(train.budget) - gone) / seconds))
     return derive(resolved, {"train.steps": (fits, f"{train.budget} at {seconds:.3g} s a step, measured")})
 
 

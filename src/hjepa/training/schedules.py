@@ -1,6 +1,7 @@
 """Learning rate, weight decay and momentum: pure functions of the optimizer step.
 
-``step`` counts optimizer steps that were really taken, from 0. The learning rate and weight decay
+``step`` counts optimizer steps that were really taken, from 0; it is a position between two steps where a run had the
+number of its steps corrected (``training/horizon.py``). The learning rate and weight decay
 used IN step s stand at position s + 1 of their curve, the momentum of step s at position s: that is
 the released I-JEPA's order of "advance, then use" (tests/reference holds its recorded curves).
 """
@@ -19,7 +20,7 @@ class WarmupCosine:
     warmup_steps: int
     total_steps: int
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: float) -> float:
         """Return the value used in optimizer step ``step``."""
         position = step + 1
         if position < self.warmup_steps:
@@ -36,7 +37,7 @@ class Cosine:
     final: float
     total_steps: int
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: float) -> float:
         """Return the value used in optimizer step ``step``."""
         return _half_cosine(self.base, self.final, (step + 1) / self.total_steps)
 
@@ -63,7 +64,7 @@ class EMAScheduler:
         if self.kind not in ("linear", "cosine", "constant"):
             raise ValueError(f"momentum kind is linear, cosine or constant, got {self.kind!r}")
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: float) -> float:
         """Return the momentum applied after optimizer step ``step`` (0-based)."""
         if self.kind == "constant":
             return self.base_value

@@ -7,8 +7,8 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,9 @@ from hjepa.models.hjepa import HJEPA, build
 from hjepa.models.levels import Level
 from hjepa.stopping import Stopped
 from hjepa.training import checkpoint as checkpoints
+from hjepa.training.budget import Budget, budget_in_force
 from hjepa.training.health import Health, Verdict, grace_steps, measure_levels, teacher_distance
+from hjepa.training.horizon import Horizon, along
 from hjepa.training.machine import (
     autocast_dtype,
     available_memory_gb,
@@ -61,6 +63,7 @@ FREE_TO_CHANGE = {
     "train.steps",
     "train.epochs",
     "train.budget",
+    "train.corrections",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -236,26 +239,34 @@ def build_model(config: Config) -> HJEPA:
     return model.double() if config.train.precision == "float64" else model
 
 
-def momentum_of(config: Config) -> EMAScheduler:
+def momentum_of(config: Config) -> Callable[[int], float]:
     """Return the target encoder's momentum as a function of the step."""
-    ema = config.ema
-    return EMAScheduler(
+    ema, horizon = config.ema, horizon_of(config)
+    schedule = EMAScheduler(
         ema.momentum,
         ema.final_momentum,
         epochs=1,
-        steps_per_epoch=_steps(config),
+        steps_per_epoch=horizon.planned_steps,
         warmup_epochs=ema.hold,
         kind=ema.kind,
     )
+    return along(horizon, schedule)
+
+
+def horizon_of(config: Config) -> Horizon:
+    """Return how far a run of this configuration is at each of its steps."""
+    return Horizon(_steps(config), config.train.corrections)
 
 
 def schedules_of(config: Config) -> Schedules:
     """Return learning rate, weight decay and the regulariser's weight as functions of the step."""
-    o, steps = config.optim, _steps(config)
+    o, horizon = config.optim, horizon_of(config)
+    steps = horizon.planned_steps
+    lr = WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps)
     return Schedules(
-        lr=WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps),
-        weight_decay=Cosine(o.weight_decay, o.final_weight_decay, steps),
-        variance_covariance=Cosine(o.variance_covariance, 0.0, steps),
+        lr=along(horizon, lr, ahead=1),
+        weight_decay=along(horizon, Cosine(o.weight_decay, o.final_weight_decay, steps), ahead=1),
+        variance_covariance=along(horizon, Cosine(o.variance_covariance, 0.0, steps), ahead=1),
     )
 
 
@@ -353,10 +364,13 @@ class Session:
     folder: RunFolder
     record: dict[str, Any]
     listener: Listener
+    started: float = field(default_factory=time.perf_counter)  # when the time of a budget began to count
 
     def __post_init__(self) -> None:
         self.config = self.resolved.config
         self.total_steps = _steps(self.config)
+        seconds = budget_in_force(self.resolved)
+        self.budget = None if seconds is None else Budget(seconds, self.started)
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
@@ -366,7 +380,7 @@ class Session:
         self.first_step = self.trainer.step
         self.waited = self.worked = 0.0
         self.interval_images = 0
-        self.started = self.mark = time.perf_counter()
+        self.mark = time.perf_counter()
         self.main = self.trainer.accelerator.is_main_process
 
     # ---- the loop -------------------------------------------------------------------------------
@@ -413,7 +427,7 @@ class Session:
         attempts = trainer.step + trainer.skipped_steps
         try:
             batches = self._read_together(self.batches(attempts))
-            fit(trainer, batches, total_steps=self.total_steps, after_step=self._after_step)
+            fit(trainer, batches, total_steps=lambda: self.total_steps, after_step=self._after_step)
         except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
             if trainer.step > self.first_step:
                 self.save()
@@ -450,6 +464,8 @@ class Session:
         self.mark = now
         self.interval_images += self.config.optim.batch_size
         self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
+        if result.stepped:
+            self._keep_budget(result.step)
         every = self.config.train.log_every
         # Steps until the next line; the last step has one wherever it falls.
         missing = min((-result.step) % every, max(0, self.total_steps - result.step))
@@ -461,6 +477,32 @@ class Session:
         if result.stepped and result.step % self.config.train.checkpoint_every == 0:
             self.save()
         return self._asked_to_stop() or gave_up
+
+    def _keep_budget(self, step: int) -> None:
+        """Correct the number of steps if the run would end too late or too early for its budget."""
+        if self.budget is None or not self.budget.is_due(step, self.total_steps):
+            return
+        box = [self.budget.fitting_steps(step, self.total_steps)]
+        broadcast_object_list(box)  # the first process's clock counts
+        if box[0] != self.total_steps:
+            self._correct_length(step, box[0])
+
+    def _correct_length(self, step: int, total_steps: int) -> None:
+        """Give the run another number of steps; what is left of every schedule is spread over what is left of them."""
+        budget, before = self.config.train.budget, self.total_steps
+        horizon = horizon_of(self.config).corrected(step, total_steps)
+        why = f"{budget} by the pace at step {step}"
+        changes = {"train.steps": (total_steps, why), "train.corrections": (horizon.corrections, why)}
+        self.resolved = derive(self.resolved, changes)
+        self.config, self.total_steps = self.resolved.config, total_steps
+        self.trainer.schedules = schedules_of(self.config)
+        self.trainer.model.target_encoder.momentum = momentum_of(self.config)
+        self.health.grace = grace_steps(total_steps)
+        self.health.remedies = Remedies(by_name(self.config), total_steps)
+        self.record.setdefault("corrections", []).append({"step": step, "steps_before": before, "steps": total_steps})
+        if self.main:
+            write_config(self.folder, self.resolved)
+            self.listener.on_notice(f"budget {budget}: {total_steps:,} steps instead of {before:,}, by the pace so far")
 
     def _log(self, result: StepResult) -> None:
         trainer = self.trainer
@@ -563,6 +605,8 @@ class Session:
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
         self.record["verdict_history"] = state["verdict_history"]
         self.record["seconds_before"] = state["seconds"]
+        if self.budget is not None:
+            self.budget.spent_before = float(state["seconds"])
 
     def _write_encoder(self) -> None:
         encoder = self.trainer.model.target_encoder.encoder

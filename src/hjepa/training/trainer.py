@@ -144,14 +144,14 @@ def fit(
     trainer: Trainer,
     batches: Iterator[list[MicroBatch]],
     *,
-    total_steps: int,
+    total_steps: Callable[[], int],
     after_step: Callable[[StepResult, float], bool],
 ) -> None:
-    """Step until ``total_steps`` are taken or ``after_step`` returns True.
+    """Step until ``total_steps()`` are taken, which may change on the way, or ``after_step`` returns True.
 
     ``after_step(result, waited)`` is told how many seconds the step waited for its data.
     """
-    while trainer.step < total_steps:
+    while trainer.step < total_steps():
         asked = time.perf_counter()
         micro_batches = next(batches)
         waited = time.perf_counter() - asked
