@@ -12,7 +12,7 @@ import torch
 from commands import metrics, tree
 from conftest import TINY, tiny_options
 from runs import pictures
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hjepa
 from hjepa import api
@@ -92,6 +92,30 @@ def test_evaluate_stands_beside_its_controls(run):
     assert written["precision"] in ("bf16", "float32")  # whichever is faster on this machine
     assert result.conclusion.startswith("Training and test images are the same")
     assert html.escape(result.conclusion) in run.report.read_text()
+
+
+def test_an_encoder_that_training_has_ruined_is_called_so_on_the_terminal_and_on_top_of_the_page(
+    run, tmp_path, monkeypatch, capsys
+):
+    """What happened on photographs: a run called healthy, worse than its random init, and nothing said so."""
+    path = shutil.copytree(run.path, tmp_path / "ruined")
+    weights = load_file(path / "encoder.safetensors")
+    weights["patch_embed.proj.weight"] *= 0.0  # every image looks alike
+    save_file(weights, path / "encoder.safetensors")
+    monkeypatch.chdir(tmp_path)
+    bright, dark = pictures(400), pictures(400, seed=1)
+    for name, source in (("train", bright), ("test", dark)):
+        classes = (source.images.mean((1, 2, 3)) > 127).astype(np.uint8)
+        np.savez(f"{name}.npz", images=source.images, labels=classes)
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", "ruined", "--train", "train.npz", "--test", "test.npz", "--protocols", "knn"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "worse than those of the untrained encoder (knn, avg: " in said and "train longer" in said
+    harm = json.loads((path / "evaluation.json").read_text())["harm"]
+    page = (path / "report.html").read_text()
+    assert html.escape(harm) in page and page.index("Below the untrained encoder") < page.index('id="verdict"')
+    assert "Below the untrained encoder" not in run.report.read_text()
 
 
 def test_what_was_evaluated_before_stays_beside_what_is_measured_now(run):

@@ -124,10 +124,12 @@ class Evaluation:
 
     results: list[Result]
     conclusion: str
+    harm: str = ""  # what it means that the encoder is below random init, and what to do; empty if it is not
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable form of ``hjepa evaluate --json``."""
-        return {"results": [result.to_json() for result in self.results], "conclusion": self.conclusion}
+        results = [result.to_json() for result in self.results]
+        return {"results": results, "conclusion": self.conclusion, "harm": self.harm}
 
 
 class Silent:
@@ -317,11 +319,13 @@ def evaluate(
         FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     folder = RunFolder(path)
-    in_words = partial(
-        _in_words,
-        same_images=sources[0].fingerprint() == sources[1].fingerprint(),
-        of_pixels={str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0},
-    )
+    of_pixels = {str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0}
+    same_images = sources[0].fingerprint() == sources[1].fingerprint()
+    in_words = partial(_in_words, same_images=same_images, of_pixels=of_pixels)
+
+    def harm(results: Sequence[Result]) -> str:
+        return protocol.harm(_judged(results, of_pixels))
+
     record = {
         "train": labelled[0].name,
         "test": labelled[1].name,
@@ -332,7 +336,7 @@ def evaluate(
 
     def keep(results: Sequence[Result]) -> None:
         everything = [*_measured_before(folder.evaluation, results, record), *results]
-        written = Evaluation(everything, in_words(everything))
+        written = Evaluation(everything, in_words(everything), harm(everything))
         write_json(folder.evaluation, written.to_json() | record)
 
     results = protocol.evaluate(
@@ -351,14 +355,19 @@ def evaluate(
     )
     if folder.record.is_file():
         write_report(path)
-    return Evaluation(results, in_words(results))
+    return Evaluation(results, in_words(results), harm(results))
+
+
+def _judged(results: Sequence[Result], of_pixels: Collection[str]) -> list[Result]:
+    """Return the results that say something of the encoder: levels of pixels are the same for every one."""
+    return [result for result in results if result.level not in of_pixels]
 
 
 def _in_words(results: Sequence[Result], *, same_images: bool, of_pixels: Collection[str]) -> str:
-    """Say what results show; levels in ``of_pixels`` are the same for every encoder and judge none."""
+    """Say what results show; levels in ``of_pixels`` judge no encoder."""
     from hjepa.evaluation import protocol
 
-    judged = [result for result in results if result.level not in of_pixels]
+    judged = _judged(results, of_pixels)
     said = [SAME_IMAGES] if same_images else []
     said += [OF_PIXELS.format(level) for level in sorted({result.level for result in results} & set(of_pixels))]
     said += [protocol.conclusion(judged)] if judged else []

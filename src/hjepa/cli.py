@@ -175,6 +175,8 @@ def evaluate(
     console.print()
     print_table(console, protocol.table(result.results))
     print(f"\n{result.conclusion}")
+    if result.harm:
+        print(f"\n{result.harm}")
     if (run / "report.html").is_file():
         print(f"report: {run / 'report.html'}")
 

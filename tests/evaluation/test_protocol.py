@@ -17,6 +17,7 @@ from hjepa.evaluation import (
     conclusion,
     evaluate,
     extract,
+    harm,
     knn,
     linear,
     raw_pixels,
@@ -262,6 +263,19 @@ def test_the_conclusion_of_several_counts_them() -> None:
     )
     assert conclusion(several[1:]).startswith("Pretraining did not help in any of 2 measurements: ")
     assert conclusion([]) == "Nothing was measured."
+
+
+def test_harm_is_said_in_one_line_with_what_to_do() -> None:
+    assert harm([result(), result(random=0.72)]) == ""  # better, and no clear difference
+    said = harm([result(random=0.80), result(), replace(result(random=0.9), protocol="linear", labels="shape")])
+    assert said == (
+        "Pretraining has made these features worse than those of the untrained encoder in 2 of 3 measurements "
+        "(linear, avg, shape: 71.6 %, untrained 90.0 %): do not use this encoder for such labels; "
+        "train longer, or start again with another recipe, and evaluate again."
+    )
+    assert harm([result(random=0.80)]).startswith(
+        "Pretraining has made these features worse than those of the untrained encoder (knn, avg: 71.6 %"
+    )
 
 
 def unlabelled() -> Squares:

@@ -8,7 +8,7 @@ from hjepa.evaluation.features import POOLINGS, Encoder, LabelledImages, Probe, 
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
 from hjepa.evaluation.lowshot import lowshot
-from hjepa.evaluation.protocol import PROTOCOLS, Result, bootstrap_interval, conclusion, evaluate, table
+from hjepa.evaluation.protocol import PROTOCOLS, Result, bootstrap_interval, conclusion, evaluate, harm, table
 from hjepa.evaluation.whitened import whitened_knn
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "conclusion",
     "evaluate",
     "extract",
+    "harm",
     "knn",
     "linear",
     "lowshot",

@@ -259,6 +259,24 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def harm(results: Sequence[Result]) -> str:
+    """Say in one line that pretraining did harm, and what to do; nothing if no result is below random init.
+
+    Below means that the 95 % intervals do not touch.
+    """
+    below = [result for result in results if _against(result, "random_init") == "worse"]
+    if not below:
+        return ""
+    worst = min(below, key=lambda result: result.accuracy - result.controls["random_init"])
+    where = f"{worst.protocol}, {worst.pooling}" + (f", {worst.labels}" if worst.labels != "label" else "")
+    often = f"in {len(below)} of {len(results)} measurements " if len(results) > 1 else ""
+    return (
+        f"Pretraining has made these features worse than those of the untrained encoder {often}"
+        f"({where}: {_percent(worst.accuracy)} %, untrained {_percent(worst.controls['random_init'])} %): do not use "
+        "this encoder for such labels; train longer, or start again with another recipe, and evaluate again."
+    )
+
+
 def conclusion(results: Sequence[Result]) -> str:
     """Say in two sentences whether pretraining helped, against random init and against raw pixels.
 

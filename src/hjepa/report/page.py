@@ -128,6 +128,7 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
         "progress": _progress(run),
         "verdict": verdict.get("verdict"),
         "tone": TONES.get(str(verdict.get("verdict")), "bad") if verdict.get("verdict") else "none",
+        "harm": record.evaluation.get("harm"),
         "evidence": verdict.get("evidence"),
         "next_step": verdict.get("next_step"),
         "advice": _advice(run, evaluated=bool(results)),
