@@ -221,6 +221,7 @@ def pretrain(
                 for text in (*notices, LOSS_NOTE):
                     listener.on_notice(text)
             accelerator.wait_for_everyone()
+            session.measure_start()
             _train(session, from_weights=init_from is not None)
     return Run(Path(out).expanduser())
 

@@ -188,4 +188,4 @@ def test_the_fingerprint_names_everything_that_defines_the_content():
         for options in ({}, {"split": "test"}, {"length": 9}, {"size": 32}, {"size": (32, 64)}, {"seed": 1})
     }
     assert len(prints) == 6
-    assert Scenes().fingerprint() == "scenes-v1 split=train length=50000 size=64x64 seed=0"
+    assert Scenes().fingerprint() == "scenes-v2 split=train length=50000 size=64x64 seed=0"

@@ -86,10 +86,10 @@ def test_effective_rank_of_known_matrices():
 
 
 def test_the_queue_keeps_the_newest():
-    queue = FeatureQueue(length=5)
+    queue = FeatureQueue(described=5, ranked=3)
     assert math.isnan(queue.rank())
     for number in range(4):
-        queue.add(torch.full((2, 3), float(number)))
+        queue.add(torch.full((2, 3), float(number)), torch.zeros(2, 3, 8, 8))
     assert queue.features[:, 0].tolist() == [1.0, 2.0, 2.0, 3.0, 3.0]
 
 
@@ -105,6 +105,8 @@ def test_teacher_distance_is_relative():
 SOUND = {
     "loss": 0.1, "relative_loss": 0.5, "target_std": 0.6, "effective_rank": 20.0, "cross_sample_gap": 0.2,
     "position_share": 0.4, "grad_norm": 0.3, "prediction_std": 0.4, "lr": 1e-3,
+    "content_linear": 0.4, "content_linear_error": 0.01, "content_linear_at_start": 0.2,
+    "content_neighbours": 0.3, "content_neighbours_error": 0.01, "content_neighbours_at_start": 0.1,
 }  # fmt: skip
 
 
@@ -120,6 +122,12 @@ SOUND = {
         ({"position_share": 0.17, "cross_sample_gap": 0.008, "target_std": 0.2, "effective_rank": 31.0}, "watch"),
         ({"effective_rank": 1.5}, "partial collapse"),
         ({"effective_rank": 3.0}, "watch"),
+        # photographs with a term that buys rank: features that are further apart and know less
+        ({"effective_rank": 95.0, "content_linear": 0.19}, "not learned yet"),
+        ({"effective_rank": 95.0, "content_neighbours": 0.08}, "not learned yet"),
+        ({"content_linear": 0.215, "content_neighbours": 0.115}, "not learned yet"),  # within the noise
+        ({"content_linear": math.nan, "content_neighbours": math.nan}, "watch"),
+        ({"content_linear_at_start": math.nan}, "watch"),
         ({"loss": math.nan}, "diverging"),
         ({"grad_norm": math.inf}, "diverging"),
         ({"relative_loss": 8.0, "grad_norm": 40.0}, "diverging"),

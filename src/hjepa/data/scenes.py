@@ -29,7 +29,7 @@ Floats = NDArray[np.floating[Any]]  # float32 in fact; the type checker widens p
 Integers = NDArray[np.int64]
 Field = Callable[[Floats, Floats], Floats]
 
-VERSION = 1  # part of the fingerprint; raise it whenever a pixel of any scene changes
+VERSION = 2  # part of the fingerprint; raise it whenever a pixel of any scene changes
 UNITS = 64.0  # the short side of an image
 OBJECTS = 3
 REACH = 14.5  # no object extends further than this from its centre, in units
@@ -237,7 +237,7 @@ def _palette(draw: Floats) -> dict[str, Floats]:
     the sky's, with a core at the other end of brightness from the body. ``draw`` is [B, 12 + 2 * OBJECTS].
     """
     hue, far = draw[:, 0], draw[:, 0] + _between(draw[:, 1], 0.2, 0.8)
-    dark_sky, dark_ground, dark_body = draw[:, 2] < 0.4, draw[:, 3] < 0.4, draw[:, 4] < 0.5
+    dark_sky, dark_ground, dark_body = draw[:, 2] < 0.5, draw[:, 3] < 0.5, draw[:, 4] < 0.5
 
     def value(
         dark: NDArray[np.bool_], level: Floats, when_dark: tuple[float, float], otherwise: tuple[float, float]
@@ -246,8 +246,8 @@ def _palette(draw: Floats) -> dict[str, Floats]:
 
     sky_value = value(dark_sky, draw[:, 5], (0.15, 0.4), (0.85, 1.0))
     ground_value = value(dark_ground, draw[:, 6], (0.2, 0.45), (0.7, 0.95))
-    body_value = value(dark_body, draw[:, 7], (0.45, 0.7), (0.85, 1.0))
-    core_value = value(~dark_body, draw[:, 8], (0.1, 0.25), (0.9, 1.0))
+    body_value = value(dark_body, draw[:, 7], (0.1, 0.35), (0.8, 1.0))
+    core_value = value(~dark_body, draw[:, 8], (0.05, 0.25), (0.85, 1.0))
     pale = _between(draw[:, 9], 0.1, 0.5)
     bodies = far[:, None] + _between(draw[:, 12 : 12 + OBJECTS], -0.1, 0.1)
     return {
@@ -375,12 +375,13 @@ class Scenes:
         texture, shape, layout = self._factors(indices).T
         plan = {"texture": texture, "shape": shape}
         plan |= _palette(_uniform(self._keys[1], indices, 12 + 2 * OBJECTS))
-        plan["centres"] = self._centres(layout, _uniform(self._keys[2], indices, 5 + 2 * OBJECTS))
-        plan["backdrop"] = _uniform(self._keys[3], indices, 7)
         plan["scene"] = _uniform(self._keys[4], indices, 4)
+        plan["scale"] = _between(plan["scene"][:, 0], 0.6, 1.0)  # how near the three objects are: size and distances
+        plan["centres"] = self._centres(layout, plan["scale"], _uniform(self._keys[2], indices, 5 + 2 * OBJECTS))
+        plan["backdrop"] = _uniform(self._keys[3], indices, 7)
         # What differs from object to object: size, rotation, and the texture's four numbers.
         plan["objects"] = _uniform(self._keys[5], indices, OBJECTS * 6).reshape(-1, OBJECTS, 6)
-        plan["light"] = _uniform(self._keys[6], indices, 5)
+        plan["light"] = _uniform(self._keys[6], indices, 6)
         return plan
 
     def _draw(self, plan: dict[str, Any], out: NDArray[np.uint8]) -> None:
@@ -419,15 +420,15 @@ class Scenes:
         canvas += above
         return canvas
 
-    def _centres(self, layout: Integers, draw: Floats) -> Floats:
+    def _centres(self, layout: Integers, scale: Floats, draw: Floats) -> Floats:
         """Return the objects' centres (x, y) in units, [B, OBJECTS, 2]; ``draw`` is [B, 5 + 2 * OBJECTS]."""
         height, width = self._extent
         cosine, sine = (t[:, None] for t in _direction(_between(draw[:, 4], -0.04, 0.04)))
         x, y = np.moveaxis(_PLACES[layout], 2, 0)
         places = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=2)
-        places *= _between(draw[:, 0:2], 0.23, 0.31)[:, None]
-        # The whole group moves as far as keeps every centre at least 0.16 of the side from the border.
-        room = np.maximum(np.float32(0.34) - np.abs(places).max(axis=1), 0)
+        places *= scale[:, None, None] * _between(draw[:, 0:2], 0.28, 0.35)[:, None]
+        # The whole group moves as far as keeps every centre at least 0.14 of the side from the border.
+        room = np.maximum(np.float32(0.36) - np.abs(places).max(axis=1), 0)
         offset = room * _between(draw[:, 2:4], -1, 1)
         jitter = _between(draw[:, 5:].reshape(-1, OBJECTS, 2), -2.5, 2.5)
         centres: Floats = (places + offset[:, None] + np.float32(0.5)) * np.array([width, height], np.float32) + jitter
@@ -437,7 +438,7 @@ class Scenes:
         """Paint the objects of each scene on ``canvas``, in place."""
         draw: Floats = plan["scene"]
         own: Floats = plan["objects"]
-        radius = (_between(draw[:, 0:1], 6.9, 8.6) * _between(own[..., 0], 0.92, 1.08)).reshape(-1)
+        radius = (np.float32(8.6) * plan["scale"][:, None] * _between(own[..., 0], 0.92, 1.08)).reshape(-1)
         turn = (_between(draw[:, 1:2], -0.05, 0.05) + _between(own[..., 1], -0.03, 0.03)).reshape(-1)
         centre = plan["centres"].reshape(-1, 2)
         x, y, corners = self._crops(centre)
@@ -479,13 +480,14 @@ class Scenes:
         return x[:, None, :], y[:, :, None], corners
 
     def _light(self, canvas: Floats, draw: Floats) -> None:
-        """Shade along one direction, scale to 0..255 and add grey noise, in place; ``draw`` is [B, 5]."""
+        """Shade along one direction, dim, scale to 0..255 and add grey noise, in place; ``draw`` is [B, 6]."""
         x, y = self._grid()
         height, width = self._extent
         cosine, sine = _direction(draw[:, 0])
-        strength = _between(draw[:, 1], 0, 0.4 * 255) / np.float32(UNITS)
+        strength = _between(draw[:, 1], 0, 0.8 * 255) / np.float32(UNITS)
         along_x, along_y = (cosine * strength)[:, None, None], (sine * strength)[:, None, None]
         light = (along_x * (x - width / 2) + np.float32(255)) + along_y * (y - height / 2)
+        light *= _between(draw[:, 5], 0.4, 1.0)[:, None, None]
         canvas *= light[:, None]
         level = _between(draw[:, 2], 0.0, 0.04 * 255)
         shifts = np.floor(draw[:, 3:5] * NOISE_SHIFTS).astype(np.int64).tolist()

@@ -60,6 +60,17 @@ def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
     one-sided. Grey without structure gives zeros: 0.1, in units of normalised pixels, is added to the length.
     """
     parts = _parts(patch_size)
+    cells = gradient_histograms(
+        images, (images.shape[-2] * parts // patch_size, images.shape[-1] * parts // patch_size)
+    )
+    return F.pixel_unshuffle(cells.flatten(1, 2), parts).flatten(2).transpose(1, 2)
+
+
+def gradient_histograms(images: Tensor, grid: Grid) -> Tensor:
+    """Return one histogram of gradients for each cell of a grid and channel, [B, C, 9, GH, GW], of [B, C, H, W].
+
+    As in ``patch_gradients``; a grid that does not divide the image has cells that overlap by a pixel.
+    """
     across = F.pad(images, (1, 1, 0, 0), mode="replicate")
     down = F.pad(images, (0, 0, 1, 1), mode="replicate")
     dx, dy = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]  # [B, C, H, W]
@@ -67,9 +78,8 @@ def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
     number = (angle * (ORIENTATIONS / math.pi)).long().clamp_max(ORIENTATIONS - 1)
     shape = (len(images), images.shape[1], ORIENTATIONS, *images.shape[-2:])
     votes = images.new_zeros(shape).scatter_(2, number[:, :, None], dx.hypot(dy)[:, :, None])
-    cells = F.avg_pool2d(votes.flatten(1, 2), patch_size // parts).unflatten(1, shape[1:3])  # [B, C, 9, h, w]
-    cells = cells / (cells.norm(dim=2, keepdim=True) + 0.1)
-    return F.pixel_unshuffle(cells.flatten(1, 2), parts).flatten(2).transpose(1, 2)
+    cells = F.adaptive_avg_pool2d(votes.flatten(1, 2), grid).unflatten(1, shape[1:3])  # [B, C, 9, GH, GW]
+    return cells / (cells.norm(dim=2, keepdim=True) + 0.1)
 
 
 def _parts(patch_size: int) -> int:

@@ -33,6 +33,12 @@ MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
     "prediction_std": "spread of the predictions",
     "position_share": "share of the targets explained by position",
     "effective_rank": "effective rank",
+    "content_linear": "share of what is where in an image that a linear map reads from features",
+    "content_linear_error": "its standard error",
+    "content_linear_at_start": "the same before training",
+    "content_neighbours": "share of what is where in an image that nearest neighbours have in common",
+    "content_neighbours_error": "its standard error",
+    "content_neighbours_at_start": "the same before training",
     "own_similarity": "similarity of prediction and own target",
     "cross_sample_gap": "cross-sample gap",
     "teacher_distance": "distance between teacher and student",
@@ -47,7 +53,7 @@ MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
     "verdict": "verdict",
 }
 CONTROLS = {"random_init": "random-init", "raw_pixels": "raw pixels"}
-TONES = {"healthy": "good", "watch": "careful"}  # any other verdict is bad news
+TONES = {"healthy": "good", "watch": "careful", "not learned yet": "careful"}  # any other verdict is bad news
 STATUS = {
     "running": "The run was still going when this page was written.",
     "finished": "The run is finished.",

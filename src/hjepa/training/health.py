@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hjepa.models.hjepa import Forward, LevelForward
 from hjepa.models.levels import gather_cells
+from hjepa.training.content import LEAST_IMAGES, NOTHING_KNOWN, Content, content, describe_images
 from hjepa.training.objective import LossName, prediction_loss
 from hjepa.training.remedies import LOWER_LR, Remedies, either
 
@@ -98,21 +99,34 @@ def teacher_distance(teacher: nn.Module, student: nn.Module) -> float:
 
 
 class FeatureQueue:
-    """The pooled features of the newest images, for the effective rank."""
+    """The pooled features of the newest images and what is in these images, for rank and content."""
 
-    def __init__(self, length: int = 512) -> None:
-        self.length = length
+    def __init__(self, described: int = 1024, ranked: int = 512) -> None:
+        self.described, self.ranked = described, ranked
+        self.length = max(described, ranked)
         self.features: Tensor | None = None  # [n, D]
+        self.descriptions: list[Tensor] = []  # [n, F] each, of the same images
 
-    def add(self, pooled: Tensor) -> None:
-        """Append features [B, D]; the oldest beyond ``length`` are dropped."""
-        pooled = pooled.detach().float().cpu()
-        kept = pooled if self.features is None else torch.cat([self.features, pooled])
-        self.features = kept[-self.length :].clone()
+    def add(self, pooled: Tensor, images: Tensor) -> None:
+        """Append features [B, D] of normalised images [B, C, H, W]; the oldest beyond ``length`` are dropped."""
+        self.features = self._newest(self.features, pooled)
+        described = describe_images(images)
+        held: Sequence[Tensor | None] = self.descriptions or [None] * len(described)
+        self.descriptions = [self._newest(one, rows) for one, rows in zip(held, described, strict=True)]
+
+    def _newest(self, held: Tensor | None, rows: Tensor) -> Tensor:
+        rows = rows.detach().float().cpu()
+        return (rows if held is None else torch.cat([held, rows]))[-self.length :].clone()
 
     def rank(self) -> float:
-        """Return the effective rank of what is held."""
-        return float("nan") if self.features is None else effective_rank(self.features)
+        """Return the effective rank of the newest of what is held."""
+        return float("nan") if self.features is None else effective_rank(self.features[-self.ranked :])
+
+    def content(self) -> Content:
+        """Return what the features know of their images; nothing before there are enough: more images tell more."""
+        if self.features is None or len(self.features) < self.described:
+            return NOTHING_KNOWN
+        return content(self.features[-self.described :], [one[-self.described :] for one in self.descriptions])
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,7 @@ class Verdict:
         return {"verdict": self.verdict, "evidence": self.evidence, "next_step": self.next_step}
 
 
-VERDICTS = ("healthy", "watch", "partial collapse", "collapsed", "positional collapse", "diverging")
+VERDICTS = ("healthy", "not learned yet", "watch", "partial collapse", "collapsed", "positional collapse", "diverging")
 
 # Thresholds, calibrated on runs made to collapse on purpose and on sound ones; the command and the values
 # measured are in benchmarks/results/health_calibration.md, the test in test_health_calibration.py.
@@ -146,6 +160,11 @@ FALLS = 0.6  # newer half of the last five lines against the older: below, the l
 STEADY = 0.95  # each line against the one before it: the same, told by three lines or more
 RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
+
+
+def described_images(images: int) -> int:
+    """Return on how many images a run that meets ``images`` of them measures content: few in a short run."""
+    return max(LEAST_IMAGES, min(1024, images // 12))
 
 
 def grace_steps(total_steps: int) -> int:
@@ -199,9 +218,54 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
         remedy = f"start again with {either(remedies.varied_crops(), LOWER_LR)}"
         return Verdict("partial collapse", f"features use few directions; {shown}", remedy)
     evaluate = "hjepa evaluate RUN --train LABELLED --test LABELLED"
+    worth = f"see what the features are worth: {evaluate}"
+    gains = learned(history)
+    if gains is None:
+        found = f"too few images, or images too much alike, to say what features know of them; {shown}"
+        return Verdict("watch", found, worth)
+    known = _known(history)
+    if min(gains.values()) <= 0:
+        found = f"not collapsed, but features know hardly more of their images than before training: {known}; {shown}"
+        return Verdict("not learned yet", found, f"{remedies.longer(step)}{_what_it_takes(history[-1])}, and {worth}")
     if now["effective_rank"] < WATCH_RANK or now["relative_loss"] > 1.0:
-        return Verdict("watch", shown, f"{remedies.longer(step)}, and see what the features are worth: {evaluate}")
-    return Verdict("healthy", shown, evaluate)
+        return Verdict("watch", f"{known}; {shown}", f"{remedies.longer(step)}, and {worth}")
+    return Verdict("healthy", f"{known}; {shown}", evaluate)
+
+
+def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Return what features know of their images more than before training, for each way of reading (content.py).
+
+    Mean of the last five lines, less two standard errors: above nothing in both ways, k-NN and linear probes gain
+    (benchmarks/results/quality/verdict-calibration.md). None if it was not measured.
+    """
+    gains = {}
+    for way in Content._fields:
+        lines = [line for line in history[-5:] if math.isfinite(line.get(f"content_{way}", math.nan))]
+        start = lines[-1][f"content_{way}_at_start"] if lines else math.nan
+        if not math.isfinite(start):
+            return None
+        error = _mean([line[f"content_{way}_error"] for line in lines])
+        gains[way] = _mean([line[f"content_{way}"] for line in lines]) - start - 2 * error
+    return gains
+
+
+def _known(history: Sequence[Mapping[str, Any]]) -> str:
+    """Say what features know of their images, and knew before training."""
+    said = {"linear": "a linear map", "neighbours": "nearest neighbours"}
+    parts = []
+    for way, words in said.items():
+        now = _mean([line.get(f"content_{way}") for line in history[-5:]])
+        parts.append(f"{words} {now:.0%} ({history[-1][f'content_{way}_at_start']:.0%})")
+    return f"of what is where in an image {' and '.join(parts)} can tell, in brackets before training"
+
+
+def _what_it_takes(line: Mapping[str, Any]) -> str:
+    """Say what as many images again are, and how long they take."""
+    images, pace = line.get("images"), line.get("images_per_second")
+    if not images or not pace:
+        return ""
+    minutes = images / pace / 60
+    return f": as many images again are {images:,}, about {minutes:.0f} min" if minutes >= 1 else ""
 
 
 def _worse_than_the_mean(history: Sequence[Mapping[str, Any]], shown: str, remedies: Remedies) -> Verdict:

@@ -34,7 +34,16 @@ from hjepa.models.levels import Level
 from hjepa.stopping import Stopped
 from hjepa.training import checkpoint as checkpoints
 from hjepa.training.budget import Budget, budget_in_force
-from hjepa.training.health import Health, Verdict, grace_steps, measure_levels, teacher_distance
+from hjepa.training.content import NOTHING_KNOWN, Content, Known
+from hjepa.training.health import (
+    FeatureQueue,
+    Health,
+    Verdict,
+    described_images,
+    grace_steps,
+    measure_levels,
+    teacher_distance,
+)
 from hjepa.training.horizon import Horizon, along
 from hjepa.training.machine import (
     autocast_dtype,
@@ -372,8 +381,10 @@ class Session:
         seconds = budget_in_force(self.resolved)
         self.budget = None if seconds is None else Budget(seconds, self.started)
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
+        self.health.queue = FeatureQueue(described_images(self.total_steps * self.config.optim.batch_size))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
+        self.content_at_start = NOTHING_KNOWN
         self.skipped_in_a_row = 0
         self.signal: int | None = None  # what this process was sent
         self.stop: int | None = None  # what all processes have agreed to stop for
@@ -470,7 +481,7 @@ class Session:
         # Steps until the next line; the last step has one wherever it falls.
         missing = min((-result.step) % every, max(0, self.total_steps - result.step))
         if missing * result.batch.images.shape[0] < self.health.queue.length:
-            self.health.queue.add(result.forward.pooled)
+            self.health.queue.add(result.forward.pooled, result.batch.images)
         gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if (missing == 0 and result.stepped) or result.step == self.total_steps or gave_up:
             self._log(result)
@@ -522,6 +533,7 @@ class Session:
             **measures,
             "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
             "effective_rank": self.health.queue.rank(),
+            **self._content(),
             "teacher_distance": teacher_distance(trainer.model.target_encoder.encoder, trainer.model.context_encoder),
             "momentum": result.momentum,
             "lr": result.lr,
@@ -543,6 +555,29 @@ class Session:
             history.append({"step": result.step, **verdict.to_json()})
             self.listener.on_verdict(result.step, verdict)
         self.verdict = verdict
+
+    def measure_start(self) -> None:
+        """Measure what the encoder says of images before the first step: what a run has learned is what comes to it."""
+        if not self.main or self.trainer.step:
+            return
+        queue, encoder = self.health.queue, self.trainer.model.target_encoder
+        for pieces in self.batches(0):
+            for batch in pieces:
+                queue.add(encoder(batch.images).mean(1), batch.images)
+            if queue.features is not None and len(queue.features) >= queue.described:
+                break
+        self.content_at_start = queue.content()
+        self.health.queue = FeatureQueue(queue.described)
+
+    def _content(self) -> dict[str, float]:
+        """Return what the features know of their images now and knew at the start, read in each way."""
+        now, start = self.health.queue.content(), self.content_at_start
+        line: dict[str, float] = {}
+        for way in Content._fields:
+            known, before = getattr(now, way), getattr(start, way)
+            line |= {f"content_{way}": known.share, f"content_{way}_error": known.error}
+            line |= {f"content_{way}_at_start": before.share}
+        return line
 
     # ---- what is saved --------------------------------------------------------------------------
 
@@ -575,12 +610,14 @@ class Session:
                 "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
                 "features": self.health.queue.features,
+                "descriptions": self.health.queue.descriptions,
             },
             state={
                 "step": trainer.step,
                 "skipped_steps": trainer.skipped_steps,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "best_rank": self.best_rank,
+                "content_at_start": [list(share) for share in self.content_at_start],
                 "config": self.config.model_dump(mode="json"),
                 "health": list(self.health.history),
                 "verdict": self.verdict.to_json() if self.verdict else None,
@@ -600,6 +637,8 @@ class Session:
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
         self.first_step = trainer.step
         self.health.queue.features = checkpoint.training["features"]
+        self.health.queue.descriptions = checkpoint.training["descriptions"]
+        self.content_at_start = Content(*(Known(*known) for known in state["content_at_start"]))
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
