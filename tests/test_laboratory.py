@@ -118,7 +118,8 @@ if command == "pretrain":
     out.mkdir()
     verdict = {"verdict": "healthy", "evidence": "effective rank 3.0"}
     about = {"precision": "float32", "versions": {}, "git": None, "hardware": {"cpu": "any"}}
-    (out / "run.json").write_text(json.dumps({"status": "finished", "steps": 3, "verdict": verdict} | about))
+    about |= {"status": "finished", "steps": 3, "images": 24, "seconds": 1.0, "verdict": verdict}
+    (out / "run.json").write_text(json.dumps(about))
     (out / "words").write_text(" ".join(words))
 else:
     out = Path(words[0])
@@ -126,7 +127,7 @@ else:
         raise SystemExit("hjepa: broken")
     accuracy = 0.9 if "--optim.lr 0.5" in (out / "words").read_text() else 0.1
     controls = {"raw_pixels": 0.5, "random_init": 0.5}
-    row = {"protocol": "knn", "pooling": "avg", "level": "last", "labels": "label", "accuracy": accuracy}
+    row = {"protocol": "knn", "pooling": "avg", "level": "last", "labels": "label", "accuracy": accuracy, "n_train": 60}
     (out / "evaluation.json").write_text(json.dumps({"results": [row | {"controls": controls}]}))
 """
 

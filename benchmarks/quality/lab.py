@@ -34,6 +34,12 @@ from hjepa.config import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
+MEASURES = (  # what a verdict rests on, kept over time
+    "step", "verdict", "relative_loss", "effective_rank", "cross_sample_gap", "position_share", "target_std",
+    "content_linear", "content_linear_error", "content_linear_at_start",
+    "content_neighbours", "content_neighbours_error", "content_neighbours_at_start",
+)  # fmt: skip
+MOMENTS = 12  # of a run, evenly spread
 ROUNDS = 3  # of the measurement that turns minutes into steps; variants take turns, the median counts
 
 
@@ -44,7 +50,7 @@ class Experiment:
     name: str
     question: str
     data: str
-    evaluate: dict[str, Any]
+    evaluate: dict[str, Any] | list[dict[str, Any]]  # one evaluation, or several
     equal: dict[str, float]
     threads: int
     seeds: list[int]
@@ -70,6 +76,11 @@ class Experiment:
             "processor": _processor() if "minutes" in self.equal else "any",
         }
 
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return the evaluations of each run."""
+        return self.evaluate if isinstance(self.evaluate, list) else [self.evaluate]
+
     def settings(self, variant: str) -> dict[str, Any]:
         """Return the dotted settings of a variant, its recipe included."""
         return {**self.base, **self.variants[variant]}
@@ -80,7 +91,7 @@ class Experiment:
         of_recipe = read_recipe(recipe).values.get("model", {}).get("levels") if recipe else None
         own = settings.get("model.levels", of_recipe) or []
         own = own if isinstance(own, list) else [own]
-        several = self.evaluate.get("levels") == "each" and len(own) > 1
+        several = self.evaluations[0].get("levels") == "each" and len(own) > 1
         return ["last", *map(str, range(len(own))), "all"] if several else ["last"]
 
 
@@ -119,7 +130,8 @@ class Lab:
         self._set_aside_if_changed(variant, seed)
         if self._pretrain(variant, seed, steps):
             for level in self.experiment.levels(variant):
-                self._evaluate(variant, seed, level)
+                for asked in self.experiment.evaluations:
+                    self._evaluate(variant, seed, level, asked)
         with self._writing:
             self.keep()
             write_table(self)
@@ -179,12 +191,19 @@ class Lab:
             return self._kept(variant, seed)
         folder = self.run_folder(variant, seed)
         record = _read(folder / "run.json")
-        evaluations = [_read(folder / f"evaluation-{level}.json") for level in self.experiment.levels(variant)]
+        evaluations = [
+            _read(folder / self._kept_as(level, asked))
+            for level in self.experiment.levels(variant)
+            for asked in self.experiment.evaluations
+        ]
         if not record or record["status"] != "finished" or not all(evaluations):
             failures = [{"failure": _read(path)["message"]} for path in self._failures(variant, seed)]
             return self._kept(variant, seed) or next(iter(failures), None)
-        about = {name: record[name] for name in ("steps", "verdict", "precision", "versions", "git")}
+        about = {
+            name: record[name] for name in ("steps", "images", "seconds", "verdict", "precision", "versions", "git")
+        }
         about["cpu"] = record["hardware"]["cpu"]
+        about["measures"] = _measures(folder / "metrics.jsonl")
         return {"record": about, "results": [row for found in evaluations for row in found["results"]]}
 
     # ---- one run ----------------------------------------------------------------------------------
@@ -201,9 +220,13 @@ class Lab:
         command = ["pretrain", self.experiment.data, "--out", str(folder), *resume]
         return self._hjepa(command, folder, "pretrain")
 
-    def _evaluate(self, variant: str, seed: int, level: str) -> None:
-        folder, asked = self.run_folder(variant, seed), self.experiment.evaluate
-        kept = folder / f"evaluation-{level}.json"
+    def _kept_as(self, level: str, asked: dict[str, Any]) -> str:
+        number = self.experiment.evaluations.index(asked)
+        return f"evaluation-{level}-{number}.json" if number else f"evaluation-{level}.json"
+
+    def _evaluate(self, variant: str, seed: int, level: str, asked: dict[str, Any]) -> None:
+        folder = self.run_folder(variant, seed)
+        kept = folder / self._kept_as(level, asked)
         if kept.exists():
             return
         limits = [f"--{k.replace('_', '-')}={asked[k]}" for k in ("max_train", "max_test") if k in asked]
@@ -213,7 +236,9 @@ class Lab:
             (folder / "evaluation.json").rename(kept)
 
     def _steps(self, variant: str) -> int:
-        """Return how many steps of a variant are equal to the others' in what the experiment holds equal."""
+        """Return a variant's own steps, or those that equal the others' in what the experiment holds equal."""
+        if own := self.experiment.settings(variant).get("train.steps"):
+            return int(own)
         if "steps" in self.experiment.equal:
             return int(self.experiment.equal["steps"])
         if "images" in self.experiment.equal:
@@ -291,7 +316,11 @@ def write_table(lab: Lab) -> Path:
     e, path = lab.experiment, lab.results / f"{lab.experiment.name}.md"
     found = {variant: {seed: lab.result(variant, seed) for seed in e.seeds} for variant in e.variants}
     done = {v: {s: r for s, r in each.items() if r and "record" in r} for v, each in found.items()}
-    columns = sorted({_column(row) for each in done.values() for r in each.values() for row in r["results"]})
+    found_rows = [row for each in done.values() for r in each.values() for row in r["results"]]
+    several = len({row["n_train"] for row in found_rows}) > 1
+    for row in found_rows:
+        row["column"] = _column(row) + (f", {row['n_train']:,} labelled" if several else "")
+    columns = sorted({row["column"] for row in found_rows})
     lines = [f"# {e.question}", "", f"`python benchmarks/quality/lab.py benchmarks/quality/experiments/{e.name}.yaml`"]
     lines += ["", _protocol_in_words(e), ""]
     if columns:
@@ -360,7 +389,7 @@ def _controls(done: dict[str, dict[int, dict[str, Any]]], columns: list[str]) ->
 
 
 def _cell(runs: list[dict[str, Any]], column: str, value: Any) -> str:
-    values = [value(row) for run in runs for row in run["results"] if _column(row) == column]
+    values = [value(row) for run in runs for row in run["results"] if row["column"] == column]
     return mean_and_interval(values) if values else ""
 
 
@@ -371,17 +400,29 @@ def _column(row: dict[str, Any]) -> str:
 
 
 def _protocol_in_words(e: Experiment) -> str:
-    equal = ", ".join(f"{value:g} {what} of training" for what, value in e.equal.items())
-    fit, seeds = e.evaluate.get("max_train", "all"), ", ".join(map(str, e.seeds))
+    equal = ", ".join(f"{value:g} {what} of training" for what, value in e.equal.items()) or "nothing"
+    seeds, first = ", ".join(map(str, e.seeds)), e.evaluations[0]
+    fit = " or ".join(f"{asked.get('max_train', 'all')}" for asked in e.evaluations)
     return (
         f"{e.data}; equal: {equal}, {e.threads} thread{'s' if e.threads > 1 else ''}; seeds {seeds}; "
-        f"{e.evaluate['train']} ({fit} images) to fit, {e.evaluate['test']} to test. "
+        f"{first['train']} ({fit} images) to fit, {first['test']} to test. "
         "Per cent, mean and 95 % interval of the mean over seeds (Student's t); of one or two seeds their mean."
     )
 
 
 def _in_words(settings: dict[str, Any]) -> str:
     return ", ".join(f"`{name}={json.dumps(value)}`" for name, value in settings.items()) or "nothing"
+
+
+def _measures(metrics: Path) -> list[dict[str, Any]]:
+    """Return what a verdict rested on at a few moments of a run, the last one among them."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    wanted = sorted({round((len(lines) - 1) * moment / MOMENTS) for moment in range(MOMENTS + 1)}) if lines else []
+    return [{name: _short(lines[number].get(name)) for name in MEASURES} for number in wanted]
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 # ---- small things -------------------------------------------------------------------------------------
