@@ -328,7 +328,8 @@ def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
 )
 def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, monkeypatch):
     monkeypatch.setattr("hjepa.api.choose_device", lambda _: torch.device("cpu"))
-    small = {"width": 8, "heads": 2, "depth": 1, "predictor_width": 8, "predictor_heads": 2, "predictor_depth": 1}
+    small = {"width": 8, "heads": 2, "predictor_width": 8, "predictor_heads": 2, "predictor_depth": 1}
+    small |= {"depth": 1, "levels": [0]}
     resolved, plan = hjepa.plan(pictures(), **given, model=small, optim={"batch_size": 4})
     assert resolved.config.recipe == recipe
     assert resolved.origin["recipe"] == origin

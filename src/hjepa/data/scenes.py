@@ -277,8 +277,8 @@ def _coverage(distance: Floats, pixel: float) -> Floats:
 
 def _pattern(labels: Integers, x: Floats, y: Floats, draw: Floats, pixel: float) -> Floats:
     """Return the textures [N, h, w] in [-1, 1] at x [N, 1, w] and y [N, h, 1] (units); ``draw`` is [N, 4]."""
-    period = _between(draw[:, 0], 4.5, 7.0)
-    cosine, sine = _direction(draw[:, 1])
+    period = _between(draw[:, 0], 5.0, 7.0)
+    cosine, sine = _direction(_between(draw[:, 1], -0.06, 0.06))
     # Edges of the triangle wave rise by 4 a period; make them rise from -1 to 1 within one pixel.
     sharpness = np.maximum(period / np.float32(2 * pixel), 1)[:, None, None]
     a, b, p, q = (t[:, None, None] for t in (cosine / period, sine / period, 64 * draw[:, 2], 64 * draw[:, 3]))
@@ -403,11 +403,11 @@ class Scenes:
         draw: Floats = plan["backdrop"]
         x, y = self._grid()
         height, width = self._extent
-        contrast = _signed(draw[:, 6], 0.12, 0.3)
+        contrast = _signed(draw[:, 6], 0.2, 0.45)
         value = _pattern(plan["texture"], x.repeat(len(draw), 0), y.repeat(len(draw), 0), draw[:, :4], self._pixel)
         value *= contrast[:, None, None]
         value += 1
-        middle = (_between(draw[:, 4], 0.25, 0.7) * height)[:, None, None]
+        middle = (_between(draw[:, 4], 0.1, 0.6) * height)[:, None, None]
         slope = _between(draw[:, 5], -0.25, 0.25)[:, None, None]
         level = middle + slope * (x - width / 2)  # y of the horizon in each column, [B, 1, W]
         covered = _coverage(level - y, self._pixel)

@@ -87,6 +87,25 @@ class Curve:
 
 CURVES = (
     Curve(
+        "content-linear",
+        "What a linear map reads from features",
+        "Healthy: it rises above what the untrained encoder's features told. What is asked is what is where in an "
+        "image, its gradients and colours on a coarse grid; no labels are needed.",
+        (Panel((("content_linear", "now"), ("content_linear_at_start", "before training")), "share", from_zero=False),),
+    ),
+    Curve(
+        "content-neighbours",
+        "What nearest neighbours have in common",
+        "Healthy: it rises above what it was before training. Features that spread without saying more fall below.",
+        (
+            Panel(
+                (("content_neighbours", "now"), ("content_neighbours_at_start", "before training")),
+                "share",
+                from_zero=False,
+            ),
+        ),
+    ),
+    Curve(
         "loss",
         "Loss and two trivial baselines",
         "Healthy: the loss stays below both baselines, which always guess an average; it usually falls and "
