@@ -27,6 +27,7 @@ from hjepa.data.augment import Fit
 from hjepa.data.loader import FittedImages, Share
 from hjepa.data.sources import (
     ImageSource,
+    cifar10_is_here,
     fashion_mnist_is_here,
     fingerprint_with_labels,
     open_source,
@@ -167,8 +168,8 @@ def pretrain(
 ) -> Run:
     """Pretrain an encoder on ``data`` and write the run folder ``out``.
 
-    ``data`` is a folder, a list file, a data set's name, a uint8 array [n, H, W, C] or a Dataset.
-    ``budget`` is the time that training may take, such as ``20min``. Settings are given by section:
+    ``data`` is a folder, a list file, an .npz file, a data set's name, a uint8 array [n, H, W, C] or a Dataset.
+    ``budget`` is the time that the run may take, such as ``20min``. Settings are given by section:
     ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything a user can mend; a
     refused call leaves everything on disk as it was.
     """
@@ -603,7 +604,8 @@ def doctor() -> dict[str, Any]:
     device = choose_device("auto")
     precision, reason = choose_precision("auto", device)
     speeds = {str(kind).removeprefix("torch."): round(matmul_speed(kind)) for kind in (torch.float32, torch.bfloat16)}
-    found = "found" if fashion_mnist_is_here() else "not here; apt-get install dataset-fashion-mnist, or be online"
+    fashion = "found" if fashion_mnist_is_here() else "not here; apt-get install dataset-fashion-mnist, or be online"
+    cifar10 = "found" if cifar10_is_here() else "not here; put cifar10.npz into ./data, or be online"
     return {
         "hjepa": __version__,
         "python": platform.python_version(),
@@ -613,7 +615,8 @@ def doctor() -> dict[str, Any]:
         "matrix products (GFLOP/s)": ", ".join(f"{name} {speed}" for name, speed in speeds.items()),
         "precision": f"{precision}: {reason}",
         "data set scenes": "embedded",
-        "data set fashion-mnist": found,
+        "data set fashion-mnist": fashion,
+        "data set cifar10": cifar10,
     }
 
 

@@ -50,7 +50,8 @@ def pretrain(
     Parameters
     ----------
     data
-        A folder (searched with all its subfolders), a .txt or .csv list, scenes, or fashion-mnist.
+        A folder (searched with all its subfolders), a .txt or .csv list of paths, an .npz file of arrays (FILE.npz or
+        FILE.npz:test), or a data set's name: cifar10, fashion-mnist, scenes, each with :train or :test.
     out
         The run's folder, new or empty.
     recipe
@@ -58,7 +59,7 @@ def pretrain(
     config
         A YAML file of settings, such as another run's config.yaml.
     budget
-        The time that training may take, such as 20min or 8h; the number of steps is measured from it.
+        The time that the run may take, such as 20min or 8h; the number of steps follows the pace of the machine.
     plan
         Print every derived value, the measured memory and time, and stop.
     resume
@@ -131,8 +132,8 @@ def evaluate(
     run
         A run's folder.
     train
-        Labelled images to fit on: a folder with one subfolder per class, a .csv with columns path and label,
-        fashion-mnist:train, scenes:train ...
+        Labelled images to fit on: a folder with one subfolder per class, a .csv with columns path and label, an .npz
+        file, cifar10:train, fashion-mnist:train, scenes:train ...
     test
         Labelled images to measure on, of the same classes.
     protocols

@@ -49,13 +49,17 @@ def test_a_linear_map_does_not_care_how_features_are_scaled_or_shifted():
     )
 
 
-def test_each_description_counts_the_same_whatever_its_size():
+def test_each_description_counts_the_same_whatever_its_size_and_forgetting_one_is_no_gain():
     """Gradients alone would not have noticed that a run forgot the colours."""
     gradients, colours = normal(N, 6), normal(N, 6, seed=1)
+    described = [100.0 * gradients, 0.01 * colours]
+    both = content(torch.cat([gradients, colours], dim=1), described)
     for features in (gradients, colours):
-        known = content(features, [100.0 * gradients, 0.01 * colours])
-        assert known.linear.share == pytest.approx(0.5, abs=0.03)
-        assert known.neighbours.share == pytest.approx(0.5 * content(features, [features]).neighbours.share, abs=0.05)
+        known = content(features, described)
+        assert known.linear.share < 0.2 * both.linear.share
+        assert known.neighbours.share < 0.5 * both.neighbours.share
+    faint = content(torch.cat([gradients, 0.01 * colours + 0.01 * normal(N, 6, seed=2)], dim=1), described)
+    assert faint.linear.share == pytest.approx((1.0 * 0.5) ** 0.5, abs=0.05)  # all of one, half of the other
 
 
 @pytest.mark.parametrize(

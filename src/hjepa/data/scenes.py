@@ -376,7 +376,7 @@ class Scenes:
         plan = {"texture": texture, "shape": shape}
         plan |= _palette(_uniform(self._keys[1], indices, 12 + 2 * OBJECTS))
         plan["scene"] = _uniform(self._keys[4], indices, 4)
-        plan["scale"] = _between(plan["scene"][:, 0], 0.6, 1.0)  # how near the three objects are: size and distances
+        plan["scale"] = _between(plan["scene"][:, 0], 0.55, 1.0)  # how near the three objects are: size and distances
         plan["centres"] = self._centres(layout, plan["scale"], _uniform(self._keys[2], indices, 5 + 2 * OBJECTS))
         plan["backdrop"] = _uniform(self._keys[3], indices, 7)
         # What differs from object to object: size, rotation, and the texture's four numbers.
@@ -427,8 +427,8 @@ class Scenes:
         x, y = np.moveaxis(_PLACES[layout], 2, 0)
         places = np.stack([cosine * x - sine * y, sine * x + cosine * y], axis=2)
         places *= scale[:, None, None] * _between(draw[:, 0:2], 0.28, 0.35)[:, None]
-        # The whole group moves as far as keeps every centre at least 0.14 of the side from the border.
-        room = np.maximum(np.float32(0.36) - np.abs(places).max(axis=1), 0)
+        # The whole group moves as far as keeps every centre at least 0.1 of the side from the border.
+        room = np.maximum(np.float32(0.4) - np.abs(places).max(axis=1), 0)
         offset = room * _between(draw[:, 2:4], -1, 1)
         jitter = _between(draw[:, 5:].reshape(-1, OBJECTS, 2), -2.5, 2.5)
         centres: Floats = (places + offset[:, None] + np.float32(0.5)) * np.array([width, height], np.float32) + jitter

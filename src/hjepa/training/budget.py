@@ -8,8 +8,8 @@ from hjepa.config import Resolved, budget_seconds
 
 FIRST_CHECK = 21  # a run audits its first 20 steps against the schedules it began with
 CHECKS = 50  # in a run, evenly spread: the first after two per cent
-WINDOW = 6  # checks whose pace counts: a machine that others use changes its pace within minutes
-TOLERANCE = 0.02  # share of the budget by which the end may be missed before the steps are corrected
+WINDOW = 10  # checks whose pace counts: a machine that others use changes its pace within minutes
+TOLERANCE = 0.04  # share of the budget by which the end may be missed before the steps are corrected
 
 
 @dataclass

@@ -6,6 +6,7 @@ gradients and by colours on a coarse grid: by a linear map, as a linear probe wo
 search would.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from hjepa.models.levels import gradient_histograms
 LEAST_IMAGES = 32
 GRADIENT_CELLS, COLOUR_CELLS = 4, 8  # a side: where in the image
 LARGEST = 64  # pixels a side; more detail says nothing about cells this coarse
+LEAST_SHARE = 0.01
 COMPONENTS = 16  # of the descriptions, the largest: the rest differs from image to image and nothing can know it
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of ridge regression on standardised features, a share of the images
 NEIGHBOURS = 10
@@ -60,9 +62,10 @@ def describe_images(images: Tensor) -> Description:
 def content(features: Tensor, descriptions: Sequence[Tensor]) -> Content:
     """Return how much of the descriptions of images, [n, F] each, is known from the features [n, D] of these images.
 
-    Of each description its largest principal components are asked for, and each counts the same; every image is
-    predicted from the others. Nothing is known of fewer images than ``LEAST_IMAGES``, nor of images or features that
-    are all alike or not finite.
+    Of each description its largest principal components are asked for; every image is predicted from the others. The
+    geometric mean over the descriptions is returned: who doubles what is known of gradients and halves what is known of
+    colours has gained nothing, and untrained features know colours well and gradients hardly. Nothing is known of fewer
+    images than ``LEAST_IMAGES``, nor of images or features that are all alike or not finite.
     """
     if len(features) < LEAST_IMAGES or not features.isfinite().all():
         return NOTHING_KNOWN
@@ -70,16 +73,25 @@ def content(features: Tensor, descriptions: Sequence[Tensor]) -> Content:
     x = features.double() - features.double().mean(0)
     if not wanted or float(x.abs().max()) <= 1e-9:
         return NOTHING_KNOWN
-    return Content(_linear(x, torch.cat(wanted, dim=1)), _by_neighbours(features.double(), torch.cat(wanted, dim=1)))
+    return Content(
+        _together([_linear(x, one) for one in wanted]),
+        _together([_by_neighbours(features.double(), one) for one in wanted]),
+    )
 
 
 def _largest_components(description: Tensor) -> Tensor | None:
-    """Return the largest principal components [n, K] of a description, 1 in all per image; None if all are alike."""
+    """Return the largest principal components [n, K] of a description; None if all images are alike in it."""
     y = description.double() - description.double().mean(0)
-    _, axes = torch.linalg.eigh(y.T @ y)
-    found = y @ axes[:, -COMPONENTS:]
-    size = found.square().sum(1).mean().sqrt()
-    return found / size if float(size) > 1e-6 else None
+    variances, axes = torch.linalg.eigh(y.T @ y)
+    return y @ axes[:, -COMPONENTS:] if float(variances[-1]) > 1e-9 else None
+
+
+def _together(known: Sequence[Known]) -> Known:
+    """Return the geometric mean of what is known; what is not known at all counts as ``LEAST_SHARE``."""
+    shares = [max(one.share, LEAST_SHARE) for one in known]
+    mean = math.exp(sum(map(math.log, shares)) / len(shares))
+    relative = math.sqrt(sum((one.error / share) ** 2 for one, share in zip(known, shares, strict=True))) / len(shares)
+    return Known(round(mean, 6), round(mean * relative, 6))
 
 
 def _linear(x: Tensor, wanted: Tensor) -> Known:
