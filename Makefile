@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## pretrain on drawn scenes for about three minutes, evaluate, show a verdict
 	$(BIN)/hjepa pretrain scenes --out $(DEMO) --recipe demo --overwrite
-	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --protocols knn --max-train 4000 --max-test 2000
+	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --protocols knn --pooling grid4 --max-train 4000 --max-test 2000
 
 test: $(STAMP) ## the fast tests, under 5 minutes on 2 cores
 	$(PYTEST)

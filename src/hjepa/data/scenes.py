@@ -1,11 +1,12 @@
 """The embedded data set: procedurally drawn scenes with known factors at three scales.
 
 A scene is a sky, a textured ground and three objects. Three factors are known for each image and are
-independent of one another: ``texture`` (fine: the pattern on ground and objects, period 4 to 9 pixels),
-``shape`` (middle: what each object is built from, 14 to 30 pixels) and ``layout`` (coarse: how the three
-objects stand to one another across the image). Everything else is nuisance, drawn independently of the
-factors: colours, horizon, light, noise, positions, sizes, rotations, and the texture's period,
-orientation, phase, contrast and polarity. All shapes have the same area, all layouts the same number
+independent of one another: ``texture`` (fine: the pattern on the ground and, faintly, on objects, period 5 to
+7 pixels), ``shape`` (middle: what each object is built from, 12 to 30 pixels) and ``layout`` (coarse: how the
+three objects stand to one another across the image). Everything else is nuisance, drawn independently of the
+factors: colours, light from bright to dim and from one side, horizon, noise, places, distances and sizes,
+rotations of a few degrees, which objects are dark and which bright, and the texture's period, orientation within
+a few degrees, phase, contrast and polarity. All shapes have the same area, all layouts the same number
 of objects, and textures either sign, so that the mean colour says nothing about a factor (within 2 of 255
 levels, where scenes vary by 40).
 
@@ -231,13 +232,15 @@ def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:
 
 
 def _palette(draw: Floats) -> dict[str, Floats]:
-    """Return colours [B, 3] (sky at top and at horizon, ground, core) and [B, OBJECTS, 3] (body).
+    """Return colours [B, 3] (sky at top and at horizon, ground) and [B, OBJECTS, 3] (body, core).
 
     Sky and ground are each pale or dark; objects are saturated, in hues at least a fifth of a turn from
-    the sky's, with a core at the other end of brightness from the body. ``draw`` is [B, 12 + 2 * OBJECTS].
+    the sky's, each dark or bright for itself, with a core at the other end of brightness. ``draw`` is
+    [B, 12 + 3 * OBJECTS].
     """
     hue, far = draw[:, 0], draw[:, 0] + _between(draw[:, 1], 0.2, 0.8)
-    dark_sky, dark_ground, dark_body = draw[:, 2] < 0.5, draw[:, 3] < 0.5, draw[:, 4] < 0.5
+    dark_sky, dark_ground = draw[:, 2] < 0.5, draw[:, 3] < 0.5
+    dark_body = draw[:, 12 + 2 * OBJECTS :] < 0.5  # [B, OBJECTS], each for itself
 
     def value(
         dark: NDArray[np.bool_], level: Floats, when_dark: tuple[float, float], otherwise: tuple[float, float]
@@ -246,16 +249,16 @@ def _palette(draw: Floats) -> dict[str, Floats]:
 
     sky_value = value(dark_sky, draw[:, 5], (0.15, 0.4), (0.85, 1.0))
     ground_value = value(dark_ground, draw[:, 6], (0.2, 0.45), (0.7, 0.95))
-    body_value = value(dark_body, draw[:, 7], (0.1, 0.35), (0.8, 1.0))
-    core_value = value(~dark_body, draw[:, 8], (0.05, 0.25), (0.85, 1.0))
+    body_value = value(dark_body, draw[:, 7:8], (0.1, 0.35), (0.8, 1.0))
+    core_value = value(~dark_body, draw[:, 8:9], (0.05, 0.25), (0.85, 1.0))
     pale = _between(draw[:, 9], 0.1, 0.5)
     bodies = far[:, None] + _between(draw[:, 12 : 12 + OBJECTS], -0.1, 0.1)
     return {
         "sky": _rgb(hue, np.where(dark_sky, pale + np.float32(0.35), pale), sky_value),
         "horizon": _rgb(hue + _between(draw[:, 10], -0.15, 0.15), 0.6 * pale, np.sqrt(sky_value)),
         "ground": _rgb(hue + _between(draw[:, 11], -0.15, 0.15), 0.3 + 0.6 * pale, ground_value),
-        "core": _rgb(far + np.float32(0.5), pale, core_value),
-        "body": _rgb(bodies, _between(draw[:, 12 + OBJECTS :], 0.65, 0.95), body_value[:, None]),
+        "core": _rgb(far[:, None] + np.float32(0.5), pale[:, None], core_value),
+        "body": _rgb(bodies, _between(draw[:, 12 + OBJECTS : 12 + 2 * OBJECTS], 0.65, 0.95), body_value),
     }
 
 
@@ -374,9 +377,9 @@ class Scenes:
         """Return all that is drawn at random for the images, each an array of B rows."""
         texture, shape, layout = self._factors(indices).T
         plan = {"texture": texture, "shape": shape}
-        plan |= _palette(_uniform(self._keys[1], indices, 12 + 2 * OBJECTS))
+        plan |= _palette(_uniform(self._keys[1], indices, 12 + 3 * OBJECTS))
         plan["scene"] = _uniform(self._keys[4], indices, 4)
-        plan["scale"] = _between(plan["scene"][:, 0], 0.55, 1.0)  # how near the three objects are: size and distances
+        plan["scale"] = _between(plan["scene"][:, 0], 0.75, 1.0)  # how near the three objects are: size and distances
         plan["centres"] = self._centres(layout, plan["scale"], _uniform(self._keys[2], indices, 5 + 2 * OBJECTS))
         plan["backdrop"] = _uniform(self._keys[3], indices, 7)
         # What differs from object to object: size, rotation, and the texture's four numbers.
@@ -403,11 +406,11 @@ class Scenes:
         draw: Floats = plan["backdrop"]
         x, y = self._grid()
         height, width = self._extent
-        contrast = _signed(draw[:, 6], 0.2, 0.45)
+        contrast = _signed(draw[:, 6], 0.15, 0.3)
         value = _pattern(plan["texture"], x.repeat(len(draw), 0), y.repeat(len(draw), 0), draw[:, :4], self._pixel)
         value *= contrast[:, None, None]
         value += 1
-        middle = (_between(draw[:, 4], 0.1, 0.6) * height)[:, None, None]
+        middle = (_between(draw[:, 4], 0.5, 0.85) * height)[:, None, None]
         slope = _between(draw[:, 5], -0.25, 0.25)[:, None, None]
         level = middle + slope * (x - width / 2)  # y of the horizon in each column, [B, 1, W]
         covered = _coverage(level - y, self._pixel)
@@ -452,11 +455,11 @@ class Scenes:
         alpha = np.maximum(_coverage(distance, self._pixel), core)
 
         # The body's brightness: its texture, and a darker rim of one unit.
-        value = pattern * _signed(draw[:, 3:4], 0.2, 0.4).repeat(OBJECTS, 1).reshape(-1, 1, 1) + 1
+        value = pattern * _signed(draw[:, 3:4], 0.05, 0.15).repeat(OBJECTS, 1).reshape(-1, 1, 1) + 1
         value *= np.float32(0.5) + np.float32(0.5) * _coverage(distance + np.float32(1.2), self._pixel)
         value *= alpha - core  # the core covers the body, and is part of alpha
         through = np.subtract(1, alpha, out=alpha)
-        bodies, cores = plan["body"].reshape(-1, 3, 1, 1), plan["core"].repeat(OBJECTS, 0)[:, :, None, None]
+        bodies, cores = plan["body"].reshape(-1, 3, 1, 1), plan["core"].reshape(-1, 3, 1, 1)
         # One object at a time: its three channels stay in the first-level cache.
         for i, (top, left) in enumerate(corners.tolist()):
             behind = canvas[i // OBJECTS, :, top : top + y.shape[1], left : left + x.shape[2]]
