@@ -362,7 +362,7 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
     monkeypatch.setattr("hjepa.training.plan.build_model", full)  # stands for a GPU
     length = {} if "--plan" in words else {"train__steps": "none"}
     with pytest.raises(SystemExit) as left:
-        main(["pretrain", "scenes", *words, *tiny_options(**length, optim__variance_covariance=0)])
+        main(["pretrain", "scenes", *words, *tiny_options(**length, model__levels=0)])
     error = capsys.readouterr().err
     assert left.value.code == 2
     assert error == "hjepa: out of memory with optim.batch_size = 8 in 1 micro-batches: use --optim.accumulate 2; " + (

@@ -557,15 +557,22 @@ class Session:
         self.verdict = verdict
 
     def measure_start(self) -> None:
-        """Measure what the encoder says of images before the first step: what a run has learned is what comes to it."""
-        if not self.main or self.trainer.step:
+        """Measure what the encoder knows of images before the first step: what a run has learned is what comes to it.
+
+        Each process measures its own share of the images; the first one's is judged.
+        """
+        if self.trainer.step:
             return
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
-        for pieces in self.batches(0):
-            for batch in pieces:
-                queue.add(encoder(batch.images).mean(1), batch.images)
-            if queue.features is not None and len(queue.features) >= queue.described:
-                break
+        try:
+            for pieces in self._read_together(self.batches(0)):
+                for batch in pieces:
+                    queue.add(encoder(batch.images).mean(1), batch.images)
+                if queue.features is not None and len(queue.features) >= queue.described:
+                    break
+        except UserError:  # a damaged image, met by whichever process
+            self._write_record("failed")
+            raise
         self.content_at_start = queue.content()
         self.health.queue = FeatureQueue(queue.described)
 
@@ -636,9 +643,11 @@ class Session:
         trainer.scaler.load_state_dict(checkpoint.training["scaler"])
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
         self.first_step = trainer.step
-        self.health.queue.features = checkpoint.training["features"]
-        self.health.queue.descriptions = checkpoint.training["descriptions"]
-        self.content_at_start = Content(*(Known(*known) for known in state["content_at_start"]))
+        if "descriptions" in checkpoint.training:  # a checkpoint that has none is of a time before content was measured
+            self.health.queue.features = checkpoint.training["features"]
+            self.health.queue.descriptions = checkpoint.training["descriptions"]
+        if "content_at_start" in state:
+            self.content_at_start = Content(*(Known(*known) for known in state["content_at_start"]))
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
