@@ -236,7 +236,7 @@ def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     """Return what features know of their images more than before training, for each way of reading (content.py).
 
     Mean of the last five lines, less two standard errors: above nothing in both ways, k-NN and linear probes gain
-    (benchmarks/results/quality/verdict-calibration.md). None if it was not measured.
+    (benchmarks/results/quality/verdict-screening.md). None if it was not measured.
     """
     gains = {}
     for way in Content._fields:
