@@ -564,15 +564,14 @@ class Session:
         if self.trainer.step:
             return
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
-        try:
+        with contextlib.suppress(
+            UserError
+        ):  # a damaged image: training meets it at its place, and saves before it leaves
             for pieces in self._read_together(self.batches(0)):
                 for batch in pieces:
                     queue.add(encoder(batch.images).mean(1), batch.images)
                 if queue.features is not None and len(queue.features) >= queue.described:
                     break
-        except UserError:  # a damaged image, met by whichever process
-            self._write_record("failed")
-            raise
         self.content_at_start = queue.content()
         self.health.queue = FeatureQueue(queue.described)
 
