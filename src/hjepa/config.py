@@ -123,7 +123,10 @@ class ModelConfig(Section):
     def _levels_exist(self) -> Self:
         for depth, stride in self.levels or ():
             if not 0 <= depth <= self.depth:
-                raise ValueError(f"levels has depth {depth}: it is 0 (pixels) to model.depth = {self.depth}")
+                raise ValueError(
+                    f"levels has depth {depth}, and the encoder has model.depth = {self.depth} blocks: "
+                    f"give levels from 0 (pixels) to {self.depth}, as in --model.levels 0,{self.depth}"
+                )
             if stride < 1:
                 raise ValueError(f"levels has stride {stride}: a cell is at least one patch wide")
         if self.levels is not None and (not self.levels or len(set(self.levels)) < len(self.levels)):

@@ -211,7 +211,7 @@ def test_a_changed_setting_is_refused(copy):
     "words",
     [
         ["--recipe", "hjepa-tiny", "--model.width", "64"],  # the defaults have 6 heads, which do not divide it
-        ["--recipe", "demo", "--optim.level_weights", "1,2"],  # the defaults have one level
+        ["--recipe", "hjepa-tiny", "--optim.level_weights", "1,2,1"],  # the defaults have one level
     ],
 )
 def test_the_same_command_resumes_whatever_the_defaults_are(words, tmp_path):
