@@ -21,20 +21,15 @@ import torch
 from accelerate import Accelerator
 from plain_loop import PlainLoop
 
-from hjepa.api import Silent
+from hjepa.api import TrainingCallback
 from hjepa.config import Layer, Resolved, read_recipe, resolve
 from hjepa.data.sources import open_source
-from hjepa.training.machine import autocast_dtype, choose_precision, keep_freed_memory, peak_memory_gb
-from hjepa.training.run_folder import RunFolder
-from hjepa.training.session import (
-    Batches,
-    Session,
-    build_model,
-    build_trainer,
-    complete,
-    new_record,
-    start_accelerator,
-)
+from hjepa.runs.folder import RunFolder
+from hjepa.runs.record import new_record
+from hjepa.runs.session import Session
+from hjepa.setup.autoconfig import resolve_auto
+from hjepa.setup.build import build, build_batches, build_sampler
+from hjepa.setup.machine import autocast_dtype, choose_precision, keep_freed_memory, peak_memory_gb
 from hjepa.training.trainer import fit
 
 STEPS = 10
@@ -44,17 +39,14 @@ NAMES = ("hjepa", "plain", "tuned")
 
 def resolved_recipe(source, total: int, precision: str) -> Resolved:
     settings = {"train": {"steps": total, "precision": precision, "checkpoint_every": 10_000}}
-    return complete(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
+    return resolve_auto(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
 
 
 def our_session(folder: Path, source, resolved: Resolved) -> Session:
-    accelerator = start_accelerator(resolved.config)
-    model = build_model(resolved.config)
-    run, record = RunFolder(folder), new_record("", source, model, resolved.config)
+    parts = build(resolved, source)
+    run, record = RunFolder(folder), new_record("", parts.source, parts.trainer.model, parts.resolved.config)
     run.create(record, overwrite=False)
-    trainer = build_trainer(resolved.config, model, accelerator)
-    batches = Batches(resolved.config, source, accelerator)
-    return Session(resolved, source, trainer, batches, run, record, Silent())
+    return Session(parts, run, record, TrainingCallback())
 
 
 def work(which: str, total: int, precision: str) -> None:
@@ -73,7 +65,8 @@ def work(which: str, total: int, precision: str) -> None:
             if which == "tuned":
                 keep_freed_memory()
             loop = PlainLoop(total, autocast=autocast_dtype(precision))
-            stream = Batches(resolved.config, source, Accelerator(cpu=True))(0)
+            sampler = build_sampler(resolved.config)
+            stream = build_batches(resolved.config, source, sampler, Accelerator(cpu=True))(0)
 
             def take(steps: int) -> None:
                 for _ in range(steps):

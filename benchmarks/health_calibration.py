@@ -12,16 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor
 
-from hjepa.api import Silent
+from hjepa.api import TrainingCallback
 from hjepa.config import Layer, resolve
 from hjepa.data.scenes import Scenes
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.levels import at_least_float32, normalise_targets
-from hjepa.training.run_folder import RunFolder
-from hjepa.training.session import Batches, Session, build_model, build_trainer, complete, new_record
+from hjepa.runs.folder import RunFolder
+from hjepa.runs.record import new_record
+from hjepa.runs.session import Session
+from hjepa.setup.build import build
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"image_size": [64, 64]},
@@ -75,17 +76,14 @@ def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
     source = Scenes(length=20_000)
     sections = {s: SETTINGS.get(s, {}) | settings.get(s, {}) for s in SETTINGS}
     sections["train"] = sections["train"] | {"steps": steps, "seed": seed, "checkpoint_every": 10**6}
-    resolved = complete(resolve([Layer("calibration", sections)]), source)
-    accelerator = Accelerator(cpu=True)
-    model = build_model(resolved.config)
+    parts = build(resolve([Layer("calibration", sections)]), source)
+    model = parts.trainer.model
     change(model)
     with tempfile.TemporaryDirectory() as folder:
         target = RunFolder(Path(folder) / "run")
-        record = new_record("calibration", source, model, resolved.config)
+        record = new_record("calibration", source, model, parts.resolved.config)
         target.create(record, overwrite=False)
-        trainer = build_trainer(resolved.config, model, accelerator)
-        batches = Batches(resolved.config, source, accelerator)
-        session = Session(resolved, source, trainer, batches, target, record, Silent())
+        session = Session(parts, target, record, TrainingCallback())
         session.measure_start()
         session.run()
     assert session.verdict is not None

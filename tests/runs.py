@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from hjepa.config import Config
 from hjepa.data.sources import ArraySource
-from hjepa.training.session import Batches, build_model, build_trainer, complete
+from hjepa.setup.build import build
 from hjepa.training.trainer import MicroBatch, Trainer
 
 
@@ -21,11 +20,8 @@ def pictures(count: int = 64, size: int = 16, seed: int = 0) -> ArraySource:
 
 def trainer_of(resolved, source=None) -> tuple[Trainer, Iterator[list[MicroBatch]], Config]:
     """Return a trainer, its endless micro-batches, and the completed configuration."""
-    source = source or pictures()
-    config = complete(resolved, source).config
-    accelerator = Accelerator(cpu=True)
-    trainer = build_trainer(config, build_model(config), accelerator)
-    return trainer, Batches(config, source, accelerator)(0), config
+    parts = build(resolved, source or pictures())
+    return parts.trainer, parts.batches(0), parts.resolved.config
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import hjepa
 from hjepa import api
 from hjepa.cli import main
+from hjepa.commands.given import given_layers
 from hjepa.errors import UserError
 
 
@@ -327,7 +328,7 @@ def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
     ],
 )
 def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, monkeypatch):
-    monkeypatch.setattr("hjepa.api.choose_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr("hjepa.commands.given.choose_device", lambda _: torch.device("cpu"))
     small = {"width": 8, "heads": 2, "predictor_width": 8, "predictor_heads": 2, "predictor_depth": 1}
     small |= {"depth": 1, "levels": [0]}
     resolved, plan = hjepa.plan(pictures(), **given, model=small, optim={"batch_size": 4})
@@ -359,7 +360,7 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hjepa.training.plan.build_model", full)  # stands for a GPU
+    monkeypatch.setattr("hjepa.setup.build.build_model", full)  # stands for a GPU
     length = {} if "--plan" in words else {"train__steps": "none"}
     with pytest.raises(SystemExit) as left:
         main(["pretrain", "scenes", *words, *tiny_options(**length, model__levels=0)])
@@ -372,10 +373,12 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
 
 def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr("hjepa.api.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu"))
-    api._layers(None, None, "20min", ["--train.device", "cpu"], {})
-    api._layers(None, None, None, [], {"train": {"device": "cpu", "budget": "20min"}})
-    api._layers(None, None, "20min", [], {})
+    monkeypatch.setattr(
+        "hjepa.commands.given.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu")
+    )
+    given_layers(None, None, "20min", ["--train.device", "cpu"], {})
+    given_layers(None, None, None, [], {"train": {"device": "cpu", "budget": "20min"}})
+    given_layers(None, None, "20min", [], {})
     assert asked == ["cpu", "cpu", "auto"]
 
 

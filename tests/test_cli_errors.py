@@ -445,7 +445,7 @@ def test_an_interrupt_outside_training(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hjepa.api.doctor", interrupted)  # stands for the key
+    monkeypatch.setattr("hjepa.commands.doctor.doctor", interrupted)  # stands for the key
     with pytest.raises(SystemExit) as left:
         main(["doctor"])
     assert (left.value.code, capsys.readouterr().err) == (130, "hjepa: interrupted\n")

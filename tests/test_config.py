@@ -14,7 +14,7 @@ from hjepa import config as configuration
 from hjepa.config import Config, Layer, Section, dump, load, read_options, read_recipe, resolve
 from hjepa.data.sources import ArraySource
 from hjepa.errors import UserError
-from hjepa.training.session import complete
+from hjepa.setup.autoconfig import resolve_auto
 
 
 def test_later_layers_win_and_are_remembered():
@@ -139,7 +139,7 @@ def test_sizes_left_open_follow_the_images(side, patch, expected):
     given = {"model": {"patch_size": patch}, "train": {"attention": "plain", "precision": "float32"}}
     resolved = resolve([read_recipe("hjepa-tiny"), Layer("test", given)])
     source = ArraySource("pictures", np.zeros((2, side, side, 1), np.uint8))
-    config = complete(resolved, source).config
+    config = resolve_auto(resolved, source).config
     assert (config.image_size, config.patch_size) == ((expected[0],) * 2, expected[1])
 
 
@@ -148,6 +148,6 @@ def test_sizes_left_open_follow_the_images(side, patch, expected):
 )
 def test_a_patch_size_left_open_divides_the_image_size(size, patch):
     layers = [Layer("tiny", TINY), Layer("test", {"data": {"image_size": size}, "model": {"patch_size": None}})]
-    completed = complete(resolve(layers), pictures())
+    completed = resolve_auto(resolve(layers), pictures())
     assert completed.config.patch_size == patch
     assert completed.origin["model.patch_size"] == f"derived: {min(size) // patch} patches across {min(size)} pixels"

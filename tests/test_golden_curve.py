@@ -54,4 +54,5 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps({name: computed(name, Path(folder) / name) for name in RUNS}, indent=1))
+        curves = {name: computed(name, Path(folder) / name) for name in RUNS}
+    print(json.dumps(curves, indent=1))  # noqa: T201

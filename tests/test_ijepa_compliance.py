@@ -16,8 +16,8 @@ from hjepa.config import read_recipe, resolve
 from hjepa.masking import MaskSettings, MultiBlockSampler
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
+from hjepa.setup.build import momentum_of
 from hjepa.training.schedules import EMAScheduler
-from hjepa.training.session import momentum_of
 
 
 def released():

@@ -12,16 +12,28 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom of DESIGN's picture to its top: a part imports only from its own row and below.
 ROWS = [
-    {"errors", "randomness", "stopping"},
+    {"errors", "files", "processes", "randomness", "version"},
     {"audit"},
     {"config", "recipes"},
     {"data", "masking", "models"},
     {"training"},
-    {"evaluation", "report", "deploy", "conformance"},
-    {"api"},
-    {"terminal"},
+    {"setup"},
+    {"runs"},
+    {"evaluation", "report"},
+    {"commands"},
+    {"api", "terminal"},
     {"cli"},
 ]
+# Files longer than MAX_LINES, and why.
+MAX_LINES = 400
+LONGER = {
+    "data/scenes.py": "one drawing, pixel by pixel: its parts mean nothing without each other",
+    "audit/measure.py": "being taken apart",
+    "audit/observer.py": "one object sees every event of a step, in the order of the events",
+    "audit/rules/schedule.py": "being taken apart",
+    "audit/session.py": "being taken apart",
+    "audit/specs.py": "being taken apart",
+}
 
 
 def part_of(module: str) -> str:
@@ -33,24 +45,49 @@ def row_of(part: str) -> int:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the hjepa modules a file imports, lazily or not; blocks for type checkers are left out."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
+    """Return the hjepa modules a file imports: lazily or not, for type checkers or not."""
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hjepa":
             bare = node.module == "hjepa"
             found |= {f"hjepa.{alias.name}" for alias in node.names} if bare else {node.module}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("hjepa.")}
-    return {name for name in found if name != "hjepa.__version__"}
+    return found
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("hjepa", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def files_imported(path: Path) -> set[str]:
+    """Return the modules whose files a file reads: of a package the file it names, or else the package's own."""
+    files, found = {module_of(each) for each in MODULES}, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hjepa":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in files else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in files}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Return each group of files that can all be reached from one another."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [start]
+        while ahead:
+            new = arrows.get(ahead.pop(), set()) - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    beyond = {name: reached(name) for name in arrows}
+    groups = {tuple(sorted(o for o in beyond[n] if n in beyond.get(o, ()))) for n in arrows if n in beyond[n]}
+    return [list(group) for group in groups]
 
 
 def test_every_part_has_a_row():
@@ -77,9 +114,28 @@ def test_models_masks_and_data_know_nothing_of_each_other():
             assert others <= {part}, path
 
 
-def test_training_never_imports_evaluation():
+def test_training_knows_no_settings_and_never_imports_evaluation():
     for path in (PACKAGE / "training").glob("*.py"):
-        assert not any(part_of(m) in ("evaluation", "report") for m in imported(path)), path
+        others = {part_of(m) for m in imported(path)}
+        assert others <= {"data", "errors", "masking", "models", "training"}, path
+
+
+def test_no_circle_of_files():
+    """Imports for type checkers included: who reads one file of a circle has to read them all."""
+    arrows = {module_of(path): files_imported(path) for path in MODULES}
+    audit = [circle for circle in circles(arrows) if all(part_of(name) == "audit" for name in circle)]
+    assert [circle for circle in circles(arrows) if circle not in audit] == []
+    assert len(audit) <= 2  # being taken apart
+
+
+def test_a_circle_is_seen():
+    assert sorted(circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}})) == [["b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_is_longer_than_a_reader_can_hold(path):
+    name = str(path.relative_to(PACKAGE))
+    assert len(path.read_text().splitlines()) <= MAX_LINES or name in LONGER, name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

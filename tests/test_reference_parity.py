@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hjepa.models.hjepa import build
+from hjepa.models.hjepa import build_hjepa
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
 from hjepa.models.released import load_released
@@ -42,7 +42,7 @@ def replay():
     per_epoch, epochs = plan["iterations_per_epoch"], plan["epochs"]
     total, warmup = per_epoch * epochs, per_epoch * plan["warmup_epochs"]
     image_size = (meta["image_size"],) * 2 if isinstance(meta["image_size"], int) else tuple(meta["image_size"])
-    model = build(
+    model = build_hjepa(
         image_size=image_size,
         patch_size=meta["patch_size"],
         channels=meta["in_chans"],

@@ -32,8 +32,8 @@ from hjepa.models.encoder import build_encoder, set_attention
 from hjepa.models.initialisation import initialise
 from hjepa.models.levels import normalise_targets, patch_gradients, patch_pixels
 from hjepa.models.predictor import Predictor
+from hjepa.setup.machine import autocast_dtype, choose_precision
 from hjepa.training.health import effective_rank
-from hjepa.training.machine import autocast_dtype, choose_precision
 from hjepa.training.muon import Muon
 from hjepa.training.objective import context_variance_covariance, variance_covariance
 from hjepa.training.schedules import WarmupCosine

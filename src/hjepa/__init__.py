@@ -3,13 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hjepa.version import __version__
+
 if TYPE_CHECKING:
     from hjepa import audit
     from hjepa.api import doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
     from hjepa.errors import UserError
     from hjepa.report import write_report
 
-__version__ = "0.1.0"
 __all__ = [
     "UserError",
     "__version__",

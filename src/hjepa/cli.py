@@ -4,7 +4,6 @@ Heavy modules are imported inside the commands, so that ``hjepa --help`` answers
 """
 
 import json as jsonlib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
-from hjepa import __version__
 from hjepa.errors import UserError
+from hjepa.processes import is_first, rank
+from hjepa.version import __version__
 
 app = App(
     name="hjepa",
@@ -73,19 +73,20 @@ def pretrain(
     json
         Print one line of JSON at the end; everything else goes to standard error.
     """
-    from hjepa import api
+    from hjepa.commands import plan as planning
+    from hjepa.commands import pretrain as pretraining
     from hjepa.terminal import Terminal, new_console
 
     if plan:
         if resume or extend_to is not None or init_from is not None:
             raise UserError("--plan says what a new run would do: leave out --resume, --extend-to and --init-from")
-        _print_plan(*api.plan(data, recipe=recipe, config=config, budget=budget, options=settings), json=json)
+        _print_plan(*planning.plan(data, recipe=recipe, config=config, budget=budget, options=settings), json=json)
         return
     if out is None:
         raise UserError("--out is missing: name a folder for the run, such as --out runs/first")
     terminal = Terminal(new_console(to_stderr=json))
     try:
-        run = api.pretrain(
+        run = pretraining.pretrain(
             data,
             out=out,
             recipe=recipe,
@@ -96,12 +97,12 @@ def pretrain(
             extend_to=extend_to,
             init_from=init_from,
             options=settings,
-            listener=terminal,
+            callback=terminal,
             command=shlex.join(["hjepa", *sys.argv[1:]]),
         )
     finally:
         terminal.close()
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return
     if json:
         print(jsonlib.dumps(run.summary()))
@@ -153,12 +154,12 @@ def evaluate(
     json
         Print the results as JSON.
     """
-    from hjepa import api
+    from hjepa.commands import evaluate as evaluation
     from hjepa.evaluation import protocol
     from hjepa.terminal import new_console, print_table
 
     console = new_console(to_stderr=json)
-    result = api.evaluate(
+    result = evaluation.evaluate(
         run,
         train=train,
         test=test,
@@ -209,10 +210,10 @@ def masks(
     json
         Print the statistics as JSON.
     """
-    from hjepa import api
+    from hjepa.commands.masks import mask_statistics
     from hjepa.masking import draw
 
-    statistics = api.mask_statistics(grid, options=settings, steps=steps, batch=batch, seed=seed)
+    statistics = mask_statistics(grid, options=settings, steps=steps, batch=batch, seed=seed)
     if json:
         print(jsonlib.dumps(statistics.to_json()))
         return
@@ -228,9 +229,9 @@ def doctor(*, json: bool = False) -> None:
     json
         Print it as JSON.
     """
-    from hjepa import api
+    from hjepa.commands import doctor as machine
 
-    facts = api.doctor()
+    facts = machine.doctor()
     if json:
         print(jsonlib.dumps(facts))
         return
@@ -312,7 +313,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"unknown option {settings[0]}: hjepa {' '.join(words[:1])} --help lists them")
     if "settings" in ignored:
         bound.arguments["settings"] = settings
-    from hjepa.stopping import Stopped, leave
+    from hjepa.runs.stopping import Stopped, leave
 
     try:
         command(*bound.args, **bound.kwargs)
@@ -353,8 +354,7 @@ def _say(error: CycloptsError, words: list[str]) -> str:
 
 
 def _complain(text: str) -> None:
-    process = os.environ.get("RANK", "0")
-    who = "hjepa" if process == "0" else f"hjepa, process {process}"
+    who = "hjepa" if is_first() else f"hjepa, process {rank()}"
     print(f"{who}: {text}", file=sys.stderr)
 
 

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hjepa.api import Silent
 from hjepa.config import Resolved
+from hjepa.runs.callback import TrainingCallback
 from hjepa.training.health import Verdict
 
 
-class Terminal(Silent):
+class Terminal(TrainingCallback):
     """Prints a run's start, its lines, and every change of the verdict."""
 
     def __init__(self, console: Console) -> None:

@@ -10,12 +10,13 @@ from runs import pictures, same, weights
 import hjepa
 from hjepa.models.frozen import blank_encoder, random_twin
 from hjepa.models.initialisation import initialise
-from hjepa.training.session import build_model, complete
+from hjepa.setup.autoconfig import resolve_auto
+from hjepa.setup.build import build_model
 
 
 def encoder_of(kind: str):
     model = {"width": 128, "heads": 4, "initialisation": kind}
-    return build_model(complete(tiny(model=model), pictures()).config).context_encoder.vit
+    return build_model(resolve_auto(tiny(model=model), pictures()).config).context_encoder.vit
 
 
 def test_released_weights_have_the_same_spread_everywhere():
@@ -59,7 +60,11 @@ def test_mimetic_attention_looks_at_the_similar_and_takes_it_away():
 def test_mimetic_leaves_all_but_the_encoders_attention_as_xavier():
     model = {"width": 128, "heads": 4}
     mimetic, xavier = (
-        dict(build_model(complete(tiny(model=model | {"initialisation": kind}), pictures()).config).named_parameters())
+        dict(
+            build_model(
+                resolve_auto(tiny(model=model | {"initialisation": kind}), pictures()).config
+            ).named_parameters()
+        )
         for kind in ("mimetic", "xavier")
     )
     differ = {name for name in mimetic if not torch.equal(mimetic[name], xavier[name])}

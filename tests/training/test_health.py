@@ -8,6 +8,7 @@ import torch
 
 from hjepa.config import by_name, read_options, read_recipe, recipe_names, resolve
 from hjepa.models.hjepa import LevelForward
+from hjepa.setup.build import build_sampler
 from hjepa.training.health import (
     VERDICTS,
     FeatureQueue,
@@ -18,7 +19,6 @@ from hjepa.training.health import (
     teacher_distance,
 )
 from hjepa.training.remedies import Remedies
-from hjepa.training.session import mask_sampler
 
 B, N, D, K, T = 64, 16, 24, 4, 3
 
@@ -226,7 +226,7 @@ def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
         given = [word for pair in {(setting, value), *together} for word in (f"--{pair[0]}", pair[1])]
         changed = resolve([*layers, read_options(given)])
         assert changed.origin[setting] == "command line"
-        mask_sampler(changed.config).sample(0, 2)
+        build_sampler(changed.config).sample(0, 2)
 
 
 def test_a_finished_run_is_not_told_to_wait():

@@ -5,12 +5,13 @@ sampler of blocks, faults included; ``coverage`` measures what one of them does 
 """
 
 from hjepa.masking.coverage import Coverage, coverage, draw, svg
-from hjepa.masking.multiblock import Masks, MaskSettings, MultiBlockSampler
+from hjepa.masking.multiblock import Masks, MaskSampler, MaskSettings, MultiBlockSampler
 from hjepa.masking.reference import ReferenceSampler
 from hjepa.masking.scattered import RandomSampler
 
 __all__ = [
     "Coverage",
+    "MaskSampler",
     "MaskSettings",
     "Masks",
     "MultiBlockSampler",

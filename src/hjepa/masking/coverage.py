@@ -2,24 +2,15 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa.masking.multiblock import Masks
+from hjepa.masking.multiblock import Masks, MaskSampler
 
 SHADES = " ░▒▓█"
 EXAMPLES = 4
 TIMED_STEPS = 50
-
-
-class Sampler(Protocol):
-    """Anything that draws masks: ``MultiBlockSampler``, ``ReferenceSampler`` or one's own."""
-
-    def sample(self, step: int, batch: int, rows: slice = slice(None)) -> Masks:
-        """Return the masks of ``rows`` of the global ``batch``."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +62,7 @@ class Coverage:
         }
 
 
-def coverage(sampler: Sampler, grid: tuple[int, int], *, steps: int = 100, batch: int = 256) -> Coverage:
+def coverage(sampler: MaskSampler, grid: tuple[int, int], *, steps: int = 100, batch: int = 256) -> Coverage:
     """Measure ``sampler`` on ``grid`` over steps 0 .. ``steps`` - 1, its speed in this process included."""
     patches = grid[0] * grid[1]
     seen, predicted = np.zeros(patches), np.zeros(patches)
@@ -102,7 +93,7 @@ def coverage(sampler: Sampler, grid: tuple[int, int], *, steps: int = 100, batch
     )
 
 
-def _microseconds(sampler: Sampler, steps: int, batch: int) -> float:
+def _microseconds(sampler: MaskSampler, steps: int, batch: int) -> float:
     """Return the median time per image of steps drawn before, so that no step prepares a new block size."""
     seconds = []
     for step in range(steps):

@@ -22,6 +22,7 @@ Block scheme: Assran et al., 2023 (arXiv:2301.08243), section 3 and appendix A.
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -46,6 +47,14 @@ class Masks:
 
     context: Ints  # [B, V], sorted within a row, no repeats
     targets: Ints  # [B, K, T], each block in row-major order; blocks of one image may overlap each other
+
+
+class MaskSampler(Protocol):
+    """Anything that draws masks: ``MultiBlockSampler``, ``ReferenceSampler`` or one's own."""
+
+    def sample(self, step: int, batch: int, rows: slice = slice(None)) -> Masks:
+        """Return the masks of ``rows`` of the global ``batch``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

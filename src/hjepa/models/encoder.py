@@ -91,6 +91,12 @@ class ContextEncoder(nn.Module):
         return sincos_2d(self.width, grid)[None].to(stored)
 
 
+def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (images - mean) / std for uint8 images or floats in 0..1; mean and std are [C, 1, 1]."""
+    scaled = images.to(mean.dtype) / 255.0 if images.dtype == torch.uint8 else images.to(mean.dtype)
+    return (scaled - mean) / std
+
+
 def build_encoder(**sizes: Any) -> ContextEncoder:
     """Build an encoder without touching the caller's random state; its weights are yet to be set."""
     with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw first values when they are made

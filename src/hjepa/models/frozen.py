@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hjepa.errors import UserError
-from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder
+from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder, normalise_pixels
 from hjepa.models.initialisation import Initialisation, initialise
 from hjepa.models.levels import Level, PixelTargets, cell_grid, last_level, level_cells
 from hjepa.models.released import refuse_misfit
@@ -116,12 +116,6 @@ def _as_tensor(images: Any) -> Tensor:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images are {str(images.dtype).removeprefix('torch.')}: give uint8, or floats in 0..1")
     return images
-
-
-def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return (images - mean) / std for uint8 images or floats in 0..1; mean and std are [C, 1, 1]."""
-    scaled = images.to(mean.dtype) / 255.0 if images.dtype == torch.uint8 else images.to(mean.dtype)
-    return (scaled - mean) / std
 
 
 def encoder_card(

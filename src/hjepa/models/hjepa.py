@@ -97,7 +97,7 @@ class HJEPA(nn.Module):
         return cells, at_least_float32(by_depth[last]).mean(1)
 
 
-def build(
+def build_hjepa(
     *,
     image_size: tuple[int, int],
     patch_size: int,
@@ -115,7 +115,7 @@ def build(
     pixel_targets: PixelTargets = "values",
     initialisation: Initialisation = "released",
 ) -> HJEPA:
-    """Build and initialise the model; the target encoder is copied after initialisation."""
+    """Build the model with the weights that ``seed`` draws."""
     levels = levels or last_level(depth)
     context_encoder = build_encoder(
         image_size=image_size,
@@ -138,7 +138,14 @@ def build(
             heads=predictor_heads,
             mlp_ratio=mlp_ratio,
         )
-    initialise(context_encoder, seed=seed, kind=initialisation)
+    model = HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels, pixel_targets)
+    initialise_hjepa(model, seed=seed, kind=initialisation)
+    return model
+
+
+def initialise_hjepa(model: HJEPA, *, seed: int, kind: Initialisation) -> None:
+    """Give encoder and predictor the weights that ``seed`` draws; the target encoder starts as the context encoder."""
+    initialise(model.context_encoder, seed=seed, kind=kind)
     # A predictor's queries know nothing of their own yet, so its attention does not start at the similar.
-    initialise(predictor, seed=seed + 1, kind="xavier" if initialisation == "mimetic" else initialisation)
-    return HJEPA(context_encoder, predictor, TargetEncoder(context_encoder, momentum), levels, pixel_targets)
+    initialise(model.predictor, seed=seed + 1, kind="xavier" if kind == "mimetic" else kind)
+    model.target_encoder.copy_from_context_encoder(model.context_encoder)

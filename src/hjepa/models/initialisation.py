@@ -25,7 +25,8 @@ def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released
 
     ``mimetic`` is ``xavier`` with attention that starts as that of trained networks looks (``mimic``).
 
-    Parameters with ``requires_grad=False`` (position tables) are left alone.
+    Parameters with ``requires_grad=False`` (position tables) are left alone. Draws are made on the CPU in the default
+    format and copied, so a module on another device, or in float64, gets the same values.
     """
     random = torch.Generator().manual_seed(int(generator(seed, "initialisation").integers(2**62)))
     for name, parameter in module.named_parameters():
@@ -38,9 +39,9 @@ def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released
                 parameter.fill_(1.0)
             elif kind != "released" and parameter.ndim == 2:
                 for layer in _layers_in(name, parameter):
-                    nn.init.xavier_uniform_(layer, generator=random)
+                    layer.copy_(nn.init.xavier_uniform_(torch.empty(layer.shape), generator=random))
             else:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=random)
+                parameter.copy_(nn.init.trunc_normal_(torch.empty(parameter.shape), std=0.02, generator=random))
     if kind == "mimetic":
         for part in module.modules():
             if isinstance(part, Attention):
@@ -71,7 +72,9 @@ def _halves(noise: float, identity: float, width: int, random: torch.Generator) 
     """Return L, R [D, D] with L R = noise Z + identity I; the columns of L, rows of R by falling singular value."""
     z = torch.randn(width, width, generator=random, dtype=torch.float64) / math.sqrt(width)
     u, s, v = torch.linalg.svd(noise * z + identity * torch.eye(width, dtype=torch.float64))
-    return u * s.sqrt(), s.sqrt()[:, None] * v
+    halves = u * s.sqrt(), s.sqrt()[:, None] * v
+    left, right = (half.to(torch.get_default_dtype()) for half in halves)
+    return left, right
 
 
 def _layers_in(name: str, weight: Tensor) -> tuple[Tensor, ...]:

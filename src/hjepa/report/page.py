@@ -4,11 +4,8 @@ The page is written for a reader who was not there: a missing file or value show
 file that cannot be read is named on the page. Only a folder without ``run.json`` is refused.
 """
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,9 @@ from jinja2 import Environment, PackageLoader, Undefined
 from markupsafe import Markup
 
 from hjepa.errors import UserError
+from hjepa.files import write_atomically
 from hjepa.report.plots import CURVES, Columns, Dot, curve_svg, level_curves, results_svg
+from hjepa.report.record import Record, read_record
 
 DASH = "\N{EN DASH}"
 MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
@@ -62,19 +61,6 @@ STATUS = {
 }
 
 
-@dataclass(frozen=True)
-class Record:
-    """What was found in a run folder; ``notes`` name what could not be read."""
-
-    run: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-    config: str | None
-    evaluation: Mapping[str, Any]
-    masks: Mapping[str, Any]
-    audit: Mapping[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
 def write_report(run: Path) -> Path:
     """Write ``run/report.html`` from the files in ``run`` and return its path.
 
@@ -84,38 +70,14 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     page = _render(page_context(run.resolve().name, read_record(run)))
     target = run / "report.html"
-    beside = run / f".report.html.{os.getpid()}"
     try:
         # "replace": a file name that is not valid text must not prevent the page.
-        beside.write_text(page, encoding="utf-8", errors="replace")
-        beside.replace(target)
+        write_atomically(target, lambda beside: beside.write_text(page, encoding="utf-8", errors="replace"))
     except OSError as error:
         raise UserError(
             f"{target} cannot be written ({error.strerror}): make room or change permissions, then try again"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return target
-
-
-def read_record(run: Path) -> Record:
-    """Read the files of a run folder that the page shows."""
-    if not (run / "run.json").is_file():
-        raise UserError(f"{run} is not a run folder: it has no run.json")
-    notes: list[str] = []
-    facts = _read_object(run / "run.json", notes)
-    if notes:
-        raise UserError(f"{run / 'run.json'} cannot be read: restore it from a copy, or start the run again")
-    config = run / "config.yaml"
-    return Record(
-        run=facts,
-        metrics=_read_metrics(run / "metrics.jsonl", notes),
-        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
-        evaluation=_read_object(run / "evaluation.json", notes),
-        masks=_read_object(run / "masks.json", notes),
-        audit=_read_object(run / "audit.json", notes),
-        notes=notes,
-    )
 
 
 def page_context(name: str, record: Record) -> dict[str, Any]:
@@ -191,40 +153,6 @@ def shown(value: object, between: str = ", ") -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {shown(part)}" for key, part in value.items()) or DASH
     return str(value)
-
-
-def _read_object(path: Path, notes: list[str]) -> Mapping[str, Any]:
-    """Return the JSON object in ``path``; empty when there is none, with a note when it is broken."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        notes.append(f"{path.name} could not be read ({error}).")
-        return {}
-    if not isinstance(content, dict):
-        notes.append(f"{path.name} does not hold a JSON object.")
-        return {}
-    return content
-
-
-def _read_metrics(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
-    """Return the logged steps; a line that is broken (a run killed while writing) is counted and left out."""
-    if not path.is_file():
-        return []
-    rows: list[Mapping[str, Any]] = []
-    broken = 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
-            broken += 1
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    if broken:
-        notes.append(f"metrics.jsonl: lines left out because they are broken: {broken}.")
-    return rows
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""The training step, the loop around it, and what a run keeps on disk."""
+"""The algorithm: the training step and the loop around it, what is minimised, and whether it works."""

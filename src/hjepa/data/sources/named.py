@@ -1,7 +1,6 @@
 """Data sets that are opened by their name: found on this machine first, downloaded by torchvision otherwise."""
 
 import gzip
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from hjepa.data.sources.arrays import ArraySource
 from hjepa.data.sources.npz import open_npz
 from hjepa.errors import UserError
+from hjepa.processes import is_first
 
 FASHION_NAMES = "fashion-mnist, fashion-mnist:train, fashion-mnist:test"
 FASHION_FILES = {
@@ -72,7 +72,7 @@ def _has_cifar10(root: Path) -> bool:
 
 def _refuse_to_download_twice(name: str) -> None:
     """Raise UserError in every process of a launch but the first."""
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         raise UserError(f"{name} is not here: run hjepa once in a single process, so that one fetches it")
 
 

@@ -8,8 +8,8 @@ from hjepa.audit.report import Report
 from hjepa.audit.session import TeacherAudit
 from hjepa.audit.specs import Spec
 from hjepa.config import EMAConfig
-from hjepa.training.run_folder import write_json, write_text
-from hjepa.training.session import Session
+from hjepa.files import write_json, write_text
+from hjepa.runs.session import Session
 
 STEPS = 20
 
@@ -83,10 +83,9 @@ def keep(session: Session, report: Report, first: int) -> None:
         return
     write_text(session.folder.audit_markdown, report.to_markdown())
     write_json(session.folder.audit, report.to_json())
-    session.record["audit"] = {"verdict": report.verdict.value, "first_step": first, "steps": report.steps}
-    session.folder.write_record(session.record)
+    session.note(audit={"verdict": report.verdict.value, "first_step": first, "steps": report.steps})
     failed = ", ".join(finding.rule for finding in report.failures)
-    session.listener.on_notice(
+    session.callback.on_notice(
         f"audit of steps {first} to {first + report.steps - 1}: {report.verdict.value}"
         + f" ({failed}, see audit.md)" * bool(failed)
     )

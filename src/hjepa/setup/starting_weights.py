@@ -15,7 +15,7 @@ from hjepa.models.released import Matched, load_released, refuse_misfit
 CHECKPOINT_PARTS = ("context_encoder.", "predictor.", "target_encoder.encoder.")
 
 
-def init_from(model: HJEPA, path: Path) -> list[Matched]:
+def load_starting_weights(model: HJEPA, path: Path) -> list[Matched]:
     """Load weights into a new model from a run folder, encoder.safetensors, or a released checkpoint.
 
     A run gives encoder, predictor and target encoder; a bare encoder starts context and target encoder

@@ -1,22 +1,15 @@
-"""Strict, typed configuration: every value is checked once and remembers where it came from.
+"""Every setting: its type, its default, what it is for, and what it refuses.
 
-Values are merged in the order default < recipe < file < command line; what is still open is derived
-from the data and the machine (see ``training/session.py``, ``complete``). Unknown keys are errors.
+A value that is open (None, or ``auto``) is filled from the data and the machine (``setup/autoconfig.py``).
 """
 
-import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
-from importlib import resources
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from hjepa.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Range = tuple[float, float]
 
@@ -290,14 +283,14 @@ class Config(Section):
     def image_size(self) -> tuple[int, int]:
         """Return the input size (H, W) in pixels; ValueError while it is open."""
         if self.data.image_size is None:
-            raise ValueError("data.image_size is still open: call complete() first")
+            raise ValueError("data.image_size is still open: call resolve_auto() first")
         return self.data.image_size
 
     @property
     def patch_size(self) -> int:
         """Return the side of a patch in pixels; ValueError while it is open."""
         if self.model.patch_size is None:
-            raise ValueError("model.patch_size is still open: call complete() first")
+            raise ValueError("model.patch_size is still open: call resolve_auto() first")
         return self.model.patch_size
 
     @model_validator(mode="after")
@@ -329,248 +322,15 @@ class Config(Section):
         return self
 
 
-class Layer(NamedTuple):
-    """Values from one place, as nested mappings."""
-
-    origin: str  # "recipe demo", "file my.yaml", "command line"
-    values: Mapping[str, Any]
-
-
-class Resolved(NamedTuple):
-    """A configuration and where each value came from (dotted name -> origin)."""
-
-    config: Config
-    origin: dict[str, str]
-
-
-def resolve(layers: list[Layer]) -> Resolved:
-    """Merge layers, later ones winning, and check the result; raises UserError in one line."""
-    merged: dict[str, Any] = {}
-    origin = dict.fromkeys(field_names(), "default")
-    for layer in layers:
-        for name, value in _leaves(layer.values):
-            if name not in origin:
-                raise UserError(unknown_name(name, layer.origin))
-            if name in LENGTHS and value is not None:
-                for other in LENGTHS:
-                    if other != name and origin[other] not in ("default", layer.origin):
-                        origin[other] = "default"
-                        del merged["train"][other.removeprefix("train.")]
-            origin[name] = layer.origin
-            _put(merged, name, value)
-    try:
-        return Resolved(Config.model_validate(merged), origin)
-    except ValidationError as error:
-        raise UserError(_one_line(error, origin)) from None
-
-
-def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
-    """Fill open values: dotted name -> (value, reason)."""
-    merged = resolved.config.model_dump()
-    origin = dict(resolved.origin)
-    for name, (value, reason) in values.items():
-        _put(merged, name, value)
-        origin[name] = f"derived: {reason}"
-    try:
-        return Resolved(Config.model_validate(merged), origin)
-    except ValidationError as error:
-        raise UserError(_one_line(error, origin)) from None
-
-
-def read_recipe(name: str) -> Layer:
-    """Read a recipe that ships with hjepa."""
-    names = recipe_names()
-    if name not in names:
-        raise UserError(f"unknown recipe {name!r}{_did_you_mean(name, names)}: the recipes are {', '.join(names)}")
-    text = resources.files("hjepa.recipes").joinpath(f"{name}.yaml").read_text()
-    return Layer(f"recipe {name}", {"recipe": name, **yaml.safe_load(text)})
-
-
-def recipe_names() -> list[str]:
-    """Return the names of all recipes."""
-    files = resources.files("hjepa.recipes").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-def read_file(path: Path) -> list[Layer]:
-    """Read a YAML file of settings, such as the config.yaml of another run."""
-    if not path.is_file():
-        raise UserError(f"--config {path}: no such file")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config {path}{where}: not valid YAML") from None
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: holds no settings, expected lines such as 'optim: {{lr: 0.001}}'")
-    layer = Layer(f"file {path}", values)
-    # A file that names a recipe means it: the recipe's values come first, the file's own win.
-    return [read_recipe(str(values["recipe"])), layer] if values.get("recipe") is not None else [layer]
-
-
-def read_options(tokens: list[str]) -> Layer:
-    """Read ``--section.field value`` and ``--section.field=value`` from the command line."""
-    values: dict[str, Any] = {}
-    rest = iter(tokens)
-    for token in rest:
-        if not token.startswith("--"):
-            raise UserError(f"unexpected argument {token!r}: options look like --optim.lr 0.001")
-        name, equals, text = token[2:].partition("=")
-        name = name.replace("-", "_")
-        if name not in field_names():
-            raise UserError(unknown_name(name, "command line"))
-        if not equals:
-            text = next(rest, "")
-            if not text or text.startswith("--"):
-                raise UserError(f"--{name} needs a value, such as --{name} {_example(name)}")
-        _put(values, name, _parse(text))
-    refuse_two_lengths(values, "--")
-    return Layer("command line", values)
-
-
-def refuse_two_lengths(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError if one place says twice how long to train."""
-    given = values.get("train") or {}
-    lengths = [name for name in LENGTHS if given.get(name.removeprefix("train.")) is not None]
-    if len(lengths) > 1:
-        both = f"{prefix}{lengths[0]} and {prefix}{lengths[1]}"
-        raise UserError(f"{both} both say how long to train: leave one of them out")
-
-
-def dump(resolved: Resolved) -> str:
-    """Return config.yaml: every value, with where it came from as a comment."""
-    lines: list[str] = []
-    section = ""
-    for name, value in _leaves(resolved.config.model_dump()):
-        head, _, field = name.rpartition(".")
-        if head != section:
-            lines.append(f"{head}:")
-            section = head
-        indent = "  " if head else ""
-        text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-        lines.append(f"{indent}{field}: {text}  # {resolved.origin[name]}")
-    return "\n".join(lines) + "\n"
-
-
-def load(text: str) -> Resolved:
-    """Read what ``dump`` wrote; the origins are those in its comments, of settings it did not know the default."""
-    values = yaml.safe_load(text)
-    if not isinstance(values, dict):
-        raise UserError("config.yaml holds no settings: restore it, or start again with --overwrite")
-    resolved = resolve([Layer("config.yaml", values)])
-    origin = dict.fromkeys(field_names(), "default")
-    section = ""
-    for line in text.splitlines():
-        if line.startswith("#"):
-            continue
-        setting, _, comment = line.partition("  # ")
-        field, _, value = setting.partition(":")
-        if not value.strip():
-            section = f"{field}."
-        else:
-            origin[f"{section}{field.strip()}" if field.startswith(" ") else field] = comment
-    return Resolved(resolved.config, origin)
-
-
-def by_name(config: Config) -> dict[str, Any]:
-    """Return every value by its dotted name, such as ``ema.momentum``."""
-    return dict(_leaves(config.model_dump()))
-
-
 def field_names() -> list[str]:
     """Return all settings as dotted names."""
-    return [name for name, _ in _fields(Config)]
+    return [name for name, _ in all_fields()]
 
 
-def describe() -> list[tuple[str, str, str]]:
-    """Return (dotted name, default, description) of all settings, for the help page."""
-    return [(name, str(_plain(field.default)), field.description or "") for name, field in _fields(Config)]
-
-
-def unknown_name(name: str, origin: str) -> str:
-    """Say that a setting does not exist, and which one was meant."""
-    where = "" if origin == "command line" else f" in {origin}"
-    shown = f"--{name}" if origin == "command line" else name
-    known = [
-        *field_names(),
-        "out",
-        "config",
-        "budget",
-        "plan",
-        "json",
-        "resume",
-        "overwrite",
-        "extend-to",
-        "init-from",
-        "debug",
-    ]
-    meant = _did_you_mean(name, known, "--" if origin == "command line" else "")
-    return f"unknown setting {shown}{where}{meant or ': hjepa pretrain --help lists all settings'}"
-
-
-def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
-    field = name.rpartition(".")[2]
-    close = [k for k in known if k.rpartition(".")[2] == field][:1]  # the right field in the wrong section
-    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f", did you mean {prefix}{close[0]}?" if close else ""
-
-
-def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def all_fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting's dotted name and pydantic's description of it."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
+            yield from all_fields(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        dotted = f"{prefix}{name}"
-        if "." in str(name):
-            yield dotted, value
-        elif isinstance(value, Mapping):
-            yield from _leaves(value, f"{dotted}.")
-        else:
-            yield dotted, value
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *sections, field = name.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-    values[field] = value
-
-
-def _parse(text: str) -> Any:
-    if "," in text and not text.startswith("["):
-        return [_parse(part) for part in text.split(",")]
-    try:
-        return None if text.lower() == "none" else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{text!r} is not a value: write a number, a word, or numbers with commas between") from None
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _example(name: str) -> Any:
-    if name == "train.budget":
-        return "20min"
-    default = dict(_fields(Config))[name].default
-    return 1 if default is None else ",".join(map(str, default)) if isinstance(default, tuple) else default
-
-
-def _one_line(error: ValidationError, origin: Mapping[str, str]) -> str:
-    """Say the first problem with its dotted name, value and origin."""
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
-    name = next((n for n in (".".join(location[:i]) for i in range(len(location), 0, -1)) if n in origin), "")
-    message = first["msg"].removeprefix("Value error, ")
-    if not name:
-        prefix = f"{'.'.join(location)}." if location else ""
-        return f"{prefix}{message}"
-    where = origin[name]
-    shown = f" ({where})" if where not in ("default", "command line") else ""
-    return f"{name} = {_plain(first['input'])!r}{shown}: {message[0].lower()}{message[1:]}"

@@ -14,9 +14,10 @@ from runs import pictures
 import hjepa
 from hjepa.config import Layer, resolve
 from hjepa.errors import UserError
-from hjepa.training import plan as planning
-from hjepa.training.plan import estimate_memory_gb, keep_budget, refuse_too_large
-from hjepa.training.session import complete, start_accelerator
+from hjepa.setup import memory, timing
+from hjepa.setup.autoconfig import resolve_auto
+from hjepa.setup.build import build, build_sampler
+from hjepa.setup.memory import estimate_memory_gb, mask_shape, refuse_too_large
 
 SIZES = {
     "model": {"width": 192, "depth": 4, "heads": 3, "predictor_width": 96, "predictor_heads": 3, "patch_size": 4},
@@ -27,17 +28,18 @@ MEASURE = """
 import json, sys
 import torch
 from conftest import tiny
-from runs import pictures, trainer_of
-from hjepa.training.plan import estimate_memory_gb
-from hjepa.training.machine import memory_gb, peak_memory_gb
+from runs import pictures
+from hjepa.setup.build import build
+from hjepa.setup.memory import estimate_memory_gb
+from hjepa.setup.machine import memory_gb, peak_memory_gb
 sections = json.loads(sys.argv[1])
-trainer, batches, config = trainer_of(tiny(**sections), pictures(512, 32))
-batch = next(batches)
+parts = build(tiny(**sections), pictures(512, 32))
+batch = next(parts.batches(0))
 before = memory_gb()
 for _ in range(2):
-    trainer.train_step(batch)
+    parts.trainer.train_step(batch)
 peak = peak_memory_gb(torch.device("cpu"))
-print(json.dumps([peak - before, estimate_memory_gb(config)]))
+print(json.dumps([peak - before, estimate_memory_gb(parts.resolved.config, parts.masks)]))
 """
 
 
@@ -53,27 +55,25 @@ def test_estimate_is_within_a_factor_of_two_of_a_measurement(precision):
 
 
 def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch):
-    from hjepa.training import plan
-
-    config = complete(tiny(**SIZES, optim={"batch_size": 4096}), pictures()).config
-    monkeypatch.setattr(plan, "available_memory_gb", lambda _: estimate_memory_gb(config) / 3)
+    config = resolve_auto(tiny(**SIZES, optim={"batch_size": 4096}), pictures()).config
+    masks = mask_shape(build_sampler(config), config)
+    monkeypatch.setattr(memory, "available_memory_gb", lambda _: estimate_memory_gb(config, masks) / 3)
     with pytest.raises(
         UserError, match=r"optim\.batch_size = 4096: a step needs about .* use --optim\.accumulate [48]"
     ):
-        refuse_too_large(config)
+        refuse_too_large(config, masks)
     whole = config.model_copy(update={"optim": config.optim.model_copy(update={"variance_covariance": 1.0})})
     with pytest.raises(UserError, match=r"are free; use a smaller model or image size, or a smaller --optim"):
-        refuse_too_large(whole)  # a batch whose images are all compared cannot be split
-    monkeypatch.setattr(plan, "available_memory_gb", lambda _: 1000.0)
-    refuse_too_large(config)
+        refuse_too_large(whole, masks)  # a batch whose images are all compared cannot be split
+    monkeypatch.setattr(memory, "available_memory_gb", lambda _: 1000.0)
+    refuse_too_large(config, masks)
 
 
 def test_a_budget_becomes_the_steps_that_fit_into_it(monkeypatch):
     """With a clock that says half a second between two looks, a step takes half a second."""
     clock = itertools.count()
-    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock) / 2)
-    resolved = complete(tiny(train={"steps": None, "budget": "1min"}), pictures())
-    resolved = keep_budget(resolved, pictures(), start_accelerator(resolved.config))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock) / 2)
+    resolved = build(tiny(train={"steps": None, "budget": "1min"}), pictures()).resolved
     assert resolved.config.train.steps == 120
     assert resolved.origin["train.steps"] == "derived: 1min at 0.5 s a step, measured"
 

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from hjepa.errors import UserError
+from hjepa.files import write_json, write_text
 
 _LOCKS: set[IO[str]] = set()  # held by this process
 
@@ -132,36 +133,6 @@ class RunFolder:
         """Drop lines after ``last_step``: they come again when the run goes on from there."""
         kept = [line for line in self.read_metrics() if line["step"] <= last_step]
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a crash, sees the old or the new text."""
-    write_atomically(path, lambda beside: beside.write_text(text))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, flush it to the disk, then rename it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        flush_to_disk(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Have the operating system write a file's or folder's content out (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _complete_lines(text: str) -> Iterator[dict[str, Any]]:

@@ -13,11 +13,13 @@ from runs import pictures, same
 import hjepa
 from hjepa.config import derive, load
 from hjepa.errors import UserError
-from hjepa.training import budget as budgets
-from hjepa.training import plan as planning
-from hjepa.training.budget import Budget
+from hjepa.runs import budget as budgets
+from hjepa.runs.budget import Budget
+from hjepa.setup import build as building
+from hjepa.setup.autoconfig import resolve_auto
+from hjepa.setup.build import momentum_of, schedules_of
+from hjepa.setup.timing import StepTime
 from hjepa.training.horizon import Horizon
-from hjepa.training.session import complete, momentum_of, schedules_of
 from hjepa.training.trainer import Trainer
 
 
@@ -58,7 +60,7 @@ def test_without_a_correction_the_position_is_the_step_itself():
 
 @pytest.mark.parametrize("total", [150, 900])
 def test_schedules_are_continuous_where_the_number_of_steps_was_corrected(total):
-    before = complete(tiny(train={"steps": 400}, optim={"variance_covariance": 0.2}), pictures())
+    before = resolve_auto(tiny(train={"steps": 400}, optim={"variance_covariance": 0.2}), pictures())
     horizon = Horizon(400).corrected(100, total)
     changes = {"train.steps": (total, "test"), "train.corrections": (horizon.corrections, "test")}
     after = derive(before, changes)
@@ -114,7 +116,7 @@ def slow_machine(monkeypatch):
         clock["now"] += 0.5
         return take(self, micro_batches)
 
-    monkeypatch.setattr(planning, "_time_steps", lambda *_: (0.1, []))
+    monkeypatch.setattr(building, "time_steps", lambda *_: StepTime(0.1, 0, 0))
     monkeypatch.setattr(budgets.time, "perf_counter", lambda: clock["now"])
     monkeypatch.setattr(Trainer, "train_step", slowly)
     return clock
@@ -146,7 +148,7 @@ def test_a_corrected_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, 
             raise RuntimeError("killed")
         return stop
 
-    from hjepa.training.session import Session
+    from hjepa.runs.session import Session
 
     kept = Session._after_step
     with monkeypatch.context() as patched:

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from hjepa.errors import UserError
-from hjepa.training.run_folder import RunFolder, write_atomically, write_json
+from hjepa.files import write_atomically, write_json
+from hjepa.runs.folder import RunFolder
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -79,7 +80,7 @@ def test_a_link_to_a_run_is_followed(tmp_path):
 
 
 def test_two_processes_cannot_train_one_run(tmp_path):
-    code = "import sys, pathlib; from hjepa.training.run_folder import RunFolder\n"
+    code = "import sys, pathlib; from hjepa.runs.folder import RunFolder\n"
     code += "with RunFolder(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", code, str(tmp_path / "run")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -97,7 +98,7 @@ def test_two_processes_cannot_train_one_run(tmp_path):
 
 def test_a_child_that_outlives_a_killed_run_does_not_keep_it_locked(tmp_path):
     """Loader workers are forked from the process that holds the lock, and notice its death seconds later."""
-    code = "import os, sys, time, pathlib; from hjepa.training.run_folder import RunFolder\n"
+    code = "import os, sys, time, pathlib; from hjepa.runs.folder import RunFolder\n"
     code += "with RunFolder(pathlib.Path(sys.argv[1])).locked():\n"
     code += " child = os.fork()\n if not child: time.sleep(60); os._exit(0)\n"
     code += " time.sleep(0.2); print(child, flush=True); time.sleep(60)"

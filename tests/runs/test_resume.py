@@ -12,7 +12,7 @@ from commands import call, flat, last_training, last_weights, metrics, start, tr
 from conftest import tiny, tiny_options
 
 from hjepa.errors import UserError
-from hjepa.training.session import refuse_other_configuration
+from hjepa.runs.resume import refuse_other_configuration
 
 STEPS = 40
 OPTIONS = tiny_options(train__steps=STEPS, train__log_every=1, train__checkpoint_every=3)

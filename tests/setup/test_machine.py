@@ -8,11 +8,11 @@ import pytest
 import torch
 from commands import environment
 
-from hjepa.training import machine
+from hjepa.setup import machine
 
 FAULTS = """
 import ctypes, resource, sys, torch
-from hjepa.training.machine import keep_freed_memory
+from hjepa.setup.machine import keep_freed_memory
 if "user" not in sys.argv[1]:
     ctypes.CDLL(None).mallopt(-3, 65536)  # everything is asked of the system anew, whatever this glibc does by default
 if "keep" in sys.argv[1]:

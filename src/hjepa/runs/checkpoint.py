@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hjepa.errors import UserError
-from hjepa.training.run_folder import flush_to_disk
+from hjepa.files import flush_to_disk
 
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.pt", "state.json", "manifest.json"
 

@@ -1,0 +1,32 @@
+"""``hjepa doctor``: what this machine can do."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from hjepa.data.sources import cifar10_is_here, fashion_mnist_is_here
+from hjepa.setup.machine import available_memory_gb, choose_device, choose_precision, hardware, matmul_speed
+from hjepa.version import __version__
+
+
+def doctor() -> dict[str, Any]:
+    """Return what this machine can do."""
+    device = choose_device("auto")
+    precision, reason = choose_precision("auto", device)
+    speeds = {str(kind).removeprefix("torch."): round(matmul_speed(kind)) for kind in (torch.float32, torch.bfloat16)}
+    fashion = "found" if fashion_mnist_is_here() else "not here; apt-get install dataset-fashion-mnist, or be online"
+    cifar10 = "found" if cifar10_is_here() else "not here; put cifar10.npz into ./data, or be online"
+    return {
+        "hjepa": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "accelerate")},
+        **hardware(),
+        "memory free (GB)": round(available_memory_gb(device), 1),
+        "matrix products (GFLOP/s)": ", ".join(f"{name} {speed}" for name, speed in speeds.items()),
+        "precision": f"{precision}: {reason}",
+        "data set scenes": "embedded",
+        "data set fashion-mnist": fashion,
+        "data set cifar10": cifar10,
+    }

@@ -1,0 +1,56 @@
+"""From what a command was given to layers of settings, and the recipe where none was named."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hjepa import config as configuration
+from hjepa.config import Layer
+from hjepa.errors import UserError
+from hjepa.setup.machine import choose_device
+
+DEFAULT_RECIPE = "hjepa-small"
+RECIPES_BY_BUDGET = {  # device -> recipe below so many seconds, recipe from there on
+    "cpu": ("hjepa-tiny", 3600, "hjepa-small"),
+    "mps": ("hjepa-tiny", 3600, "hjepa-small"),
+    "cuda": ("hjepa-small", 4 * 3600, "hjepa-base"),
+}
+
+
+def given_layers(
+    recipe: str | None,
+    config: str | os.PathLike[str] | None,
+    budget: str | None,
+    options: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+) -> list[Layer]:
+    """Return what was given, in rising order of precedence."""
+    options = [*options, *(["--train.budget", budget] if budget is not None else [])]
+    given = [Layer("call", settings)] if settings else []
+    given += [configuration.read_options(options)] if options else []
+    trains = [layer.values.get("train") or {} for layer in given]
+    if settings:  # with the call's budget, which is one of its lengths
+        configuration.refuse_two_lengths({"train": {name: v for train in trains for name, v in train.items()}})
+    layers = [configuration.read_recipe(recipe)] if recipe else []
+    if config is not None:
+        layers += (from_file := configuration.read_file(Path(config)))
+        named = from_file[-1].values.get("recipe")
+        if recipe and named not in (None, recipe):
+            raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
+    elif not recipe:
+        asked = {name: v for train in trains for name, v in train.items()}  # the command line last
+        layers += _chosen_recipe(asked.get("budget"), str(asked.get("device", "auto")))
+    return [*layers, *given]
+
+
+def _chosen_recipe(budget: Any, wanted: str) -> list[Layer]:
+    """Return the recipe for a budget on a device of this machine, and why; the default without a budget."""
+    try:
+        seconds = configuration.budget_seconds(str(budget))
+    except ValueError:  # the budget itself is refused where it is read; None is no budget
+        return [configuration.read_recipe(DEFAULT_RECIPE)]
+    device = choose_device(wanted).type
+    shorter, limit, longer = RECIPES_BY_BUDGET[device]
+    name = longer if seconds >= limit else shorter
+    return [configuration.read_recipe(name), Layer(f"recipe chosen for {budget} on {device}", {"recipe": name})]

@@ -1,0 +1,192 @@
+"""Layers of settings and where each value came from: default < recipe < file < command line.
+
+What is still open is filled from the data and the machine (``setup/autoconfig.py``). Unknown keys are errors.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from hjepa.config.schema import LENGTHS, Config, field_names
+from hjepa.config.texts import did_you_mean, example, one_line, plain, unknown_name
+from hjepa.errors import UserError
+
+
+class Layer(NamedTuple):
+    """Values from one place, as nested mappings."""
+
+    origin: str  # "recipe demo", "file my.yaml", "command line"
+    values: Mapping[str, Any]
+
+
+class Resolved(NamedTuple):
+    """A configuration and where each value came from (dotted name -> origin)."""
+
+    config: Config
+    origin: dict[str, str]
+
+
+def resolve(layers: list[Layer]) -> Resolved:
+    """Merge layers, later ones winning, and check the result; raises UserError in one line."""
+    merged: dict[str, Any] = {}
+    origin = dict.fromkeys(field_names(), "default")
+    for layer in layers:
+        for name, value in _leaves(layer.values):
+            if name not in origin:
+                raise UserError(unknown_name(name, layer.origin))
+            if name in LENGTHS and value is not None:
+                for other in LENGTHS:
+                    if other != name and origin[other] not in ("default", layer.origin):
+                        origin[other] = "default"
+                        del merged["train"][other.removeprefix("train.")]
+            origin[name] = layer.origin
+            _put(merged, name, value)
+    try:
+        return Resolved(Config.model_validate(merged), origin)
+    except ValidationError as error:
+        raise UserError(one_line(error, origin)) from None
+
+
+def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
+    """Fill open values: dotted name -> (value, reason)."""
+    merged = resolved.config.model_dump()
+    origin = dict(resolved.origin)
+    for name, (value, reason) in values.items():
+        _put(merged, name, value)
+        origin[name] = f"derived: {reason}"
+    try:
+        return Resolved(Config.model_validate(merged), origin)
+    except ValidationError as error:
+        raise UserError(one_line(error, origin)) from None
+
+
+def read_recipe(name: str) -> Layer:
+    """Read a recipe that ships with hjepa."""
+    names = recipe_names()
+    if name not in names:
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, names)}: the recipes are {', '.join(names)}")
+    text = resources.files("hjepa.recipes").joinpath(f"{name}.yaml").read_text()
+    return Layer(f"recipe {name}", {"recipe": name, **yaml.safe_load(text)})
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all recipes."""
+    files = resources.files("hjepa.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def read_file(path: Path) -> list[Layer]:
+    """Read a YAML file of settings, such as the config.yaml of another run."""
+    if not path.is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config {path}{where}: not valid YAML") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: holds no settings, expected lines such as 'optim: {{lr: 0.001}}'")
+    layer = Layer(f"file {path}", values)
+    # A file that names a recipe means it: the recipe's values come first, the file's own win.
+    return [read_recipe(str(values["recipe"])), layer] if values.get("recipe") is not None else [layer]
+
+
+def read_options(tokens: list[str]) -> Layer:
+    """Read ``--section.field value`` and ``--section.field=value`` from the command line."""
+    values: dict[str, Any] = {}
+    rest = iter(tokens)
+    for token in rest:
+        if not token.startswith("--"):
+            raise UserError(f"unexpected argument {token!r}: options look like --optim.lr 0.001")
+        name, equals, text = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in field_names():
+            raise UserError(unknown_name(name, "command line"))
+        if not equals:
+            text = next(rest, "")
+            if not text or text.startswith("--"):
+                raise UserError(f"--{name} needs a value, such as --{name} {example(name)}")
+        _put(values, name, _parse(text))
+    refuse_two_lengths(values, "--")
+    return Layer("command line", values)
+
+
+def refuse_two_lengths(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise UserError if one place says twice how long to train."""
+    given = values.get("train") or {}
+    lengths = [name for name in LENGTHS if given.get(name.removeprefix("train.")) is not None]
+    if len(lengths) > 1:
+        both = f"{prefix}{lengths[0]} and {prefix}{lengths[1]}"
+        raise UserError(f"{both} both say how long to train: leave one of them out")
+
+
+def dump(resolved: Resolved) -> str:
+    """Return config.yaml: every value, with where it came from as a comment."""
+    lines: list[str] = []
+    section = ""
+    for name, value in _leaves(resolved.config.model_dump()):
+        head, _, field = name.rpartition(".")
+        if head != section:
+            lines.append(f"{head}:")
+            section = head
+        indent = "  " if head else ""
+        text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append(f"{indent}{field}: {text}  # {resolved.origin[name]}")
+    return "\n".join(lines) + "\n"
+
+
+def load(text: str) -> Resolved:
+    """Read what ``dump`` wrote; the origins are those in its comments, of settings it did not know the default."""
+    values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise UserError("config.yaml holds no settings: restore it, or start again with --overwrite")
+    resolved = resolve([Layer("config.yaml", values)])
+    origin = dict.fromkeys(field_names(), "default")
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        setting, _, comment = line.partition("  # ")
+        field, _, value = setting.partition(":")
+        if not value.strip():
+            section = f"{field}."
+        else:
+            origin[f"{section}{field.strip()}" if field.startswith(" ") else field] = comment
+    return Resolved(resolved.config, origin)
+
+
+def by_name(config: Config) -> dict[str, Any]:
+    """Return every value by its dotted name, such as ``ema.momentum``."""
+    return dict(_leaves(config.model_dump()))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        if "." in str(name):
+            yield dotted, value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, field = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[field] = value
+
+
+def _parse(text: str) -> Any:
+    if "," in text and not text.startswith("["):
+        return [_parse(part) for part in text.split(",")]
+    try:
+        return None if text.lower() == "none" else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r} is not a value: write a number, a word, or numbers with commas between") from None

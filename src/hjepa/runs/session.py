@@ -1,0 +1,316 @@
+"""A run being trained: the loop around the step, what it logs, and what it saves."""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from hjepa.config import by_name, derive
+from hjepa.errors import UserError
+from hjepa.files import flush_to_disk, write_atomically, write_json
+from hjepa.models.frozen import encoder_bytes, encoder_card
+from hjepa.runs import checkpoint as checkpoints
+from hjepa.runs.budget import Budget, budget_in_force
+from hjepa.runs.callback import TrainingCallback
+from hjepa.runs.folder import RunFolder
+from hjepa.runs.metrics import Pace, mean_loss, metrics_line
+from hjepa.runs.record import now, write_config
+from hjepa.runs.stopping import Stopped, StopSignals
+from hjepa.setup.build import Parts, horizon_of, set_schedules
+from hjepa.setup.machine import return_freed_memory
+from hjepa.training.content import NOTHING_KNOWN, Content, Known
+from hjepa.training.health import FeatureQueue, Health, Verdict, described_images, grace_steps
+from hjepa.training.remedies import Remedies
+from hjepa.training.trainer import StepResult, fit
+from hjepa.version import __version__
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class Session:
+    """One run being trained: its parts, its health, and the folder they are written to."""
+
+    parts: Parts
+    folder: RunFolder
+    record: dict[str, Any]
+    callback: TrainingCallback
+    started: float = field(default_factory=time.perf_counter)  # when the time of a budget began to count
+
+    def __post_init__(self) -> None:
+        self.resolved, self.source = self.parts.resolved, self.parts.source
+        self.trainer, self.batches = self.parts.trainer, self.parts.batches
+        self.config = self.resolved.config
+        self.total_steps = horizon_of(self.config).total_steps
+        seconds = budget_in_force(self.resolved)
+        self.budget = None if seconds is None else Budget(seconds, self.started)
+        self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
+        self.health.queue = FeatureQueue(described_images(self.total_steps * self.config.optim.batch_size))
+        self.verdict: Verdict | None = None
+        self.best_rank = 0.0
+        self.content_at_start = NOTHING_KNOWN
+        self.skipped_in_a_row = 0
+        self.signals = StopSignals(self.trainer.accelerator)
+        self.first_step = self.trainer.step
+        self.pace = Pace()
+        self.main = self.trainer.accelerator.is_main_process
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end; raises Stopped after a signal, UserError if it diverges or meets a damaged image.
+
+        What was learned is saved in each case.
+        """
+        trainer, status = self.trainer, "failed"
+        self._write_record("running")
+        try:
+            with self.signals.remembered():
+                self._fit()
+            self.save()
+            if trainer.step == self.total_steps:
+                status = "finished"
+            elif self.signals.agreed is not None:
+                status = "stopped"
+                raise Stopped(self.signals.agreed, trainer.step)
+            else:
+                raise UserError(
+                    f"diverging: {self.skipped_in_a_row} steps in a row had gradients that are not finite "
+                    f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
+                )
+        finally:
+            self._note_skipped_images()
+            self._write_record(status)
+
+    def _note_skipped_images(self) -> None:
+        """Say which images could not be read, and keep their names: silence would pass for a clean folder."""
+        met = self.batches.images.skipped
+        if not met or not self.main:
+            return
+        names = list(dict.fromkeys([*self.record.get("unreadable_images", []), *met]))
+        self.record["unreadable_images"] = names
+        self.callback.on_notice(
+            f"data.corrupt = skip: {len(names)} of {len(self.source):,} images could not be read and were replaced by "
+            f"the next ones (the first: {names[0]}); run.json names all"
+        )
+
+    def _fit(self) -> None:
+        trainer = self.trainer
+        attempts = trainer.step + trainer.skipped_steps
+        try:
+            fit(trainer, self.batches(attempts), total_steps=lambda: self.total_steps, after_step=self._after_step)
+        except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
+            if trainer.step > self.first_step:
+                self.save()
+            raise
+
+    def _after_step(self, result: StepResult, waited: float) -> bool:
+        """Log, save, and say whether to stop."""
+        self.pace.add(self.config.optim.batch_size, waited)
+        self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
+        if result.stepped:
+            self._keep_budget(result.step)
+        every = self.config.train.log_every
+        # Steps until the next line; the last step has one wherever it falls.
+        missing = min((-result.step) % every, max(0, self.total_steps - result.step))
+        if missing * result.batch.images.shape[0] < self.health.queue.length:
+            self.health.queue.add(result.forward.pooled, result.batch.images)
+        gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
+        if (missing == 0 and result.stepped) or result.step == self.total_steps or gave_up:
+            self._log(result)
+        if result.stepped and result.step % self.config.train.checkpoint_every == 0:
+            self.save()
+        return self.signals.agree() or gave_up
+
+    def _keep_budget(self, step: int) -> None:
+        """Correct the number of steps if the run would end too late or too early for its budget."""
+        if self.budget is None or not self.budget.is_due(step, self.total_steps):
+            return
+        box = [self.budget.fitting_steps(step, self.total_steps)]
+        broadcast_object_list(box)  # the first process's clock counts
+        if box[0] != self.total_steps:
+            self._correct_length(step, box[0])
+
+    def _correct_length(self, step: int, total_steps: int) -> None:
+        """Give the run another number of steps; what is left of every schedule is spread over what is left of them."""
+        budget, before = self.config.train.budget, self.total_steps
+        horizon = horizon_of(self.config).corrected(step, total_steps)
+        why = f"{budget} by the pace at step {step}"
+        changes = {"train.steps": (total_steps, why), "train.corrections": (horizon.corrections, why)}
+        self.resolved = derive(self.resolved, changes)
+        self.config, self.total_steps = self.resolved.config, total_steps
+        set_schedules(self.trainer, self.config)
+        self.health.grace = grace_steps(total_steps)
+        self.health.remedies = Remedies(by_name(self.config), total_steps)
+        self.record.setdefault("corrections", []).append({"step": step, "steps_before": before, "steps": total_steps})
+        if self.main:
+            write_config(self.folder, self.resolved)
+            self.callback.on_notice(f"budget {budget}: {total_steps:,} steps instead of {before:,}, by the pace so far")
+
+    def _log(self, result: StepResult) -> None:
+        """Write a line to metrics.jsonl and judge the run by it."""
+        loss = mean_loss(self.trainer, result.loss)
+        if not self.main:
+            return
+        line = metrics_line(
+            result,
+            loss,
+            trainer=self.trainer,
+            config=self.config,
+            epoch_images=len(self.source),
+            queue=self.health.queue,
+            content_at_start=self.content_at_start,
+            pace=self.pace,
+        )
+        verdict = self.health.add(line)
+        line["verdict"] = verdict.verdict
+        self.folder.append_metrics(line)
+        self.pace.begin_line()
+        self.callback.on_line(line, self.total_steps)
+        if self.verdict is None or verdict.verdict != self.verdict.verdict:
+            history = self.record.setdefault("verdict_history", [])
+            history.append({"step": result.step, **verdict.to_json()})
+            self.callback.on_verdict(result.step, verdict)
+        self.verdict = verdict
+
+    def measure_start(self) -> None:
+        """Measure what the encoder knows of images before the first step: what a run has learned is what comes to it.
+
+        Each process measures its own share of the images; the first one's is judged.
+        """
+        if self.trainer.step:
+            return
+        queue, encoder = self.health.queue, self.trainer.model.target_encoder
+        with contextlib.suppress(
+            UserError
+        ):  # a damaged image: training meets it at its place, and saves before it leaves
+            for pieces in self.batches(0):
+                for batch in pieces:
+                    queue.add(encoder(batch.images).mean(1), batch.images)
+                if queue.features is not None and len(queue.features) >= queue.described:
+                    break
+        self.content_at_start = queue.content()
+        self.health.queue = FeatureQueue(queue.described)
+
+    # ---- what is saved --------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint and the encoder; by the first process, the others wait."""
+        if self.main:
+            if self.folder.metrics.is_file():
+                flush_to_disk(self.folder.metrics)
+            rank = self.health.queue.rank()
+            best = rank > self.best_rank  # labels would be better; the loss would be worse
+            self.best_rank = rank if best else self.best_rank
+            checkpoints.save(
+                self.folder.checkpoints,
+                self._checkpoint(),
+                keep=self.config.train.keep_checkpoints,
+                best=best,
+            )
+            self.folder.discard_replaced()
+            self._write_encoder()
+            self._write_record("running")
+            return_freed_memory()
+        self.trainer.accelerator.wait_for_everyone()
+        self.pace.leave_out()
+
+    def _checkpoint(self) -> checkpoints.Checkpoint:
+        trainer = self.trainer
+        return checkpoints.Checkpoint(
+            weights=trainer.model.state_dict(),
+            training={
+                "optimizer": trainer.optimizer.state_dict(),
+                "scaler": trainer.scaler.state_dict(),
+                "features": self.health.queue.features,
+                "descriptions": self.health.queue.descriptions,
+            },
+            state={
+                "step": trainer.step,
+                "skipped_steps": trainer.skipped_steps,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "best_rank": self.best_rank,
+                "content_at_start": [list(share) for share in self.content_at_start],
+                "config": self.config.model_dump(mode="json"),
+                "health": list(self.health.history),
+                "verdict": self.verdict.to_json() if self.verdict else None,
+                "verdict_history": self.record.get("verdict_history", []),
+                "seconds": self._seconds(),
+            },
+        )
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Go on from a checkpoint of this very configuration."""
+        state, trainer = checkpoint.state, self.trainer
+        trainer.model.load_state_dict(checkpoint.weights)
+        trainer.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        trainer.scaler.load_state_dict(checkpoint.training["scaler"])
+        trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
+        self.first_step = trainer.step
+        if "descriptions" in checkpoint.training:  # a checkpoint that has none is of a time before content was measured
+            self.health.queue.features = checkpoint.training["features"]
+            self.health.queue.descriptions = checkpoint.training["descriptions"]
+        if "content_at_start" in state:
+            self.content_at_start = Content(*(Known(*known) for known in state["content_at_start"]))
+        self.health.history.extend(state["health"])
+        self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
+        self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
+        self.record["verdict_history"] = state["verdict_history"]
+        self.record["seconds_before"] = state["seconds"]
+        if self.budget is not None:
+            self.budget.spent_before = float(state["seconds"])
+
+    def _write_encoder(self) -> None:
+        encoder = self.trainer.model.target_encoder.encoder
+        data = self.config.data
+        card = encoder_card(
+            encoder,
+            {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std},
+            {
+                "network": "target encoder",
+                "step": self.trainer.step,
+                "data": self.record["data"],
+                "recipe": self.config.recipe,
+                "seed": self.config.train.seed,
+                "hjepa": __version__,
+            },
+            self.trainer.model.levels,
+            self.config.model.pixel_targets,
+            self.config.model.initialisation,
+        )
+        write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
+        write_json(self.folder.encoder_card, card)
+
+    def note(self, **entries: Any) -> None:
+        """Write something more into run.json."""
+        self.record |= entries
+        self.folder.write_record(self.record)
+
+    def _write_record(self, status: str) -> None:
+        if not self.main:
+            return
+        trainer, seconds = self.trainer, self._seconds()
+        images = trainer.step * self.config.optim.batch_size
+        self.record |= {
+            "status": status,
+            "finished": None if status == "running" else now(),
+            "steps": trainer.step,
+            "total_steps": self.total_steps,
+            "images": images,
+            "skipped_steps": trainer.skipped_steps,
+            "seconds": round(seconds, 1),
+            "images_per_second": self._speed(),
+            "verdict": self.verdict.to_json() if self.verdict else None,
+        }
+        self.folder.write_record(self.record)
+
+    def _seconds(self) -> float:
+        """Return the training time so far, earlier parts of the run included."""
+        return float(self.record.get("seconds_before", 0.0)) + time.perf_counter() - self.started
+
+    def _speed(self) -> float | None:
+        """Return the median images a second of the logged lines."""
+        speeds = sorted(line["images_per_second"] for line in self.health.history)
+        return speeds[len(speeds) // 2] if speeds else None

@@ -1,0 +1,1 @@
+"""From settings, images and a machine to the parts of a run."""

@@ -1,0 +1,110 @@
+"""Values that were left open, filled from the images and the machine, each with its reason."""
+
+import math
+from typing import Any
+
+from hjepa.config import Config, Resolved, derive
+from hjepa.data.augment import Fit
+from hjepa.data.loader import pixel_statistics, read
+from hjepa.data.sources import FileSource, ImageSource
+from hjepa.errors import UserError
+from hjepa.setup.machine import choose_attention, choose_device, choose_precision
+from hjepa.setup.memory import MaskShape, refuse_sizes_beyond_memory
+
+
+def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
+    """Fill every open value but the attention kernel and the steps of a budget, which are measured.
+
+    What is given stays, so the configuration of a run comes back as it is.
+    """
+    resolved = _with_sizes(resolved, source)
+    config = resolved.config
+    values: dict[str, tuple[Any, str]] = {}
+    channels = config.data.channels or source.channels
+    if config.data.channels is None:
+        values["data.channels"] = (channels, "as the images are")
+    refuse_sizes_beyond_memory(config, channels)
+    if config.data.mean is None or config.data.std is None:
+        skip = config.data.corrupt == "skip"
+        measured = pixel_statistics(source, fit_of(config, channels), skip_corrupt=skip)
+        reason = f"measured on {min(512, len(source))} images"
+        for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
+            if given is None:
+                values[f"data.{name}"] = (value, reason)
+    if config.data.workers is None:
+        from_files = isinstance(source, FileSource)
+        reason = "images are read from files" if from_files else "no files to read"
+        values["data.workers"] = (2 if from_files else 0, reason)
+    if config.train.steps is None and config.train.budget is None:
+        steps = max(1, int(config.train.epochs * len(source) / config.optim.batch_size))
+        values["train.steps"] = (steps, f"{config.train.epochs:g} epochs of {len(source):,} images")
+    device = choose_device(config.train.device)
+    precision, reason = choose_precision(config.train.precision, device)
+    if precision != config.train.precision:
+        values["train.precision"] = (precision, reason)
+    if device.type != config.train.device:
+        values["train.device"] = (device.type, "the best one here")
+    return derive(resolved, values)
+
+
+def with_attention(resolved: Resolved, masks: MaskShape) -> Resolved:
+    """Choose the attention kernel by measuring both at the sizes of this run."""
+    train = resolved.config.train
+    attention, reason = choose_attention(
+        train.attention,
+        device=choose_device(train.device),
+        precision=train.precision,
+        shapes=_attention_shapes(resolved.config, masks),
+    )
+    return resolved if attention == train.attention else derive(resolved, {"train.attention": (attention, reason)})
+
+
+def fit_of(config: Config, channels: int | None = None) -> Fit:
+    """Return how images are brought to the input size without randomness."""
+    return Fit(config.image_size, channels or config.data.channels or 3, config.data.fit)
+
+
+def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
+    """Fill open image and patch sizes: 28, 32, 64 or 96 pixels, the first that covers the images; 7 or 8 patches."""
+    data = resolved.config.data
+    values: dict[str, tuple[Any, str]] = {}
+    size = data.image_size
+    if size is None:
+        side = min(read(source, 0, skip_corrupt=data.corrupt == "skip").shape[:2])
+        patch = resolved.config.model.patch_size or 1
+        chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
+        if chosen < 2 * patch:
+            raise UserError(
+                f"model.patch_size = {patch} leaves less than 2x2 patches on images of {side} pixels: use a smaller one"
+            )
+        size = (chosen, chosen)
+        values["data.image_size"] = (size, f"the first image is {side} pixels wide or high")
+    if resolved.config.model.patch_size is None:
+        patch = _patch_for(size)
+        values["model.patch_size"] = (patch, f"{min(size) // patch} patches across {min(size)} pixels")
+    return derive(resolved, values)
+
+
+def _patch_for(size: tuple[int, int]) -> int:
+    """Return the patch that divides both sides and comes nearest to 8 patches across the shorter one."""
+    common = math.gcd(*size)
+    patch = min((p for p in range(1, common + 1) if common % p == 0), key=lambda p: abs(p - min(size) / 8))
+    if not 2 <= min(size) // patch <= 32:
+        raise UserError(
+            f"data.image_size = {size[0]},{size[1]} cannot be cut into about 8 equal patches a side: "
+            "use multiples of 8, or choose --model.patch_size"
+        )
+    return patch
+
+
+def _attention_shapes(config: Config, masks: MaskShape) -> list[tuple[int, int, int, int]]:
+    """Return (sequences, tokens, width, heads) of target, context and predictor for one micro-batch."""
+    m, contexts = config.model, config.masking.contexts
+    images = min(max(1, config.optim.batch_size // config.optim.accumulate), 64)  # enough to tell the kernels apart
+    patches = config.grid[0] * config.grid[1]
+    queries = images * contexts * masks.blocks
+    return [
+        (images, patches, m.width, m.heads),
+        (images * contexts, masks.visible, m.width, m.heads),
+        (queries, masks.visible + masks.size, m.predictor_width, m.predictor_heads),
+    ]

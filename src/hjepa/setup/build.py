@@ -1,0 +1,201 @@
+"""From settings, images and processes to the parts of a run: each is made here, once, and refused where it is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from hjepa.config import Config, Resolved, derive
+from hjepa.data.augment import Augment
+from hjepa.data.loader import MicroBatches, Share
+from hjepa.data.sources import ImageSource
+from hjepa.errors import UserError
+from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomSampler, ReferenceSampler
+from hjepa.models.encoder import set_attention
+from hjepa.models.hjepa import HJEPA, build_hjepa, initialise_hjepa
+from hjepa.models.levels import Level
+from hjepa.setup.accelerator import broadcast_config, start_accelerator
+from hjepa.setup.autoconfig import fit_of, resolve_auto, with_attention
+from hjepa.setup.machine import autocast_dtype, grad_scaler
+from hjepa.setup.memory import MaskShape, mask_shape, refuse_too_large
+from hjepa.setup.timing import StepTime, time_steps, with_fitting_steps
+from hjepa.training.batches import Batches
+from hjepa.training.horizon import Horizon, along
+from hjepa.training.objective import Objective, level_shares
+from hjepa.training.parameters import build_optimizer
+from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
+from hjepa.training.trainer import Schedules, Trainer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run, and the settings they were made of, with nothing left open."""
+
+    resolved: Resolved
+    source: ImageSource
+    sampler: MaskSampler
+    masks: MaskShape
+    batches: Batches
+    trainer: Trainer  # holds model, optimizer and accelerator
+    step_time: StepTime | None  # measured if there is a budget
+
+
+def build(resolved: Resolved, source: ImageSource, *, started: float | None = None) -> Parts:
+    """Fill what is open and make the parts of a run; raises UserError for whatever cannot work.
+
+    What is cheap to refuse comes first. A budget is measured on these very parts, which then begin again; ``started``
+    is what ``time.perf_counter()`` said when its time began to count (None: it has not).
+    """
+    # In several processes the first one decides what is measured, so that all compute the same.
+    resolved = resolve_auto(resolved, source)
+    accelerator = start_accelerator(resolved.config)
+    resolved = broadcast_config(resolved)
+    sampler = build_sampler(resolved.config)
+    masks = mask_shape(sampler, resolved.config)
+    resolved = broadcast_config(with_attention(resolved, masks))
+    batches = build_batches(resolved.config, source, sampler, accelerator)
+    refuse_too_large(resolved.config, masks, accelerator.num_processes)
+    by_budget = resolved.config.train.steps is None
+    if by_budget:
+        resolved = derive(resolved, {"train.steps": (1000, "while its time is measured")})
+    trainer = build_trainer(resolved.config, build_model(resolved.config), accelerator)
+    step_time = None
+    if by_budget:
+        step_time = time_steps(trainer, batches, 8)
+        resolved = broadcast_config(with_fitting_steps(resolved, step_time, started))
+        begin_again(trainer, resolved.config)
+    return Parts(resolved, source, sampler, masks, batches, trainer, step_time)
+
+
+def build_sampler(config: Config) -> MaskSampler:
+    """Return the mask sampler of a configuration; raises UserError for impossible settings."""
+    m = config.masking
+    settings = MaskSettings(
+        num_targets=m.num_targets,
+        target_scale=m.target_scale,
+        target_aspect=m.target_aspect,
+        context_scale=m.context_scale,
+        min_context=m.min_context,
+    )
+    if m.sampler == "multiblock":
+        return MultiBlockSampler(config.grid, settings, seed=config.train.seed)
+    if m.sampler == "random":
+        return RandomSampler(config.grid, settings, seed=config.train.seed)
+    return ReferenceSampler(config.grid, settings, min_keep=m.min_context, seed=config.train.seed)
+
+
+def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, accelerator: Accelerator) -> Batches:
+    """Return the micro-batches of this process; raises UserError if the batch cannot be split."""
+    data, optim = config.data, config.optim
+    share = Share(optim.batch_size, accelerator.num_processes, accelerator.process_index, optim.accumulate)
+    if optim.batch_size // (accelerator.num_processes * optim.accumulate) < 2:
+        raise UserError(
+            f"optim.batch_size = {optim.batch_size}: a micro-batch needs at least 2 images, because each is "
+            "compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
+        )
+    augment = Augment(fit_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
+    skip = data.corrupt == "skip"
+    return Batches(
+        MicroBatches(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
+        share,
+        sampler,
+        contexts=config.masking.contexts,
+        mean=data.mean or (),
+        std=data.std or (),
+        dtype=torch.float64 if config.train.precision == "float64" else torch.float32,
+        workers=data.workers or 0,
+        accelerator=accelerator,
+    )
+
+
+def build_model(config: Config) -> HJEPA:
+    """Build the model with the weights that ``train.seed`` gives."""
+    m = config.model
+    model = build_hjepa(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        channels=config.data.channels or 3,
+        width=m.width,
+        depth=m.depth,
+        heads=m.heads,
+        mlp_ratio=m.mlp_ratio,
+        predictor_width=m.predictor_width,
+        predictor_depth=m.predictor_depth,
+        predictor_heads=m.predictor_heads,
+        momentum=momentum_of(config),
+        seed=config.train.seed,
+        levels=[Level(*level) for level in m.levels or ()],
+        pixel_targets=m.pixel_targets,
+        initialisation=m.initialisation,
+    )
+    set_attention(model, config.train.attention)
+    return model.double() if config.train.precision == "float64" else model
+
+
+def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Trainer:
+    """Put the model on its device and give it optimizer and schedules."""
+    model.to(accelerator.device)
+    return Trainer(
+        model,
+        build_optimizer(
+            model,
+            betas=config.optim.betas,
+            kind=config.optim.optimizer,
+            products={"bf16": torch.bfloat16, "float64": torch.float64}.get(config.train.precision, torch.float32),
+        ),
+        schedules_of(config),
+        accelerator=accelerator,
+        objective=Objective(config.optim.loss, level_shares(config.optim.level_weights, len(model.levels))),
+        clip_gradient=config.optim.clip_gradient,
+        autocast=autocast_dtype(config.train.precision),
+        scaler=grad_scaler(config.train.precision, accelerator.device),
+    )
+
+
+def begin_again(trainer: Trainer, config: Config) -> None:
+    """Take a trainer back to before its first step: the weights of the seed, an optimizer that has seen nothing."""
+    initialise_hjepa(trainer.model, seed=config.train.seed, kind=config.model.initialisation)
+    trainer.optimizer.state.clear()
+    trainer.scaler = grad_scaler(config.train.precision, trainer.accelerator.device)
+    trainer.step = trainer.skipped_steps = 0
+    set_schedules(trainer, config)
+
+
+def set_schedules(trainer: Trainer, config: Config) -> None:
+    """Give a trainer the schedules of another number of steps."""
+    trainer.schedules = schedules_of(config)
+    trainer.model.target_encoder.momentum = momentum_of(config)
+
+
+def schedules_of(config: Config) -> Schedules:
+    """Return learning rate, weight decay and the regulariser's weight as functions of the step."""
+    o, horizon = config.optim, horizon_of(config)
+    steps = horizon.planned_steps
+    lr = WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps)
+    return Schedules(
+        lr=along(horizon, lr, ahead=1),
+        weight_decay=along(horizon, Cosine(o.weight_decay, o.final_weight_decay, steps), ahead=1),
+        variance_covariance=along(horizon, Cosine(o.variance_covariance, 0.0, steps), ahead=1),
+    )
+
+
+def momentum_of(config: Config) -> Callable[[int], float]:
+    """Return the target encoder's momentum as a function of the step."""
+    ema, horizon = config.ema, horizon_of(config)
+    schedule = EMAScheduler(
+        ema.momentum,
+        ema.final_momentum,
+        epochs=1,
+        steps_per_epoch=horizon.planned_steps,
+        warmup_epochs=ema.hold,
+        kind=ema.kind,
+    )
+    return along(horizon, schedule)
+
+
+def horizon_of(config: Config) -> Horizon:
+    """Return how far a run of this configuration is at each of its steps; ValueError while its length is open."""
+    if config.train.steps is None:
+        raise ValueError("train.steps is still open: call build() first")
+    return Horizon(config.train.steps, config.train.corrections)

@@ -1,0 +1,120 @@
+"""What a step needs of memory, estimated before anything is built, and refused if it is not there."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hjepa.config import Config, OptimConfig
+from hjepa.errors import UserError
+from hjepa.masking import MaskSampler
+from hjepa.setup.machine import available_memory_gb, choose_device
+
+
+class MaskShape(NamedTuple):
+    """How many patches the masks of a step hold."""
+
+    visible: int  # V
+    blocks: int  # K
+    size: int  # T
+
+
+def mask_shape(sampler: MaskSampler, config: Config) -> MaskShape:
+    """Return the shape of the masks of the first step."""
+    # Of contexts: the released sampler shows less the more masks it draws at once.
+    at_once = min(config.optim.batch_size * config.masking.contexts, 256)
+    masks = sampler.sample(0, at_once, slice(0, 1))
+    return MaskShape(masks.context.shape[1], *masks.targets.shape[1:])
+
+
+def estimate_memory_gb(config: Config, masks: MaskShape, processes: int = 1) -> float:
+    """Return a rough size of weights, optimizer and activations of one micro-batch, in GiB.
+
+    Activations kept for the backward pass of a transformer block: about 16 values per token and width
+    outside attention, and two maps of tokens x tokens per head (plain attention); the target encoder
+    keeps none. ``tests/setup/test_plan.py`` compares this with a measurement.
+    """
+    m, optim = config.model, config.optim
+    contexts = config.masking.contexts
+    images = optim.batch_size // (optim.accumulate * processes)
+    value = {"float64": 8, "float32": 4}.get(config.train.precision, 2)
+    plain = config.train.attention == "plain"
+
+    def activations(sequences: int, tokens: int, width: int, depth: int, heads: int) -> float:
+        inside = 2 * heads * tokens if plain else 0
+        return sequences * tokens * depth * (16 * width + inside) * value
+
+    patches = config.grid[0] * config.grid[1]
+    tokens_alive = images * patches * m.width * (12 * value + 12)  # the target encoder's widest moment
+    encoder = 12 * m.width**2 * m.depth
+    predictor = 12 * m.predictor_width**2 * m.predictor_depth
+    weights = (encoder * 5 + predictor * 4) * (8 if value == 8 else 4)  # + gradient, two moments, teacher
+    queries = images * contexts * masks.blocks
+    total = (
+        weights
+        + tokens_alive
+        + activations(images * contexts, masks.visible, m.width, m.depth, m.heads)
+        + activations(queries, masks.visible + masks.size, m.predictor_width, m.predictor_depth, m.predictor_heads)
+    )
+    return total / 2**30
+
+
+def refuse_too_large(config: Config, masks: MaskShape, processes: int = 1) -> None:
+    """Raise UserError if a step would clearly not fit into memory."""
+    device = choose_device(config.train.device)
+    sharing = processes if device.type == "cpu" else 1  # processes on one machine's CPU share its memory
+
+    def need(parts: int) -> float:
+        return sharing * estimate_memory_gb(_with_accumulate(config, parts), masks, processes)
+
+    parts, free = config.optim.accumulate, available_memory_gb(device)
+    if need(parts) <= free:
+        return
+    wanted = need(parts)
+    while need(parts) > free and parts * processes < config.optim.batch_size // 2:
+        parts *= 2
+    fits = need(parts) <= free and config.optim.batch_size % (parts * processes) == 0
+    fits = fits and not config.optim.variance_covariance  # which compares all images of a step
+    remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
+    raise UserError(
+        f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB and {free:.0f} GB are free; "
+        f"{remedy}, or a smaller --optim.batch_size"
+    )
+
+
+def refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
+    """Raise UserError if not even two images and their tokens fit: before anything is allocated for them.
+
+    What a step of the whole batch needs is estimated later, with masks that would be too large here.
+    """
+    height, width = config.image_size
+    values = 2 * (height * width * channels + config.grid[0] * config.grid[1] * config.model.width)
+    need, free = 4 * values / 2**30, available_memory_gb(choose_device(config.train.device))
+    if need > free:
+        raise UserError(
+            f"data.image_size = {height},{width}: two images alone need {need:.0f} GB and {free:.0f} GB are free; "
+            "use a smaller --data.image_size"
+        )
+
+
+@contextlib.contextmanager
+def out_of_memory_in_words(optim: OptimConfig) -> Iterator[None]:
+    """Turn an allocation that failed into the user's version of it; any other error goes its way."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "out of memory" not in text and "allocate memory" not in text:
+            raise
+        if optim.variance_covariance:
+            raise UserError(
+                f"out of memory with optim.batch_size = {optim.batch_size}: use a smaller one "
+                "(optim.variance_covariance compares all images of a step, so it cannot be split)"
+            ) from None
+        raise UserError(
+            f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "
+            f"use --optim.accumulate {optim.accumulate * 2}; add --resume if the run had saved a checkpoint"
+        ) from None
+
+
+def _with_accumulate(config: Config, parts: int) -> Config:
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"accumulate": parts})})

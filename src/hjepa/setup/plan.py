@@ -1,0 +1,51 @@
+"""What a run will cost: measured on its own parts, without writing anything."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hjepa.setup.build import Parts
+from hjepa.setup.machine import peak_memory_gb
+from hjepa.setup.memory import estimate_memory_gb
+from hjepa.setup.timing import time_steps
+from hjepa.training.schedules import half_life_images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``--plan`` prints."""
+
+    steps: int
+    images: int
+    seconds_per_step: float
+    images_per_second: float
+    hours: float
+    peak_memory_gb: float
+    estimated_memory_gb: float
+    context_tokens: int
+    target_tokens: int
+    momentum_half_life_images: int | None  # None: never, the momentum is 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name."""
+        return asdict(self)
+
+
+def plan_of(parts: Parts) -> Plan:
+    """Say what the whole run will cost; a budget's steps come of the same measurement."""
+    config = parts.resolved.config
+    step = parts.step_time or time_steps(parts.trainer, parts.batches, 4)
+    total = config.train.steps or 0
+    half_life = half_life_images(config.ema.momentum, config.optim.batch_size)
+    return Plan(
+        steps=total,
+        images=len(parts.source),
+        seconds_per_step=round(step.seconds, 4),
+        images_per_second=round(config.optim.batch_size / step.seconds, 1),
+        hours=round(total * step.seconds / 3600, 3),
+        peak_memory_gb=round(peak_memory_gb(parts.trainer.accelerator.device), 2),
+        estimated_memory_gb=round(estimate_memory_gb(config, parts.masks), 2),
+        context_tokens=step.context_tokens,
+        target_tokens=step.target_tokens,
+        momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
+    )

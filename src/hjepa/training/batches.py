@@ -1,0 +1,92 @@
+"""Images and masks joined into the micro-batches of one process, on its device."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from hjepa.data.loader import MicroBatches, Share, micro_batches
+from hjepa.errors import UserError
+from hjepa.masking import Masks, MaskSampler
+from hjepa.models.encoder import normalise_pixels
+from hjepa.training.trainer import MicroBatch
+
+
+class Batches:
+    """Joins images and masks of this process into micro-batches on the device.
+
+    Everything is a function of the attempt (steps taken + steps skipped), so any point of a run can be
+    entered directly, and a skipped step does not meet the same batch again.
+    """
+
+    def __init__(
+        self,
+        images: MicroBatches,
+        share: Share,
+        masks: MaskSampler,
+        *,
+        contexts: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype,
+        workers: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self.images, self.share, self.masks = images, share, masks
+        self.contexts, self.workers = contexts, workers  # masks of an image; loader processes
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.on_cuda = self.device.type == "cuda"
+        self.mean, self.std = (
+            torch.tensor(values, dtype=dtype, device=self.device).view(-1, 1, 1) for values in (mean, std)
+        )
+
+    def __call__(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
+        """Yield the micro-batches of each attempt, for ever.
+
+        Raises UserError when an image cannot be read: in all processes before the same step, with that image's name.
+        A launcher stops the others as soon as the first has left, which need not be the one that met it.
+        """
+        batches = self._of_this_process(first_attempt)
+        while True:
+            batch: list[MicroBatch] = []
+            error = None
+            try:
+                batch = next(batches)
+            except UserError as met:
+                error = met
+            if self.accelerator.num_processes > 1:
+                failed = self.accelerator.gather(torch.tensor([int(error is not None)], device=self.device))
+                if bool(failed.any()):
+                    said = gather_object([str(error or "")])
+                    error = error or UserError(next(filter(None, said)))
+            if error is not None:
+                raise error
+            yield batch
+
+    def _of_this_process(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
+        stream = micro_batches(
+            self.images, self.share, first_attempt=first_attempt, workers=self.workers, pin_memory=self.on_cuda
+        )
+        attempt = first_attempt
+        while True:
+            pieces = []
+            for rows in self.share.rows():
+                masks = self._masks(attempt, rows)
+                pieces.append(self._micro_batch(next(stream), masks))
+            yield pieces
+            attempt += 1
+
+    def _masks(self, attempt: int, rows: slice) -> Masks:
+        """Return the masks of some images, those of one image one after the other."""
+        each = self.contexts
+        return self.masks.sample(attempt, each * self.share.batch_size, slice(each * rows.start, each * rows.stop))
+
+    def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
+        # Only CUDA orders an asynchronous copy before the memory it reads is used again.
+        pixels, context, targets = (
+            tensor.to(self.device, non_blocking=self.on_cuda)
+            for tensor in (pixels, torch.from_numpy(masks.context), torch.from_numpy(masks.targets))
+        )
+        return MicroBatch(normalise_pixels(pixels, self.mean, self.std), context, targets)
