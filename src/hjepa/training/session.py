@@ -33,7 +33,7 @@ from hjepa.models.hjepa import HJEPA, build
 from hjepa.models.levels import Level
 from hjepa.stopping import Stopped
 from hjepa.training import checkpoint as checkpoints
-from hjepa.training.budget import Budget, budget_in_force
+from hjepa.training.budget import WORTH_SAYING, Budget, budget_in_force
 from hjepa.training.content import NOTHING_KNOWN, Content, Known
 from hjepa.training.health import (
     FeatureQueue,
@@ -380,6 +380,7 @@ class Session:
         self.total_steps = _steps(self.config)
         seconds = budget_in_force(self.resolved)
         self.budget = None if seconds is None else Budget(seconds, self.started)
+        self.steps_announced = self.total_steps
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
         self.health.queue = FeatureQueue(described_images(self.total_steps * self.config.optim.batch_size))
         self.verdict: Verdict | None = None
@@ -513,7 +514,11 @@ class Session:
         self.record.setdefault("corrections", []).append({"step": step, "steps_before": before, "steps": total_steps})
         if self.main:
             write_config(self.folder, self.resolved)
-            self.listener.on_notice(f"budget {budget}: {total_steps:,} steps instead of {before:,}, by the pace so far")
+            if abs(total_steps - self.steps_announced) >= WORTH_SAYING * self.steps_announced:
+                said, self.steps_announced = self.steps_announced, total_steps
+                self.listener.on_notice(
+                    f"budget {budget}: {total_steps:,} steps instead of {said:,}, by the pace so far"
+                )
 
     def _log(self, result: StepResult) -> None:
         trainer = self.trainer
