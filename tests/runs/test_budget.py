@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from runs import pictures, same
 
 import hjepa
+from hjepa.api import TrainingCallback
 from hjepa.config import derive, load
 from hjepa.errors import UserError
 from hjepa.runs import budget as budgets
@@ -109,17 +110,33 @@ OPEN = TINY | {
 @pytest.fixture
 def slow_machine(monkeypatch):
     """A machine whose steps take half a second by its clock, and took a tenth when they were measured."""
-    clock = {"now": 0.0}
+    clock = {"now": 0.0, "pace": 0.5}
     take = Trainer.train_step
 
     def slowly(self, micro_batches):
-        clock["now"] += 0.5
+        clock["now"] += clock["pace"]
         return take(self, micro_batches)
 
     monkeypatch.setattr(building, "time_steps", lambda *_: StepTime(0.1, 0, 0))
     monkeypatch.setattr(budgets.time, "perf_counter", lambda: clock["now"])
     monkeypatch.setattr(Trainer, "train_step", slowly)
     return clock
+
+
+def test_every_correction_is_recorded_and_only_a_large_one_is_said(tmp_path, slow_machine):
+    said = []
+
+    class Notices(TrainingCallback):
+        def on_notice(self, text):
+            said.append(text)
+
+        def on_line(self, line, total_steps):
+            slow_machine["pace"] = 0.5 if line["step"] < 40 else 0.58
+
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", budget="60s", callback=Notices(), **OPEN)
+    corrections = [text for text in said if text.startswith("budget 60s: ")]
+    assert corrections[0].startswith("budget 60s: ") and " instead of 600, by the pace" in corrections[0]
+    assert 1 <= len(corrections) < len(run.record["corrections"])
 
 
 def test_a_run_shortens_itself_and_can_be_repeated_from_its_own_configuration(tmp_path, slow_machine):

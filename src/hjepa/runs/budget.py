@@ -10,6 +10,7 @@ FIRST_CHECK = 21  # a run audits its first 20 steps against the schedules it beg
 CHECKS = 50  # in a run, evenly spread: the first after two per cent
 WINDOW = 10  # checks whose pace counts: a machine that others use changes its pace within minutes
 TOLERANCE = 0.04  # share of the budget by which the end may be missed before the steps are corrected
+WORTH_SAYING = 0.25  # change of the number of steps since it was last said; all changes are in run.json
 
 
 @dataclass

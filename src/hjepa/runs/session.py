@@ -12,7 +12,7 @@ from hjepa.errors import UserError
 from hjepa.files import flush_to_disk, write_atomically, write_json
 from hjepa.models.frozen import encoder_bytes, encoder_card
 from hjepa.runs import checkpoint as checkpoints
-from hjepa.runs.budget import Budget, budget_in_force
+from hjepa.runs.budget import WORTH_SAYING, Budget, budget_in_force
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.metrics import Pace, mean_loss, metrics_line
@@ -46,6 +46,7 @@ class Session:
         self.total_steps = horizon_of(self.config).total_steps
         seconds = budget_in_force(self.resolved)
         self.budget = None if seconds is None else Budget(seconds, self.started)
+        self.steps_announced = self.total_steps
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
         self.health.queue = FeatureQueue(described_images(self.total_steps * self.config.optim.batch_size))
         self.verdict: Verdict | None = None
@@ -147,7 +148,11 @@ class Session:
         self.record.setdefault("corrections", []).append({"step": step, "steps_before": before, "steps": total_steps})
         if self.main:
             write_config(self.folder, self.resolved)
-            self.callback.on_notice(f"budget {budget}: {total_steps:,} steps instead of {before:,}, by the pace so far")
+            if abs(total_steps - self.steps_announced) >= WORTH_SAYING * self.steps_announced:
+                said, self.steps_announced = self.steps_announced, total_steps
+                self.callback.on_notice(
+                    f"budget {budget}: {total_steps:,} steps instead of {said:,}, by the pace so far"
+                )
 
     def _log(self, result: StepResult) -> None:
         """Write a line to metrics.jsonl and judge the run by it."""
