@@ -27,7 +27,6 @@ ROWS = [
 # Files longer than MAX_LINES, and why.
 MAX_LINES = 400
 LONGER = {
-    "data/scenes.py": "one drawing, pixel by pixel: its parts mean nothing without each other",
     "audit/measure.py": "being taken apart",
     "audit/observer.py": "one object sees every event of a step, in the order of the events",
     "audit/rules/schedule.py": "being taken apart",

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
-from hjepa.data.scenes import FACTOR_CLASSES, FACTORS, SHAPES, TEXTURES, Scenes
+from hjepa.data.scene_factors import FACTOR_CLASSES, FACTORS, SHAPES, TEXTURES
+from hjepa.data.scenes import Scenes
 from hjepa.errors import UserError
 
 SCENES = Scenes()
