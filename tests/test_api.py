@@ -32,6 +32,7 @@ def test_pretrain_returns_a_run(run):
     assert run.record["status"] == "finished"
     assert run.report.is_file()
     expected = {
+        "config.json",
         "config.yaml",
         "run.json",
         "metrics.jsonl",

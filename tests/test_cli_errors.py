@@ -50,6 +50,16 @@ def complaint(capsys, here):
     return run
 
 
+def test_a_pattern_that_the_shell_has_spelled_out_ends_in_one_short_line(complaint):
+    """It was one line of 69,025 characters."""
+    line = complaint("pretrain", *(f"photos/{number}.jpg" for number in range(5000)), "--out", "run")
+    assert line == (
+        "one DATA is expected, and photos/1.jpg and 4,998 more came after it: name the folder that holds the images, "
+        "or a .txt file with a path per line"
+    )
+    assert complaint("doctor", "more") == "unexpected argument more: hjepa doctor --help lists what is expected"
+
+
 CASES = {
     "levels from deep to shallow": (
         "pretrain scenes --out run --model.levels 6,3,0",
@@ -277,7 +287,7 @@ def test_corrupt_image(complaint, photos, here, capsys):
     words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__steps=2)]
     line = complaint(*words, "--out", "run", "--data.mean", "none")  # measuring the mean meets it
     assert line.startswith("photos/a/0.png cannot be read as an image (")
-    assert line.endswith("): delete it, or leave such files out with --data.corrupt skip")
+    assert line.endswith("): replace it or take it out, or leave such files out with --data.corrupt skip")
     main_ok(*words, "--out", "run", "--data.corrupt", "skip")
     assert (here / "run" / "encoder.safetensors").exists()
 
@@ -406,7 +416,9 @@ def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, 
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos")
-    assert line.startswith("photos/a/0.png cannot be read as an image (") and line.endswith("): delete it")
+    assert line.startswith("photos/a/0.png cannot be read as an image (") and line.endswith(
+        "): replace it or take it out"
+    )
 
 
 @pytest.mark.parametrize("which", ["train", "test"])

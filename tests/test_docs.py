@@ -194,10 +194,6 @@ def test_every_file_of_the_reading_list_exists_and_the_step_is_one_screen():
     assert source.index("scaler.step(optimizer)") < source.index("update_from_context_encoder")
 
 
-def test_the_placeholders_of_the_readme_are_filled():
-    assert "@@" not in (ROOT / "README.md").read_text()
-
-
 def test_every_package_of_the_core_is_named_with_its_reason():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from hjepa.errors import UserError
 from hjepa.processes import is_first, rank
@@ -25,6 +25,7 @@ app = App(
 
 COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "audit", "report")
 Settings = Annotated[list[str], Parameter(parse=False)]
+LONGEST_LINE = 240  # characters: three lines of a terminal
 
 
 @app.command
@@ -347,10 +348,25 @@ def _say(error: CycloptsError, words: list[str]) -> str:
         from hjepa.config import unknown_name
 
         return unknown_name((error.token.keyword or "").lstrip("-"), "command line")
+    if isinstance(error, UnusedCliTokensError):
+        return _too_many_words(error.unused_tokens or [], words)
     first = " ".join(str(error).split())
+    if len(first) > LONGEST_LINE:
+        first = f"{first[:LONGEST_LINE]} ..."
     return f"{first} (hjepa {words[0] if words and words[0] in COMMANDS else ''} --help)".replace(
         "hjepa  --help", "hjepa --help"
     )
+
+
+def _too_many_words(unused: list[str], words: list[str]) -> str:
+    """Say what a command has no use for; the shell may have made a thousand names of one pattern."""
+    shown = unused[0] if len(unused) == 1 else f"{unused[0]} and {len(unused) - 1:,} more"
+    if words[:1] == ["pretrain"]:
+        return (
+            f"one DATA is expected, and {shown} came after it: name the folder that holds the images, or a .txt file "
+            "with a path per line"
+        )
+    return f"unexpected argument {shown}: hjepa {' '.join(words[:1])} --help lists what is expected"
 
 
 def _complain(text: str) -> None:

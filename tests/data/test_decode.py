@@ -59,7 +59,7 @@ def test_a_file_cut_short_is_named(tmp_path):
     file = tmp_path / "a.jpg"
     Image.fromarray(noise(64, 64)).save(file)
     file.write_bytes(file.read_bytes()[:700])
-    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read as an image \(.*\): delete it$"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read as an image \(.*\): replace it or take it out$"):
         read_image(file)
 
 

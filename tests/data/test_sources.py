@@ -34,6 +34,15 @@ def test_class_folders_become_labels(tmp_path, classes):
     assert open_source(tmp_path).labels["label"].tolist() == sorted(n % len(classes) for n in range(4))
 
 
+@pytest.mark.parametrize("name", ["scenes", "fashion-mnist", "cifar10"])
+def test_a_folder_that_is_called_as_a_data_set_is_not_passed_over_in_silence(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name / "a.png")
+    with pytest.raises(UserError, match=rf"{name} is a folder of images here .*: write \./{name} for the folder, or"):
+        open_source(name)
+    assert len(open_source(f"./{name}")) == 1
+
+
 def test_grey_folders_have_one_channel_and_mixed_ones_three(tmp_path):
     write(tmp_path / "a.png", 3, "L")
     assert open_source(tmp_path).channels == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import TINY
 from runs import pictures
@@ -60,6 +61,35 @@ def test_the_lines_of_the_readme_load_it_in_stock_timm(run):
     known = {"images": torch.rand(3, 3, 16, 16)}
     exec(block.replace("runs/photos", str(run.path)), known)
     torch.testing.assert_close(known["pooled"], hjepa.load_encoder(run)(known["images"]).pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_timm_opens_a_run_by_itself(run, monkeypatch):
+    """No key is missing and none is left over, sizes and normalisation come with it."""
+    loaded = []
+    take = torch.nn.Module.load_state_dict
+
+    def watched(module, *given, **named):
+        loaded.append(take(module, *given, **named))
+        return loaded[-1]
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", watched)
+    model = timm.create_model(f"local-dir:{run.path}", pretrained=True).eval()
+    assert [(found.missing_keys, found.unexpected_keys) for found in loaded] == [([], [])]
+    assert type(model) is VisionTransformer
+    data = timm.data.resolve_model_data_config(model)
+    assert (data["input_size"], data["crop_pct"]) == ((3, 16, 16), 1.0)
+    images = torch.rand(3, 3, 16, 16)
+    mean, std = (torch.tensor(data[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        pooled = model((images - mean) / std)
+    torch.testing.assert_close(hjepa.load_encoder(run)(images).pooled, pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 16, 16), torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)])
+def test_it_can_be_exported(run, images):
+    encoder = hjepa.load_encoder(run)
+    exported = torch.export.export(encoder, (images,)).module()
+    torch.testing.assert_close(exported(images).pooled, encoder(images).pooled)
 
 
 def test_it_is_the_target_encoder(run):

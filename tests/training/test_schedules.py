@@ -49,7 +49,13 @@ def test_momentum_is_held_during_its_warmup():
 def test_momentum_stays_between_its_ends(base, final, epochs, per_epoch, hold, kind, step):
     momentum = EMAScheduler(base, final, epochs, per_epoch, hold * epochs, kind)
     assert min(base, final) - 1e-12 <= momentum(step) <= max(base, final) + 1e-12
-    assert momentum(0) == pytest.approx(base, abs=1e-9) or hold == 1.0
+    assert momentum(0) == pytest.approx(base, abs=1e-9)
+
+
+def test_a_warmup_as_long_as_the_run_holds_the_momentum_throughout():
+    """It was 1 from the first step on: a teacher that never moved."""
+    momentum = EMAScheduler(0.9, 1.0, epochs=10, steps_per_epoch=10, warmup_epochs=10)
+    assert [momentum(step) for step in (0, 50, 99, 100)] == [0.9] * 4
 
 
 @pytest.mark.parametrize("bad", [{"base_value": 1.2}, {"final_value": -0.1}, {"kind": "step"}])

@@ -33,7 +33,9 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path") from None
     except _DAMAGE as error:
-        raise UnreadableImage(f"{path} cannot be read as an image ({_reason(error)}): delete it") from None
+        raise UnreadableImage(
+            f"{path} cannot be read as an image ({_reason(error)}): replace it or take it out"
+        ) from None
     return pil_pixels(image)
 
 

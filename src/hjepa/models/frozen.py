@@ -98,7 +98,9 @@ class FrozenEncoder(nn.Module):
                 f"resize them to multiples of {patch}"
             )
         # Twice the range, because a sharp resize of floats may pass 1 a little; bytes as floats lie far above.
-        if images.is_floating_point() and images.numel() and float(images.max()) > 2.0:
+        # A value cannot decide anything in an exported graph, so there it is not looked at.
+        looks = images.is_floating_point() and images.numel() and not torch.compiler.is_compiling()
+        if looks and float(images.max()) > 2.0:
             raise UserError(
                 f"images are floats up to {float(images.max()):.3g}: give uint8, or floats in 0..1 "
                 "(normalisation is done here)"

@@ -39,6 +39,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.encoder = path / "encoder.safetensors"
         self.encoder_card = path / "encoder.json"
+        self.timm_config = path / "config.json"
         self.masks = path / "masks.json"
         self.evaluation = path / "evaluation.json"
         self.audit = path / "audit.json"

@@ -11,6 +11,7 @@ from hjepa.config import by_name, derive
 from hjepa.errors import UserError
 from hjepa.files import flush_to_disk, write_atomically, write_json
 from hjepa.models.frozen import encoder_bytes, encoder_card
+from hjepa.models.timm_config import timm_config
 from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.budget import WORTH_SAYING, Budget, budget_in_force
 from hjepa.runs.callback import TrainingCallback
@@ -270,9 +271,10 @@ class Session:
     def _write_encoder(self) -> None:
         encoder = self.trainer.model.target_encoder.encoder
         data = self.config.data
+        preprocess = {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std}
         card = encoder_card(
             encoder,
-            {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std},
+            preprocess,
             {
                 "network": "target encoder",
                 "step": self.trainer.step,
@@ -287,6 +289,7 @@ class Session:
         )
         write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))
         write_json(self.folder.encoder_card, card)
+        write_json(self.folder.timm_config, timm_config(encoder, preprocess))
 
     def note(self, **entries: Any) -> None:
         """Write something more into run.json."""

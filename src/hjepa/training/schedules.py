@@ -70,7 +70,7 @@ class EMAScheduler:
             return self.base_value
         hold = self.warmup_epochs * self.steps_per_epoch
         span = self.epochs * self.steps_per_epoch - hold
-        share = min(1.0, max(0.0, (step - hold) / span)) if span > 0 else 1.0
+        share = 0.0 if step <= hold else min(1.0, (step - hold) / span) if span > 0 else 1.0
         if self.kind == "cosine":
             return _half_cosine(self.base_value, self.final_value, share)
         return self.base_value + (self.final_value - self.base_value) * share

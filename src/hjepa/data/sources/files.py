@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ class FolderSource(FileSource):
     """
 
     def __init__(self, root: Path) -> None:
-        paths = sorted(_image_files(root))
+        paths = sorted(image_files(root))
         if not paths:
             raise UserError(f"{root} holds no images: looked in all its subfolders for {', '.join(sorted(ENDINGS))}")
         parts = [path.relative_to(root).parts for path in paths]
@@ -91,7 +91,8 @@ class ListSource(FileSource):
             self.unlabelled = f"line {_line_of_first_blank(names)} has no label, others do: fill it in"
 
 
-def _image_files(root: Path) -> Iterable[Path]:
+def image_files(root: Path) -> Iterator[Path]:
+    """Yield every image below a folder; hidden files and folders are left out, and a link that leads back up."""
     seen: set[str] = set()  # real paths: a link may lead back up
     for folder, subfolders, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hjepa.data.scenes import Scenes
 from hjepa.data.sources.arrays import ArraySource, DatasetSource
-from hjepa.data.sources.files import FolderSource, ListSource
+from hjepa.data.sources.files import FolderSource, ListSource, image_files
 from hjepa.data.sources.named import open_cifar10, open_fashion_mnist
 from hjepa.data.sources.npz import open_npz
 from hjepa.data.sources.protocol import ImageSource
@@ -37,6 +37,8 @@ def open_source(data: Any, channels: int | None = None) -> ImageSource:
 
 def _open_named(spec: str, channels: int | None) -> ImageSource:
     name, _, split = spec.partition(":")
+    if spec in ("scenes", "fashion-mnist", "cifar10"):
+        _refuse_two_meanings(spec)
     if name == "scenes":
         return Scenes(split or "train", length=50_000 if split != "test" else 5_000)
     if name == "fashion-mnist":
@@ -58,6 +60,15 @@ def _open_named(spec: str, channels: int | None) -> ImageSource:
     raise UserError(
         f"{spec} is neither a folder nor a known data set: check the path, or use cifar10, fashion-mnist or scenes"
     )
+
+
+def _refuse_two_meanings(name: str) -> None:
+    """Raise UserError if a folder of images here is called as a data set is; the set's own files are no images."""
+    if Path(name).is_dir() and any(image_files(Path(name))):
+        raise UserError(
+            f"{name} is a folder of images here and a data set's name: write ./{name} for the folder, "
+            f"or {name}:train for the data set"
+        )
 
 
 def _npz_and_split(path: Path) -> tuple[Path, str | None]:
