@@ -250,15 +250,18 @@ def measured(report: dict[str, Any]) -> str:
     return ", ".join(cells)
 
 
+SEVERITIES = ("critical", "major", "minor", "info")
+
+
 def rules(report: dict[str, Any], status: str) -> list[dict[str, Any]]:
     found = [finding for finding in report["findings"] if finding["status"] == status]
-    return sorted(found, key=lambda finding: finding["severity"], reverse=True)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding["severity"]))
 
 
 def verdict(run: Run, report: dict[str, Any]) -> str:
     """Return the verdict of the findings that were confirmed, and the reported one where it differs."""
     confirmed = {f["severity"] for f in rules(report, "fail") if f["rule"] not in run.unconfirmed}
-    without = "fails" if confirmed & {"S3", "S4"} else "deviates" if confirmed else "conforms"
+    without = "fails" if confirmed & set(SEVERITIES[:2]) else "deviates" if confirmed else "conforms"
     reported: str = report["verdict"]
     return reported if reported in (without, "inconclusive") else f"{without} (reported: {reported})"
 

@@ -174,6 +174,12 @@ FAULTY: list[Loop] = [
     faulty("target_not_normalised_raw", "target-not-normalised", *IJEPA),
     faulty("target_not_normalised_l2", "target-not-normalised", *IJEPA, style="trainer class"),
     faulty("mask_coverage_last_row", "mask-coverage"),
+    faulty("update_without_student_out_of_place", "update-without-student"),
+    faulty("update_without_student_names", "update-without-student", style="byol"),
+    faulty("trained_by_no_optimizer_embedding", "trained-by-no-optimizer"),
+    faulty("trained_by_no_optimizer_lazy_projector", "trained-by-no-optimizer", style="byol"),
+    faulty("clip_per_microbatch_accumulation", "clip-per-microbatch", style="accumulation"),
+    faulty("clip_per_microbatch_trainer", "clip-per-microbatch", style="trainer class"),
     # several processes
     # On all ranks but the first the teacher never moves.
     faulty(

@@ -24,7 +24,7 @@ PROMISED = [
     "teacher-not-frozen", "teacher-in-optimizer", "stochastic-teacher", "mode-left-changed", "teacher-replaced",
     "gradient-reaches-teacher", "target-not-detached", "trained-module-on-target-branch", "clip-before-unscale",
     "accumulation-not-scaled", "target-leak", "loss-on-wrong-positions", "target-not-normalised", "mask-coverage",
-    "replicas-diverge",
+    "replicas-diverge", "update-without-student", "trained-by-no-optimizer", "clip-per-microbatch",
 ]  # fmt: skip
 QUICK_SOUND = ("ijepa", "ema_in_forward_between", "byol", "accumulation", "amp_scaler", "timm_model_ema")
 HAS_LIGHTNING = importlib.util.find_spec("lightning") is not None

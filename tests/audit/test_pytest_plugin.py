@@ -119,13 +119,13 @@ def test_a_sound_loop_passes(said):
 def test_a_stale_loop_fails_with_rule_place_and_remedy(said):
     assert outcome(said, "test_stale").startswith("FAILED")
     line = next(number for number, text in enumerate(PROJECT.splitlines(), 1) if "THE UPDATE" in text)
-    assert f"- stale-student (S2) at test_project.py:{line}" in said
+    assert f"- stale-student (minor) at test_project.py:{line}" in said
     assert "session.py" not in said, "only lines of the test itself are shown"
 
 
 def test_another_momentum_fails(said):
     assert outcome(said, "test_wrong_momentum").startswith("FAILED")
-    assert "momentum-mismatch (S2)" in said and "the measured momentum is 0.990000" in said
+    assert "momentum-mismatch (minor)" in said and "the measured momentum is 0.990000" in said
 
 
 def test_too_little_is_no_pass(said):

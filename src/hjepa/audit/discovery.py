@@ -77,6 +77,20 @@ def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) 
     return Found([Part(mine, other)], student, teacher, taken + more, "named by the user")
 
 
+def parameter_names(parameters: Iterable[torch.Tensor]) -> dict[int, str]:
+    """Return names of parameters as the running program writes them (``model.embed.weight``), by identity."""
+    wanted = {id(parameter): parameter for parameter in parameters}
+    names = _Names()
+    found: dict[int, str] = {}
+    for module in live_modules():
+        for inner, own in module._parameters.items():
+            if id(own) in wanted:
+                found[id(own)] = f"{names.of(module)}.{inner}"
+    for number, parameter in wanted.items():
+        found.setdefault(number, names.of(parameter) if number in names else f"a parameter {tuple(parameter.shape)}")
+    return found
+
+
 def averager_of(parts: Iterable[Part]) -> str:
     """Return the class of a library's weight average that holds a teacher, or an empty string."""
     teachers = {id(part.teacher) for part in parts}
@@ -260,6 +274,8 @@ class _Names:
         self._names: dict[int, str] = {}
         for name, value in self._roots:
             if not name.startswith("__"):
+                if issubclass(type(value), nn.Parameter):
+                    self._names.setdefault(id(value), name)
                 self._walk("" if name == "self" else name, value, 0, set())
 
     def _walk(self, name: str, value: Any, depth: int, above: set[int]) -> None:
@@ -279,11 +295,17 @@ class _Names:
         elif isinstance(value, (list, tuple)) and depth < 2 and len(value) < 20:
             children = [(str(k), v) for k, v in enumerate(value)]
         for key, child in children:
+            if issubclass(type(child), nn.Parameter):
+                self._names.setdefault(id(child), f"{name}.{key}" if name else key)
+                continue
             if isinstance(getattr(child, "__dict__", None), dict) or isinstance(child, (dict, list, tuple)):
                 self._walk(f"{name}.{key}" if name else key, child, depth + 1, above | {id(value)})
 
-    def of(self, module: nn.Module) -> str:
-        """Return the module's shortest name, or its class in brackets."""
+    def __contains__(self, number: int) -> bool:
+        return number in self._names
+
+    def of(self, module: nn.Module | torch.Tensor) -> str:
+        """Return the shortest name of a module or parameter, or its class in brackets."""
         return self._names.get(id(module)) or f"<{type(module).__name__}>"
 
     def wrappers_of(self, parts: Iterable[Part]) -> list[str]:

@@ -19,10 +19,20 @@ class Status(enum.StrEnum):
 class Severity(enum.StrEnum):
     """How much a deviation matters, as in the catalogue of faults (docs/audit.md)."""
 
-    S4 = "S4"  # not a run with an EMA teacher at all, or a leak
-    S3 = "S3"  # silently another algorithm
-    S2 = "S2"  # a measurable deviation from the specification
-    S1 = "S1"  # hygiene
+    CRITICAL = "critical"  # not a run with an EMA teacher at all, or a leak
+    MAJOR = "major"  # silently another algorithm
+    MINOR = "minor"  # a measurable deviation from the specification
+    INFO = "info"  # hygiene
+
+    @property
+    def rank(self) -> int:
+        """3 for critical down to 0 for info."""
+        return ("info", "minor", "major", "critical").index(self.value)
+
+    @property
+    def is_grave(self) -> bool:
+        """Whether a failure of this severity means that another algorithm runs."""
+        return self.rank >= 2
 
 
 class Verdict(enum.StrEnum):
@@ -159,7 +169,7 @@ class Subject:
 def verdict_of(findings: Sequence[Finding], *, steps: int) -> Verdict:
     """Return the verdict: the worst failure decides; too little seen is inconclusive."""
     failed = [finding.severity for finding in findings if finding.status is Status.FAIL]
-    if any(severity in (Severity.S3, Severity.S4) for severity in failed):
+    if any(severity.is_grave for severity in failed):
         return Verdict.FAILS
     if failed:
         return Verdict.DEVIATES

@@ -44,6 +44,12 @@ class Fit:
         """Whether rounding, or next to nothing, is left."""
         return self.chi < UNEXPLAINED or self.rest < INDEPENDENT
 
+    @property
+    def only_decays(self) -> bool:
+        """Whether the teacher shrank and the student has no share that could be told from none."""
+        shrinks = self.excess < -max(1e-5, 6 * self.excess_error)
+        return self.explains and shrinks and abs(1 - self.momentum) < max(6 * self.error, 0.2 * -self.excess)
+
 
 @dataclass
 class Update:
@@ -61,6 +67,7 @@ class Update:
     held_by_optimizer: bool = False
     teacher_alone: bool = False  # since the last step only the teacher ran, and no backward pass
     fit: Fit | None = None
+    decay: float | None = None  # what the teacher was multiplied with, where nothing of the student was added
     stale: float | None = None  # share of the student before the last step in what was averaged: 0 new, 1 old
     stale_error: float | None = None
     source: Tensor | None = field(default=None, repr=False)
@@ -78,6 +85,7 @@ class TensorFit:
     student_moved: bool
     rest: float = 0.0
     visible: bool = True  # whether its steps were larger than what rounding leaves unknown of them
+    decays: bool = False  # it was multiplied with a number below 1, and nothing was added
 
 
 @dataclass
@@ -460,6 +468,9 @@ def _explain(update: Update, previous: Tensor | None, rounding: Tensor, segments
     usable &= _typical(t0, t1, update.source, noise, segments, usable)
     if int(usable.sum()) >= 2:
         update.fit = fit(t0[usable], t1[usable], update.source[usable], noise[usable])
+        if update.fit is not None and update.fit.only_decays:
+            # No average, so no momentum either: rules on the momentum have nothing to judge.
+            update.decay, update.fit, update.stale = 1 + update.fit.excess, None, None
 
 
 def _staleness(update: Update, t0: Tensor, t1: Tensor, current: Tensor, previous: Tensor, noise: Tensor) -> None:
@@ -568,11 +579,14 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
     top, bottom, square, plain = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
     moved = torch.zeros(size, dtype=torch.bool)
     largest = torch.zeros(size, dtype=torch.float64)  # step in units of rounding
+    shrunk, own, whole = (torch.zeros(size, dtype=torch.float64) for _ in range(3))  # sums of d t0, t0 t0, d d
     for update in updates:
         a, b = update.before.look, update.after.look
         assert a is not None and b is not None
         if len(a.teacher) == size:
             moved |= a.teacher != b.teacher
+            old, step = torch.nan_to_num(a.teacher), torch.nan_to_num(b.teacher - a.teacher)
+            shrunk, own, whole = shrunk + step * old, own + old * old, whole + step * step
     for update in used:
         a, b = update.before.look, update.after.look
         assert a is not None and b is not None and update.fit is not None
@@ -601,8 +615,16 @@ def _tensors(updates: Sequence[Update], walk: _Walk, pairs: Sequence[TensorPair]
         rest = math.sqrt(left / s2) if s2 > 0 else 0.0
         fitted = TensorFit(pair.name, ratio, error, math.sqrt(left / n), bool(moved[part].any()), student_moved, rest)
         fitted.visible = not used or float(largest[part].max()) > 4
+        fitted.decays = _decays(float(shrunk[part].sum()), float(own[part].sum()), float(whole[part].sum()))
         found.append(fitted)
     return found
+
+
+def _decays(shrunk: float, own: float, whole: float) -> bool:
+    """Return whether all steps of a tensor are the same negative multiple of itself, but for a thousandth."""
+    if shrunk >= 0 or not own or not whole:
+        return False
+    return whole - shrunk * shrunk / own < 1e-6 * whole
 
 
 def _traced_updates(recording: Recording, walk: _Walk, pairs: Sequence[TensorPair]) -> int | None:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from hjepa.audit import replicas
 from hjepa.audit.criterion import Criterion
+from hjepa.audit.gradients import UnheldParameters, leaves
 from hjepa.audit.interception import intercept
 from hjepa.audit.location import caller, stack
 from hjepa.audit.modes import unseen
@@ -27,6 +28,7 @@ from hjepa.audit.tracing import Tracer
 TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
 LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
 GRAPH_STEPS = 4  # steps in which the loss is looked into
+UNHELD_STEPS = (1, 2)  # steps in which the loss is searched for parameters that no optimizer holds
 _OF_THE_OPTIMIZER = (Kind.STEP, Kind.BACKWARD_END, Kind.OTHER_BACKWARD)  # in a step, what follows these is its own work
 REPEATED_LOOKS = 8  # looks between two steps at whether the teacher moved between two of its own forwards
 EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
@@ -52,6 +54,7 @@ class Observer:
         self.steps = steps
         self.recording = Recording()
         self.criterion = Criterion()
+        self._unheld = UnheldParameters()
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self._chosen = bool(optimizers)
         self.recording.optimizers = [type(optimizer).__name__ for optimizer in optimizers]
@@ -210,6 +213,7 @@ class Observer:
         self.recording.finished = True
         self._stop_tracing()
         self._open.close()
+        self.recording.unheld = self._unheld.settled() if self._unheld.looked else None
         if self._on_done is not None:
             with unseen():
                 self._on_done()
@@ -370,7 +374,7 @@ class Observer:
     def _depends(self, tensor: Tensor) -> dict[str, int]:
         """Return how many trained tensors of which network the target depends on through its graph."""
         found = {"teacher": 0, "trained": 0}
-        for leaf in _leaves(tensor):
+        for leaf in leaves(tensor):
             found["teacher" if id(leaf) in self._teacher_ids else "trained"] += 1
         return found
 
@@ -425,10 +429,14 @@ class Observer:
         seen["event"], seen["gradients"] = event, self._gradients()
         if self.recording.steps < GRAPH_STEPS:
             event.facts["criteria"] = self.criterion.watch(roots)
+        if self.recording.steps in UNHELD_STEPS:
+            self._unheld.backward_begins(roots)
 
     def _backward_ends(self, roots: list[Tensor], seen: dict[str, Any]) -> None:
         if self._gradients() != seen["gradients"] or self._leads_to_student(roots):
             self._backwards += 1
+            if self.recording.steps in UNHELD_STEPS:
+                self._unheld.backward_ends(self._trained_ids, self._teacher_ids)
             # In a step with a closure the step's own change comes next: look what was before it.
             self._record(Kind.BACKWARD_END, look=bool(self._stepping))
         else:
@@ -443,7 +451,7 @@ class Observer:
 
     def _leads_to_student(self, roots: list[Tensor]) -> bool:
         """Return whether the graph of a pass that left no gradient ends in the student (they were used up in hooks)."""
-        return any(id(leaf) in self._trained_ids for tensor in roots for leaf in _leaves(tensor))
+        return any(id(leaf) in self._trained_ids for tensor in roots for leaf in leaves(tensor))
 
     def _cleared(self) -> bool:
         """Return whether gradients that a backward pass left were cleared without a step."""
@@ -465,8 +473,18 @@ class Observer:
         return original(*args, **kwargs)
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.recording.finished:
+            return original(*args, **kwargs)
+        before = self._gradients()
         self._guarded(self._record)(Kind.CLIP, look=False)
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        # Which parameters were clipped is not told by the arguments: a generator can be read once only.
+        self._guarded(self._clipped)(before)
+        return result
+
+    def _clipped(self, before: dict[int, tuple[int, int]]) -> None:
+        event = next(event for event in reversed(self.recording.events) if event.kind is Kind.CLIP)
+        event.facts["student"] = self._gradients() != before
 
     def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         facts: dict[str, Any] = {"stepped": None}
@@ -523,6 +541,7 @@ class Observer:
 
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair."""
+        self._unheld.holds(optimizer)
         if not self._is_ours(optimizer):
             self._serves_another(optimizer)
             return
@@ -639,20 +658,6 @@ class _Rows:
     def __call__(self, gradient: Tensor) -> None:
         with unseen():
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
-
-
-def _leaves(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the leaves that the tensor depends on through its graph."""
-    stack, seen = [tensor.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            yield leaf
-        stack += [following for following, _ in node.next_functions]
 
 
 def _drop_rate(module: nn.Module) -> float:

@@ -147,7 +147,7 @@ def _issues(report: "Report") -> str:
 
 
 def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int]) -> str:
-    loud = "warned" if finding.status is Status.WARN else finding.severity.value.lower()
+    loud = "warned" if finding.status is Status.WARN else "grave" if finding.severity.is_grave else "slight"
     code = f", {escape(one_line(finding.code))}" if finding.code else ""
     location = f"<code>{escape(one_line(finding.location))}</code>" if finding.location else "Not known."
     cycle = _events_once(report, finding, number, shown)

@@ -57,9 +57,9 @@ header + section h2 { border: 0; margin-top: 1.25rem; }
 .pill.warn { color: var(--careful); background: var(--careful-paper); }
 .pill.fail { color: var(--bad); background: var(--bad-paper); }
 .issue { margin: 1.25rem 0 2rem; padding-left: 1rem; border-left: 0.25rem solid var(--line); }
-.issue.s4, .issue.s3 { border-color: var(--bad); }
-.issue.s2, .issue.s1 { border-color: var(--careful); }
-.mild .pill.fail, .issue.s2 .pill.fail, .issue.s1 .pill.fail {
+.issue.grave { border-color: var(--bad); }
+.issue.slight { border-color: var(--careful); }
+.mild .pill.fail, .issue.slight .pill.fail {
   color: var(--careful); background: var(--careful-paper);
 }
 .issue h3 { margin-top: 0; }

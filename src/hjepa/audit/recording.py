@@ -76,6 +76,15 @@ class Trace:
 
 
 @dataclass
+class Unheld:
+    """A parameter that got gradients while no optimizer held it and nothing else moved it."""
+
+    name: str  # as in the program
+    of_student: bool
+    location: str | None  # of the backward pass
+
+
+@dataclass
 class Recording:
     """Everything that was seen of one subject."""
 
@@ -85,4 +94,5 @@ class Recording:
     finished: bool = False  # the program ended training by itself, inside the window
     from_start: bool = True  # watched before the first optimizer step
     optimizers: list[str] = field(default_factory=list)  # classes of those that train the student, the largest first
+    unheld: list[Unheld] | None = None  # None: no loss was looked into
     problems: list[str] = field(default_factory=list)  # what could not be observed, in words

@@ -67,12 +67,24 @@ RULES: dict[str, tuple[str, str]] = {  # rule: (what is required, what is wrong 
     "target-not-normalised": ("Targets are normalised as prescribed", "Targets are not normalised"),
     "mask-coverage": ("Every patch can be context and target", "Some patches can never be context or target"),
     "replicas-diverge": ("All ranks hold the same teacher", "Ranks hold different teachers"),
+    "update-without-student": (
+        "Every update adds the student's part",
+        "The student's part is missing from the update: the teacher only decays",
+    ),
+    "trained-by-no-optimizer": (
+        "Every part of the online branch that gets gradients is in an optimizer",
+        "A part of the online branch gets gradients and no optimizer holds it",
+    ),
+    "clip-per-microbatch": (
+        "Gradients are clipped once per optimizer step",
+        "Gradients are clipped after every micro-batch",
+    ),
 }
 SEVERITIES = {
-    Severity.S4: "not a run with an EMA teacher, or a leak",
-    Severity.S3: "silently another algorithm",
-    Severity.S2: "measurable deviation",
-    Severity.S1: "hygiene",
+    Severity.CRITICAL: "not a run with an EMA teacher, or a leak",
+    Severity.MAJOR: "silently another algorithm",
+    Severity.MINOR: "measurable deviation",
+    Severity.INFO: "hygiene",
 }
 VERDICTS = {
     Verdict.CONFORMS: "The training loop follows the specification in everything that was checked.",

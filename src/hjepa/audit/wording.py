@@ -47,7 +47,8 @@ def marked_parts(text: str) -> list[tuple[bool, str]]:
 
 def lower_first(text: str) -> str:
     """Return the text for use inside a sentence."""
-    return text if text[:2].upper() == text[:2] or text.startswith("NaN") else text[:1].lower() + text[1:]
+    first = text.split(" ", 1)[0]
+    return text if first.startswith("NaN") or (len(first) > 1 and first[1].isupper()) else text[:1].lower() + text[1:]
 
 
 def sentence(text: str) -> str:
@@ -89,7 +90,7 @@ def observed(finding: Finding) -> str:
 def with_status(report: "Report", *wanted: Status) -> list[Finding]:
     """Return the findings of these statuses, worst severity first."""
     found = [finding for status in wanted for finding in report.findings if finding.status is status]
-    return sorted(found, key=lambda finding: (wanted.index(finding.status), -int(finding.severity.value[1:])))
+    return sorted(found, key=lambda finding: (wanted.index(finding.status), -finding.severity.rank))
 
 
 def is_stale_alone(report: "Report") -> bool:
@@ -99,7 +100,7 @@ def is_stale_alone(report: "Report") -> bool:
 
 def issues_heading(report: "Report") -> str:
     """Return a heading for what is wrong that is no louder than the worst finding."""
-    if any(finding.severity in (Severity.S3, Severity.S4) for finding in report.failures):
+    if any(finding.severity.is_grave for finding in report.failures):
         return "Critical issues"
     if report.failures:
         return "Deviations"
@@ -142,10 +143,10 @@ def _what_is_wrong(report: "Report") -> str:
         return f"That is too little for a verdict{': ' + lower_first(why) if why else ''}."
     if is_stale_alone(report):
         return f"One measurable deviation: {_named(failed)}, as if it were {_older(report)}."
-    if any(finding.severity in (Severity.S3, Severity.S4) for finding in failed):
+    if any(finding.severity.is_grave for finding in failed):
         return f"What runs is not the algorithm of {spec}: {_named(failed)}."
     if failed:
-        kind = "deviation" if any(finding.severity is Severity.S2 for finding in failed) else "point of hygiene"
+        kind = "deviation" if any(finding.severity is Severity.MINOR for finding in failed) else "point of hygiene"
         return f"{count(len(failed), kind).capitalize()} from {spec}: {_named(failed)}."
     unchecked = len(with_status(report, Status.NOT_CHECKED))
     tail = f"; {count(unchecked, 'rule')} could not be checked, the last section says why" if unchecked else ""
@@ -173,7 +174,7 @@ def _older(report: "Report") -> str:
 
 def recommendations(report: "Report") -> list[str]:
     """Return what to do next, most important first."""
-    severe = [f for f in report.failures if f.severity in (Severity.S3, Severity.S4)]
+    severe = [f for f in report.failures if f.severity.is_grave]
     mild = [f for f in report.failures if f not in severe]
     lines = []
     if severe:

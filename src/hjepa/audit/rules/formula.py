@@ -30,7 +30,7 @@ def hard_copies(case: Case) -> int:
 
 
 @rule(
-    "swapped-coefficients", "F1", Severity.S4,
+    "swapped-coefficients", "F1", Severity.CRITICAL,
     meaning="The teacher is almost the student, so the targets run with what is trained: nothing holds them back "
     "from collapse.",
     remedy="- t.mul_(1 - m).add_(m * s)\n+ t.mul_(m).add_((1 - m) * s)      # m, near 1, belongs to the teacher",
@@ -52,8 +52,47 @@ def swapped_coefficients(case: Case) -> Outcome:
     return passed(f"the teacher's share is {middle:.6f}", momentum=middle)
 
 
+def _decayed(case: Case) -> list[str]:
+    """Return the tensors that were only multiplied with a number below 1."""
+    if any(update.decay is not None for update in case.updates):
+        return [pair.name for pair in case.tensors.pairs]
+    return [fit.name for fit in case.measured.tensors if fit.decays and fit.student_moved and _odd(fit)]
+
+
 @rule(
-    "hard-copy", "F3", Severity.S4,
+    "update-without-student", "F10", Severity.CRITICAL,
+    meaning="The teacher forgets and learns nothing: its weights shrink towards zero, and the targets with them.",
+    remedy="- t.mul_(m).add((1 - m) * s)       # add() returns a sum that nobody keeps\n"
+    "+ t.mul_(m).add_((1 - m) * s)      # add_() writes it into the teacher",
+)  # fmt: skip
+def update_without_student(case: Case) -> Outcome:
+    """F10: ``t1 = m t0``.  Signature: the coefficient of the teacher is below 1, that of the student 0."""
+    if not case.updates:
+        return unchecked(NO_UPDATE)
+    decays = [update.decay for update in case.updates if update.decay is not None]
+    names = _decayed(case)
+    if len(decays) >= max(2, len(case.updates) / 2):
+        middle = sorted(decays)[len(decays) // 2]
+        return failed(
+            f"in {len(decays)} of {len(case.updates)} updates the teacher was multiplied by {middle:.6f} and nothing "
+            "of the student was added",
+            "m times the teacher plus (1 - m) times the student",
+            location=case.update_location(),
+            factor=middle, updates=len(decays),
+        )  # fmt: skip
+    if names and not decays:
+        return failed(
+            f"{len(names)} of {len(case.measured.tensors)} tensors only shrink while their partners move, such as "
+            f"{names[0]}",
+            "m times the teacher plus (1 - m) times the student, in every tensor",
+            location=case.update_location(),
+            tensors=names[:20],
+        )
+    return passed("every update takes in the student")
+
+
+@rule(
+    "hard-copy", "F3", Severity.CRITICAL,
     meaning="The effective momentum is 0: the teacher is the student of the same step, whatever the log says, and the "
     "run is self-distillation without an average.",
     remedy="- teacher.load_state_dict(student.state_dict())\n"
@@ -80,7 +119,7 @@ def hard_copy(case: Case) -> Outcome:
 
 
 @rule(
-    "student-modified", "F4", Severity.S3,
+    "student-modified", "F4", Severity.MAJOR,
     meaning="The update writes to the network that is being trained, behind the optimizer's back.",
     remedy="- s.mul_(...)      # inside the update\n  compute the average into the teacher only",
 )  # fmt: skip
@@ -115,7 +154,7 @@ def _odd(fit: TensorFit) -> bool:
 
 
 @rule(
-    "mispaired-parameters", "F5", Severity.S4,
+    "mispaired-parameters", "F5", Severity.CRITICAL,
     meaning="Tensors of the teacher average the wrong tensors of the student, so the teacher is no average of it.",
     remedy="- for t, s in zip(teacher.parameters(), student.parameters())\n"
     "+ mine = dict(student.named_parameters())\n+ for name, t in teacher.named_parameters():  s = mine[name]",
@@ -128,7 +167,9 @@ def mispaired_parameters(case: Case) -> Outcome:
     if not case.updates:
         return unchecked(NO_UPDATE)
     judged, lost = _judged(case)
-    odd = [fit for fit in judged if _odd(fit)]
+    odd = [fit for fit in judged if _odd(fit) and not fit.decays]
+    if any(update.decay is not None for update in case.updates):
+        return unchecked("the teacher only decays: see update-without-student")
     if not judged:
         return unchecked(LOST if lost else "no tensor of the student moved")
     if odd and not _other_writer(case) and not _uneven(case):
@@ -153,7 +194,7 @@ def _other_writer(case: Case) -> bool:
 
 
 @rule(
-    "partial-update", "T11", Severity.S3,
+    "partial-update", "T11", Severity.MAJOR,
     meaning="Part of the teacher stays at its start while the rest follows, so targets come from a network that never "
     "existed.",
     remedy="  average every parameter that the teacher's forward uses, heads included",
@@ -162,6 +203,8 @@ def partial_update(case: Case) -> Outcome:
     """T11, F11: part of the teacher never moves.  Signature: tensors at rest whose partners move."""
     if not case.updates:
         return unchecked(NO_UPDATE)
+    if any(update.decay is not None for update in case.updates):
+        return unchecked("the teacher only decays: see update-without-student")
     judged, lost = _judged(case)
     still = [fit for fit in judged if not fit.moved and not _lost_in_rounding(case, fit)]
     alone = case.tensors.teacher_only
@@ -189,7 +232,7 @@ def _lost_in_rounding(case: Case, fit: TensorFit) -> bool:
 
 
 @rule(
-    "tied-weights-updated-twice", "F7", Severity.S2,
+    "tied-weights-updated-twice", "F7", Severity.MINOR,
     meaning="A tensor that stands under two names is averaged twice in each update: its momentum is squared.",
     remedy="- for name, t in teacher.state_dict().items()\n"
     "+ for name, t in teacher.named_parameters()      # names tied ones once",
@@ -214,7 +257,7 @@ def tied_weights_updated_twice(case: Case) -> Outcome:
 
 
 @rule(
-    "precision-underflow", "F8", Severity.S3,
+    "precision-underflow", "F8", Severity.MAJOR,
     meaning="The number format of the teacher is too coarse for steps of (1 - momentum) times the difference: they are "
     "rounded away or the coefficients no longer sum to 1, so the teacher freezes or drifts silently.",
     remedy="+ keep the teacher (or a master copy of it) in float32, and the momentum a Python number\n"
@@ -271,7 +314,7 @@ def _lost(case: Case) -> tuple[int, int]:
 
 
 @rule(
-    "buffers-mishandled", "F9", Severity.S3,
+    "buffers-mishandled", "F9", Severity.MAJOR,
     meaning="Statistics of the teacher that are never filled, or counters that are averaged, make its output wrong as "
     "soon as it is evaluated with them.",
     remedy="+ for name, b in teacher.named_buffers():  copy the student's integers; average or copy its statistics",

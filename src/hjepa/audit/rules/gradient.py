@@ -1,12 +1,12 @@
 """G: gradients that go where they must not, or are the wrong size.  D: several processes."""
 
 from hjepa.audit.findings import Severity
-from hjepa.audit.recording import Kind
-from hjepa.audit.rules.case import Case, Outcome, failed, passed, rule, unchecked
+from hjepa.audit.recording import Event, Kind
+from hjepa.audit.rules.case import Case, Outcome, failed, passed, rule, unchecked, warned
 
 
 @rule(
-    "gradient-reaches-teacher", "G1", Severity.S4,
+    "gradient-reaches-teacher", "G1", Severity.CRITICAL,
     meaning="The teacher learns by gradient: both networks can agree on a constant, and the targets are no average.",
     remedy="+ with torch.no_grad():  target = teacher(x)",
 )  # fmt: skip
@@ -29,7 +29,7 @@ def gradient_reaches_teacher(case: Case) -> Outcome:
 
 
 @rule(
-    "target-not-detached", "G2", Severity.S4,
+    "target-not-detached", "G2", Severity.CRITICAL,
     meaning="Trained weights can lower the loss by moving the target: the short way is to collapse.",
     remedy="- target = teacher(online_part(x))\n+ with torch.no_grad():  target = teacher(x)",
 )  # fmt: skip
@@ -55,7 +55,7 @@ def target_not_detached(case: Case) -> Outcome:
 
 
 @rule(
-    "clip-before-unscale", "G5", Severity.S2,
+    "clip-before-unscale", "G5", Severity.MINOR,
     meaning="The clipping threshold is compared with gradients that are still multiplied by the loss scale, so nearly "
     "every step is clipped to almost nothing.",
     remedy="+ scaler.unscale_(optimizer)\n"
@@ -88,7 +88,51 @@ def clip_before_unscale(case: Case) -> Outcome:
 
 
 @rule(
-    "accumulation-not-scaled", "G6", Severity.S2,
+    "clip-per-microbatch", "G7", Severity.MINOR,
+    meaning="Each micro-batch is clipped together with what was accumulated before it, so the first ones count less "
+    "and the step is shorter than that of one large batch.",
+    remedy="- clip_grad_norm_(parameters, max_norm)      # after every backward()\n"
+    "+ if this is the last micro-batch:  clip_grad_norm_(parameters, max_norm)",
+)  # fmt: skip
+def clip_per_microbatch(case: Case) -> Outcome:
+    """G7: the student's gradients are clipped between two backward passes of one step, and not cleared after it."""
+    if not case.events(Kind.CLIP):
+        return passed("gradients are not clipped (by torch.nn.utils)")
+    steps = hits = clips = 0
+    clipped: Event | None = None
+    place: str | None = None
+    for event in case.recording.events:
+        if event.kind is Kind.STEP_END:
+            steps, hits, clips, clipped = steps + 1, hits + bool(clips), 0, None
+        elif event.kind is Kind.CLIP and event.facts.get("student"):
+            clipped = event
+        elif event.kind is Kind.BACKWARD and clipped is not None:
+            if not event.facts.get("cleared") and _same_place(case, event):
+                clips, place = clips + 1, place or clipped.location
+            clipped = None
+    if hits >= max(2, steps / 2):
+        return failed(
+            f"in {hits} of {steps} optimizer steps the gradients were clipped between two backward passes, with "
+            f"{case.measured.micro_batches:.0f} micro-batches",
+            "clipping once, after the last micro-batch",
+            location=place,
+            steps_clipped=hits, micro_batches=case.measured.micro_batches,
+        )  # fmt: skip
+    return passed("gradients are clipped after the last backward pass of a step only")
+
+
+def _same_place(case: Case, event: Event) -> bool:
+    """Return whether a backward pass comes from the same line as the one before it: micro-batches of one loss."""
+    before = None
+    for other in case.events(Kind.BACKWARD):
+        if other is event:
+            break
+        before = other
+    return before is None or event.location is None or before.location == event.location
+
+
+@rule(
+    "accumulation-not-scaled", "G6", Severity.MINOR,
     meaning="k micro-batches give k times the gradient: clipping and the learning rate act on another size than in one "
     "large batch.",
     remedy="- loss.backward()\n+ (loss / accumulation_steps).backward()",
@@ -132,7 +176,34 @@ def _swaps_views(case: Case) -> bool:
 
 
 @rule(
-    "replicas-diverge", "D1", Severity.S3,
+    "trained-by-no-optimizer", "T12", Severity.MAJOR,
+    meaning="These parameters get gradients in every step and stay as they were made: what they compute is random for "
+    "the whole run.",
+    remedy="- optimizer = AdamW(encoder.parameters())      # made before, or without, this part\n"
+    "+ optimizer = AdamW([*encoder.parameters(), *part.parameters()])",
+)  # fmt: skip
+def trained_by_no_optimizer(case: Case) -> Outcome:
+    """T12: a part of the online branch gets gradients, no optimizer of the process holds it, and it never moves."""
+    unheld = case.recording.unheld
+    if unheld is None:
+        return unchecked("no loss was looked into: watch 3 optimizer steps or more")
+    if not unheld:
+        return passed("every parameter that got a gradient is in an optimizer")
+    mine = [one for one in unheld if one.of_student]
+    saw = (
+        f"{len(unheld)} {'parameter gets' if len(unheld) == 1 else 'parameters get'} gradients and no optimizer holds "
+        f"{'it' if len(unheld) == 1 else 'them'}, such as {unheld[0].name}"
+    )
+    names = [one.name for one in unheld[:20]]
+    if len(mine) == len(unheld) and len(mine) > len(case.tensors.pairs) / 2:
+        # Most of the student: left out on purpose, to train the rest first.
+        return warned(saw, "requires_grad=False for what is frozen on purpose", tensors=names)
+    return failed(saw, "an optimizer that holds them, or requires_grad=False", location=unheld[0].location,
+                  tensors=names)  # fmt: skip
+
+
+@rule(
+    "replicas-diverge", "D1", Severity.MAJOR,
     meaning="Each process has targets of its own, and the teacher that is saved is only one of them.",
     remedy="- if rank == 0:  update_teacher(...)\n+ update_teacher(...)      # the same on every process",
 )  # fmt: skip

@@ -64,7 +64,7 @@ def _by_image(target: Tensor, images: int) -> list[Tensor]:
 
 
 @rule(
-    "target-leak", "J1", Severity.S4,
+    "target-leak", "J1", Severity.CRITICAL,
     meaning="The answer is in the question: the loss looks excellent and nothing is learned.",
     remedy="+ remove the target positions from the context before the encoder",
 )  # fmt: skip
@@ -98,7 +98,7 @@ def target_leak(case: Case) -> Outcome:
 
 
 @rule(
-    "loss-on-wrong-positions", "J2", Severity.S3,
+    "loss-on-wrong-positions", "J2", Severity.MAJOR,
     meaning="Padding, or what was visible, is counted as a target: the loss rewards the wrong thing.",
     remedy="+ multiply the loss with a validity mask, or cut all targets to the same length",
 )  # fmt: skip
@@ -150,7 +150,7 @@ def _repeats(blocks: Tensor, rows: Tensor) -> int:
 
 
 @rule(
-    "target-not-normalised", "J4", Severity.S2,
+    "target-not-normalised", "J4", Severity.MINOR,
     meaning="Without normalising each target token, a few channels of large size dominate the loss, and shrinking the "
     "features lowers it.",
     remedy="+ target = F.layer_norm(target, (target.shape[-1],))      # no affine, the teacher's output",
@@ -176,7 +176,7 @@ def target_not_normalised(case: Case) -> Outcome:
 
 
 @rule(
-    "mask-coverage", "J8", Severity.S2,
+    "mask-coverage", "J8", Severity.MINOR,
     meaning="Patches that are never seen, or never predicted, leave the encoder untrained there.",
     remedy="  let block positions run to the last row and column: randint(0, H - h + 1)",
 )  # fmt: skip

@@ -23,7 +23,7 @@ def follows(case: Case) -> bool:
 
 
 @rule(
-    "never-updated", "O5", Severity.S4,
+    "never-updated", "O5", Severity.CRITICAL,
     meaning="The teacher stays what it was at the start, so the student learns to predict a fixed random "
     "or old network. The loss can fall all the same.",
     remedy="+ after optimizer.step():  update_teacher(student, teacher, momentum)\n"
@@ -58,7 +58,7 @@ def _equal_throughout(case: Case) -> bool:
 
 
 @rule(
-    "stale-student", "O1", Severity.S2,
+    "stale-student", "O1", Severity.MINOR,
     meaning="The targets come from a teacher that has not yet taken in the last optimizer step: one step of delay. "
     "At momentum 0.996 the teacher's mean age is 249 steps, with the delay 250, so this alone changes little; "
     "it matters together with updates per micro-batch, a small momentum, or a promise to equal a reference.",
@@ -71,6 +71,8 @@ def stale_student(case: Case) -> Outcome:
     """
     if not follows(case):
         return unchecked("no update was seen")
+    if any(update.decay is not None for update in case.updates):
+        return unchecked("no update contains the student: see update-without-student")
     lags = case.measured.lags
     if not lags:
         return unchecked("no forward of the teacher in training was seen after an update")
@@ -121,7 +123,7 @@ def _order_of_events(case: Case) -> list[str]:
 
 
 @rule(
-    "sparse-update", "O2", Severity.S2,
+    "sparse-update", "O2", Severity.MINOR,
     meaning="Between updates the teacher grows old, and the momentum that was meant for every step acts over many: "
     "the teacher is slower than its momentum says.",
     remedy="  update in every optimizer step, or raise momentum to the power n for an update every n steps",
@@ -156,7 +158,7 @@ def _extra(case: Case) -> list:  # type: ignore[type-arg]
 
 
 @rule(
-    "update-per-microbatch", "O3", Severity.S3,
+    "update-per-microbatch", "O3", Severity.MAJOR,
     meaning="With n micro-batches the momentum that really acts in a step is the n-th power of the declared one "
     "(0.996 with 4: 0.984), so the teacher forgets n times as fast.",
     remedy="- update in every micro-batch\n"
@@ -188,7 +190,7 @@ def _rate(case: Case) -> float:
 
 
 @rule(
-    "update-on-skipped-step", "O4", Severity.S1,
+    "update-on-skipped-step", "O4", Severity.INFO,
     meaning="The teacher moves and the schedule advances although the student stood still. Harmless when it is rare; "
     "the published I-JEPA, V-JEPA and DINO code does it.",
     remedy="  update only if the step was taken:\n+ if not optimizer_step_was_skipped:  update_teacher(...)",
@@ -211,7 +213,7 @@ def update_on_skipped_step(case: Case) -> Outcome:
 
 
 @rule(
-    "update-outside-training", "O6", Severity.S2,
+    "update-outside-training", "O6", Severity.MINOR,
     meaning="Each validation pulls the teacher towards the student once more, so results depend on how often one "
     "looks.",
     remedy="  guard the update:\n+ if student.training and this is a training step:  update_teacher(...)",
@@ -247,7 +249,7 @@ def update_outside_training(case: Case) -> Outcome:
 
 
 @rule(
-    "double-update", "O7", Severity.S2,
+    "double-update", "O7", Severity.MINOR,
     meaning="Two updates in one step square the momentum (0.996 becomes 0.992): the teacher forgets twice as fast as "
     "declared. Often a second, forgotten mechanism.",
     remedy="  keep one of the two updates",
@@ -312,7 +314,7 @@ def _power_of_declared(case: Case) -> int | None:
 
 
 @rule(
-    "non-finite-teacher", "O9", Severity.S3,
+    "non-finite-teacher", "O9", Severity.MAJOR,
     meaning="One NaN in the student is averaged into the teacher and never leaves it.",
     remedy="+ if not torch.isfinite(loss):  skip backward, step and update",
 )  # fmt: skip

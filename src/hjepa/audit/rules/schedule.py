@@ -65,7 +65,7 @@ def _explained_elsewhere(case: Case) -> str | None:
 
 
 @rule(
-    "momentum-mismatch", "S6", Severity.S2,
+    "momentum-mismatch", "S6", Severity.MINOR,
     meaning="The teacher's memory is not the one that was meant: its length is 1 / (1 - momentum) steps.",
     remedy="  look where the configured value is read; pass it to the update",
 )  # fmt: skip
@@ -156,7 +156,7 @@ def _slope_visible(case: Case) -> bool:
 
 
 @rule(
-    "schedule-kind", "S1", Severity.S2,
+    "schedule-kind", "S1", Severity.MINOR,
     meaning="The teacher slows down along another curve than prescribed; at the same start and end values the "
     "half-life differs most in the middle of the run.",
     remedy="  use the prescribed curve: linear m = m0 + (m1 - m0) * step / total_steps, for I-JEPA",
@@ -182,7 +182,7 @@ def schedule_kind(case: Case) -> Outcome:
 
 
 @rule(
-    "schedule-per-epoch", "S2", Severity.S2,
+    "schedule-per-epoch", "S2", Severity.MINOR,
     meaning="The momentum stands still within an epoch and then jumps; in a run of few epochs it takes few values and "
     "may be 1 for the whole last epoch.",
     remedy="- m = schedule(epoch)\n+ m = schedule(step)",
@@ -235,7 +235,7 @@ def _stretch(case: Case) -> float | None:
 
 
 @rule(
-    "schedule-horizon", "S3", Severity.S3,
+    "schedule-horizon", "S3", Severity.MAJOR,
     meaning="Too short a horizon freezes the teacher before training ends; too long a one never reaches the end value.",
     remedy="  build the schedule from the number of OPTIMIZER steps: epochs * len(loader) / accumulation",
 )  # fmt: skip
@@ -309,7 +309,7 @@ def best_shift(case: Case) -> int | None:
 
 
 @rule(
-    "schedule-offset", "S4", Severity.S1,
+    "schedule-offset", "S4", Severity.INFO,
     meaning="The schedule is read some steps early or late; harmless by itself, but not the reference step for step.",
     remedy="  read the momentum with the number of the step that was just taken, counted from 0",
 )  # fmt: skip
@@ -347,7 +347,7 @@ def restarts(case: Case) -> int | None:
 
 
 @rule(
-    "schedule-restarted", "S5", Severity.S3,
+    "schedule-restarted", "S5", Severity.MAJOR,
     meaning="After a resume the momentum starts again at its first value: the teacher forgets what it had averaged.",
     remedy="+ save the step with the checkpoint and compute the momentum from it",
 )  # fmt: skip
@@ -377,7 +377,7 @@ def schedule_restarted(case: Case) -> Outcome:
 
 
 @rule(
-    "momentum-out-of-range", "S9", Severity.S4,
+    "momentum-out-of-range", "S9", Severity.CRITICAL,
     meaning="A momentum above 1 pushes the teacher away from the student, faster and faster.",
     remedy="+ m = min(m, 1.0)      # and find out why it left the range",
 )  # fmt: skip

@@ -16,7 +16,7 @@ def _steps(case: Case) -> list[Event]:
 
 
 @rule(
-    "initial-mismatch", "T1", Severity.S2,
+    "initial-mismatch", "T1", Severity.MINOR,
     meaning="The start of the teacher is forgotten only at the rate of the momentum: at 0.996 it takes 1,724 steps to "
     "fall to a thousandth. Until then the targets carry an unrelated random network.",
     remedy="+ teacher.load_state_dict(student.state_dict())      # before the first step, after every initialisation",
@@ -54,7 +54,7 @@ def _ramps(case: Case) -> bool:
 
 
 @rule(
-    "aliased-teacher", "T2", Severity.S4,
+    "aliased-teacher", "T2", Severity.CRITICAL,
     meaning="Teacher and student share memory: what the optimizer writes is in the teacher at once, so there is no "
     "average and the targets run with what is trained.",
     remedy="- teacher.load_state_dict(student.state_dict(), assign=True)\n+ teacher = copy.deepcopy(student)",
@@ -75,7 +75,7 @@ def aliased_teacher(case: Case) -> Outcome:
 
 
 @rule(
-    "teacher-not-frozen", "T3", Severity.S1,
+    "teacher-not-frozen", "T3", Severity.INFO,
     meaning="Nothing but a forgotten no_grad keeps gradients from the teacher, and memory may be spent on its graph.",
     remedy="+ for p in teacher.parameters():  p.requires_grad_(False)",
 )  # fmt: skip
@@ -99,7 +99,7 @@ def teacher_not_frozen(case: Case) -> Outcome:
 
 
 @rule(
-    "teacher-in-optimizer", "T4", Severity.S1,
+    "teacher-in-optimizer", "T4", Severity.INFO,
     meaning="The optimizer may move the teacher, by gradient or by weight decay, beside the average.",
     remedy="- optimizer = AdamW(model.parameters())\n"
     "+ optimizer = AdamW(p for p in model.parameters() if p.requires_grad)",
@@ -116,14 +116,14 @@ def teacher_in_optimizer(case: Case) -> Outcome:
         return failed(
             f"the optimizer holds {held} tensors of the teacher and moved it in {case.measured.by_optimizer} steps",
             "none",
-            severity=Severity.S3,
+            severity=Severity.MAJOR,
             tensors=held, moved=True,
         )  # fmt: skip
     return failed(f"the optimizer holds {held} tensors of the teacher; none has moved by it", "none", tensors=held)
 
 
 @rule(
-    "stochastic-teacher", "T6", Severity.S2,
+    "stochastic-teacher", "T6", Severity.MINOR,
     meaning="The targets are random: the same image has another target in each forward.",
     remedy="+ teacher.eval()      # and keep it there: model.train() switches it back",
 )  # fmt: skip
@@ -142,7 +142,7 @@ def stochastic_teacher(case: Case) -> Outcome:
 
 
 @rule(
-    "mode-left-changed", "T7", Severity.S2,
+    "mode-left-changed", "T7", Severity.MINOR,
     meaning="The student trains on in evaluation mode: dropout and normalisation no longer do what they should.",
     remedy="- student.eval()      # inside the update\n+ leave the modes alone: averaging needs none",
 )  # fmt: skip
@@ -180,7 +180,7 @@ def mode_left_changed(case: Case) -> Outcome:
 
 
 @rule(
-    "teacher-replaced", "T8", Severity.S3,
+    "teacher-replaced", "T8", Severity.MAJOR,
     meaning="The average is thrown away: the teacher becomes another object, usually a copy of the student of that "
     "moment.",
     remedy="- self.teacher = copy.deepcopy(self.student)      # again, in mid-run\n+ update the one teacher in place",
@@ -214,7 +214,7 @@ def teacher_replaced(case: Case) -> Outcome:
 
 
 @rule(
-    "trained-module-on-target-branch", "G3", Severity.S3,
+    "trained-module-on-target-branch", "G3", Severity.MAJOR,
     meaning="What is trained shapes the targets as well: they move with every step, not with the average, and the loss "
     "can fall by changing the shared part.",
     remedy="- target = online_head(teacher(x))\n+ target = teacher_head(teacher(x))      # averaged like the rest",
