@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter
 
 from hjepa.errors import UserError
 from hjepa.processes import is_first, rank
+from hjepa.usage import usage_error
 from hjepa.version import __version__
 
 app = App(
@@ -23,9 +24,7 @@ app = App(
     version_flags=["--version"],
 )
 
-COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "audit", "report")
 Settings = Annotated[list[str], Parameter(parse=False)]
-LONGEST_LINE = 240  # characters: three lines of a terminal
 
 
 @app.command
@@ -309,7 +308,7 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         command, bound, ignored = app.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise UserError(_say(error, words)) from None
+        raise UserError(usage_error(error, words)) from None
     if settings and "settings" not in ignored:
         raise UserError(f"unknown option {settings[0]}: hjepa {' '.join(words[:1])} --help lists them")
     if "settings" in ignored:
@@ -340,33 +339,6 @@ def split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
         else:
             words.append(word)
     return words, settings
-
-
-def _say(error: CycloptsError, words: list[str]) -> str:
-    """Turn the parser's complaint into one line."""
-    if isinstance(error, UnknownOptionError) and words[:1] == ["pretrain"]:
-        from hjepa.config import unknown_name
-
-        return unknown_name((error.token.keyword or "").lstrip("-"), "command line")
-    if isinstance(error, UnusedCliTokensError):
-        return _too_many_words(error.unused_tokens or [], words)
-    first = " ".join(str(error).split())
-    if len(first) > LONGEST_LINE:
-        first = f"{first[:LONGEST_LINE]} ..."
-    return f"{first} (hjepa {words[0] if words and words[0] in COMMANDS else ''} --help)".replace(
-        "hjepa  --help", "hjepa --help"
-    )
-
-
-def _too_many_words(unused: list[str], words: list[str]) -> str:
-    """Say what a command has no use for; the shell may have made a thousand names of one pattern."""
-    shown = unused[0] if len(unused) == 1 else f"{unused[0]} and {len(unused) - 1:,} more"
-    if words[:1] == ["pretrain"]:
-        return (
-            f"one DATA is expected, and {shown} came after it: name the folder that holds the images, or a .txt file "
-            "with a path per line"
-        )
-    return f"unexpected argument {shown}: hjepa {' '.join(words[:1])} --help lists what is expected"
 
 
 def _complain(text: str) -> None:

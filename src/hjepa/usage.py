@@ -1,0 +1,33 @@
+"""What a command says, in one line, to words that it cannot make sense of."""
+
+from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
+
+COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "audit", "report")
+LONGEST_LINE = 240  # characters: three lines of a terminal
+
+
+def usage_error(error: CycloptsError, words: list[str]) -> str:
+    """Turn the parser's complaint into one line."""
+    if isinstance(error, UnknownOptionError) and words[:1] == ["pretrain"]:
+        from hjepa.config import unknown_name
+
+        return unknown_name((error.token.keyword or "").lstrip("-"), "command line")
+    if isinstance(error, UnusedCliTokensError):
+        return _too_many_words(error.unused_tokens or [], words)
+    first = " ".join(str(error).split())
+    if len(first) > LONGEST_LINE:
+        first = f"{first[:LONGEST_LINE]} ..."
+    return f"{first} (hjepa {words[0] if words and words[0] in COMMANDS else ''} --help)".replace(
+        "hjepa  --help", "hjepa --help"
+    )
+
+
+def _too_many_words(unused: list[str], words: list[str]) -> str:
+    """Say what a command has no use for; the shell may have made a thousand names of one pattern."""
+    shown = unused[0] if len(unused) == 1 else f"{unused[0]} and {len(unused) - 1:,} more"
+    if words[:1] == ["pretrain"]:
+        return (
+            f"one DATA is expected, and {shown} came after it: name the folder that holds the images, or a .txt file "
+            "with a path per line"
+        )
+    return f"unexpected argument {shown}: hjepa {' '.join(words[:1])} --help lists what is expected"
