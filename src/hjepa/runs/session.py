@@ -189,9 +189,8 @@ class Session:
         if self.trainer.step:
             return
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
-        with contextlib.suppress(
-            UserError
-        ):  # a damaged image: training meets it at its place, and saves before it leaves
+        # A damaged image is left to training, which meets it at its place and saves before it leaves.
+        with contextlib.suppress(UserError):
             for pieces in self.batches(0):
                 for batch in pieces:
                     queue.add(encoder(batch.images).mean(1), batch.images)
