@@ -1,6 +1,7 @@
 """Strict settings: merging, origins, and that every one of them is read."""
 
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_later_layers_win_and_are_remembered():
 def test_recipes_are_valid_and_state_their_command(name):
     resolved = resolve([read_recipe(name)])
     assert resolved.config.recipe == name
-    text = (configuration.resources.files("hjepa.recipes") / f"{name}.yaml").read_text()
+    text = (resources.files("hjepa.recipes") / f"{name}.yaml").read_text()
     assert "# Command:  hjepa pretrain" in text
     assert f"--recipe {name}" in text
 

@@ -214,7 +214,7 @@ def test_a_level_that_is_not_there_is_named(run):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": {"levels": [3]}}, r"levels has depth 3: it is 0 \(pixels\) to model\.depth = 2"),
+        ({"model": {"levels": [3]}}, r"model\.levels has depth 3, and the encoder has model\.depth = 2 blocks: .* 0,2"),
         ({"model": {"levels": [[1, 0]]}}, "levels has stride 0"),
         ({"model": {"levels": [1, 1]}}, "one or more different levels"),
         ({"optim": {"level_weights": [1, 2]}}, "2 values for 1 levels"),
