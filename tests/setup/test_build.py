@@ -1,7 +1,6 @@
 """The parts of a run are made once, refused where they are made, and begin again after their time was measured."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hjepa.commands.plan import plan
 from hjepa.errors import UserError
 from hjepa.setup import build as building
 from hjepa.setup.build import build
+from hjepa.setup.timing import StepTime
 
 # A short budget chooses hjepa-tiny, whose levels are deeper than this encoder.
 BUDGET = TINY | {
@@ -71,11 +71,12 @@ def test_after_its_time_was_measured_a_trainer_is_as_if_nothing_had_happened(set
     assert measured.trainer.step == fresh.trainer.step == 3
 
 
-def test_a_plan_with_a_budget_says_one_time_per_step(made):
+def test_a_plan_with_a_budget_says_one_time_per_step(made, monkeypatch):
+    """It was measured twice, and two numbers were printed."""
+    monkeypatch.setattr(building, "time_steps", lambda *_: StepTime(0.25, 7, 2))  # stands for a clock
     resolved, found = plan(pictures(), budget="1min", **BUDGET)
-    said = re.fullmatch(r"derived: 1min at (\S+) s a step, measured", resolved.origin["train.steps"])
-    assert found.seconds_per_step == pytest.approx(float(said[1]), rel=0.01, abs=1e-4)
-    assert found.steps == resolved.config.train.steps
+    assert resolved.origin["train.steps"] == "derived: 1min at 0.25 s a step, measured"
+    assert (found.seconds_per_step, found.steps, found.context_tokens, found.target_tokens) == (0.25, 240, 7, 2)
     assert set(made.values()) == {1}, made
 
 
