@@ -29,6 +29,17 @@ def caller() -> str | None:
     return _show(inner) if inner is not None else None
 
 
+def function() -> tuple[str, int] | None:
+    """Return file and first line of the innermost function of the user's own code."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _OURS, "<")) and not any(part in name for part in _LIBRARY):
+            return name, frame.f_code.co_firstlineno
+        frame = frame.f_back
+    return None
+
+
 def stack() -> tuple[tuple[str, int, int], ...]:
     """Return (file, first line of the function, current line) of every frame, outermost first."""
     found = []

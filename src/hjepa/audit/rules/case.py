@@ -6,10 +6,11 @@ from typing import Any
 
 from hjepa.audit.findings import Finding, Severity, Status
 from hjepa.audit.location import follows
-from hjepa.audit.measure import Measurement, Update
+from hjepa.audit.measure import Measurement
 from hjepa.audit.pairing import Part, Tensors
 from hjepa.audit.recording import Event, Kind, Recording
 from hjepa.audit.specs import Spec
+from hjepa.audit.walk import Update
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Outcome:
     location: str | None = None
     reason: str = ""
     severity: Severity | None = None
+    remedy: str = ""  # where the rule's own does not fit
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,13 @@ class Rule:
             outcome = self.check(case)
         except Exception as error:  # noqa: BLE001  the audited program must not suffer from a rule
             outcome = unchecked(f"the rule itself failed: {type(error).__name__}: {error}")
+        return self._finding(outcome)
+
+    def skipped(self, reason: str) -> Finding:
+        """Return the finding of a rule that has no meaning here."""
+        return self._finding(unchecked(reason))
+
+    def _finding(self, outcome: Outcome) -> Finding:
         trouble = outcome.status in (Status.FAIL, Status.WARN)
         return Finding(
             rule=self.name,
@@ -108,7 +117,7 @@ class Rule:
             evidence=outcome.evidence,
             location=outcome.location,
             meaning=self.meaning if trouble else "",
-            remedy=self.remedy if trouble else "",
+            remedy=(outcome.remedy or self.remedy) if trouble else "",
             reason=outcome.reason,
         )
 
@@ -139,10 +148,16 @@ def noted(saw: str, **evidence: Any) -> Outcome:
 
 
 def failed(
-    saw: str, expected: str = "", *, location: str | None = None, severity: Severity | None = None, **evidence: Any
+    saw: str,
+    expected: str = "",
+    *,
+    location: str | None = None,
+    severity: Severity | None = None,
+    remedy: str = "",
+    **evidence: Any,
 ) -> Outcome:
     """The rule is broken."""
-    return Outcome(Status.FAIL, saw, expected, evidence, location, severity=severity)
+    return Outcome(Status.FAIL, saw, expected, evidence, location, severity=severity, remedy=remedy)
 
 
 def warned(
