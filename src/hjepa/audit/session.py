@@ -27,6 +27,7 @@ from hjepa.audit.report import Report
 from hjepa.audit.rules import Case, judge
 from hjepa.audit.specs import Spec
 from hjepa.audit.walk import BEFORE_STEP, INSIDE_STEP
+from hjepa.audit.wording import count
 
 STEPS = 20  # optimizer steps watched
 TRACED = (2,)  # of these, followed operation by operation: the third, when everything has settled
@@ -76,6 +77,8 @@ class TeacherAudit:
         self._stepped: dict[int, int] = {}  # steps that optimizers took before the pair was found
         self._strangers = 0  # steps of optimizers that do not train the student while its teacher stands still
         self.problem = ""
+        self.interrupted = ""  # how the program ended, if not well
+        self.children: list[str] = []  # functions that child processes ran, in which nothing was seen
         self._replicas: dict[int, str] | None = None
         self._final: Report | None = None
 
@@ -125,6 +128,15 @@ class TeacherAudit:
             self._observer.stop()
         for hook in self._hooks:
             hook.remove()
+
+    def forget(self) -> None:
+        """Stop watching without a report: in a process that was forked and has an audit of its own."""
+        self._give_up()
+        for hook in self._hooks:
+            hook.remove()
+        if self._observer is not None:
+            self._observer.abandon()
+        self._observer = None
 
     @property
     def finished(self) -> bool:
@@ -268,7 +280,8 @@ class TeacherAudit:
             )
         elif verdict is Verdict.INCONCLUSIVE:
             reason = (
-                f"only {measured.effective} optimizer steps changed the student: watch more (--steps), train longer"
+                f"only {measured.effective} of {count(recording.steps, 'optimizer step')} changed the student: watch "
+                "more (--steps), train longer, or with a learning rate above 0"
             )
         return Report(
             verdict=verdict,
@@ -283,7 +296,13 @@ class TeacherAudit:
             date=_now(),
             versions=_versions(),
             reason=reason,
+            interrupted=self._how_it_ended(recording.steps),
         )
+
+    def _how_it_ended(self, steps: int) -> str:
+        if not self.interrupted:
+            return ""
+        return f"{self.interrupted} after {count(steps, 'optimizer step')} of the {self.steps} to be watched"
 
     def _nearest(self, values: list[float], steps: list[int], order: str | None) -> list[str]:
         matches = specs.nearest(values, steps, order=order, total_steps=self.spec.total_steps)
@@ -316,13 +335,19 @@ class TeacherAudit:
                 "no teacher was found: no untrained module has parameters of the same names and shapes as a trained "
                 "one; name them with --student NAME --teacher NAME if there is one"
             )
+        elif self.children:
+            reason = (
+                f"the script started {count(len(self.children), 'child process')} ({', '.join(self.children[:3])}) and "
+                "no optimizer of torch took a step in it or here: use TeacherAudit inside the function that trains, or "
+                "start the processes with torchrun ... -m hjepa.audit"
+            )
         else:
             reason = "no optimizer of torch took a step in this process, so there was nothing to watch"
         subject = Subject(script=self.script, candidates=self._found.candidates)
         return Report(
             verdict=Verdict.INCONCLUSIVE, spec=self.spec.name, spec_source=self.spec.source, nearest=(), steps=0,
             subject=subject, measured=Measured(), findings=(), timeline=(), date=_now(), versions=_versions(),
-            reason=reason,
+            reason=reason, interrupted=self._how_it_ended(0),
         )  # fmt: skip
 
 

@@ -241,6 +241,7 @@ def subject_lines(report: "Report") -> list[tuple[str, str]]:
     size = f"{count(subject.parameters, 'number')} in {count(subject.tensors, 'tensor')}"
     sampled = f", {subject.sampled:,} of them sampled" if subject.sampled else ""
     lines = [
+        ("Ended early", sentence(report.interrupted)),
         ("Script", quoted(subject.script) if subject.script else ""),
         ("Teacher", f"{quoted(subject.teacher)}, {size}{sampled}" if subject.teacher else ""),
         ("Student", quoted(subject.student) if subject.student else ""),
