@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from hjepa.audit.location import local_variables
 from hjepa.audit.pairing import Part, live_modules, local, named, unwrap
 
 TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
@@ -293,7 +294,7 @@ class _Names:
         frame = sys._getframe(1)
         while frame is not None:
             if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
-                self._roots += list(frame.f_locals.items())
+                self._roots += list(local_variables(frame).items())
             frame = frame.f_back  # type: ignore[assignment]
         self._roots += list(vars(sys.modules["__main__"]).items())
         self._names: dict[int, str] = {}

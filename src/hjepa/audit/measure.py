@@ -169,7 +169,9 @@ def _changes(walk: Walk) -> list[StudentChange]:
 def _kind_of_change(change: Change) -> str:
     moved = change.before != change.after
     before, after, teacher = (values[moved] for values in (change.before, change.after, change.teacher))
-    if torch.equal(after, teacher):
+    apart = change.before != change.teacher
+    whole = int((moved & apart).sum()) > 0.5 * int(apart.sum())  # clipped weights may meet the teacher's by chance
+    if whole and torch.equal(after, teacher):
         return "copied"
     spacing = 4.8e-7 * torch.maximum(before.abs(), after.abs()) + 1e-30
     for kind, line in (("pulled", teacher - before), ("scaled", before)):
@@ -178,8 +180,7 @@ def _kind_of_change(change: Change) -> str:
         fits = bool(left < 1e-3 * (after - before).norm()) or bool(
             ((after - before - share * line).abs() <= spacing).all()
         )
-        whole = int(moved.sum()) > 0.5 * int((change.before != 0).sum())
-        if fits and (share > 0 if kind == "pulled" else whole):
+        if fits and (share > 0 or kind == "scaled") and whole:
             return kind
     return "constraint"
 

@@ -21,10 +21,11 @@ from hjepa.audit.criterion import Criterion
 from hjepa.audit.discovery import parameter_names
 from hjepa.audit.gradients import UnheldParameters, leaves
 from hjepa.audit.interception import intercept
-from hjepa.audit.location import caller, function, stack
+from hjepa.audit.location import caller, function, local_variables, stack
 from hjepa.audit.modes import unseen
 from hjepa.audit.pairing import Part, Sampler, Tensors, live_modules, match, named, plain_name, storages
 from hjepa.audit.recording import Event, Kind, Look, Recording
+from hjepa.audit.step_hooks import at_work, remove_if_safe
 from hjepa.audit.tracing import Tracer
 
 TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
@@ -55,7 +56,6 @@ class Observer:
         called: bool = False,
     ) -> None:
         self._called = called
-        self.before_step, self.after_step = self._guarded(self.step_begins), self._guarded(self._step_ends)
         self.parts = list(parts)
         self.steps = steps
         self.recording = Recording()
@@ -166,11 +166,11 @@ class Observer:
         """Register everything."""
         if not self._called:
             self.hooks += [
-                register_optimizer_step_pre_hook(self.before_step),
-                register_optimizer_step_post_hook(self.after_step),
+                register_optimizer_step_pre_hook(self._hooked(self.before_step)),
+                register_optimizer_step_post_hook(self._hooked(self.after_step)),
             ]
         for hook in self.hooks:
-            self._open.callback(remove_if_last, hook)
+            self._open.callback(remove_if_safe, hook)
         begins, ends = (self._guarded(hook, apart=False) for hook in (self._forward_begins, self._forward_ends))
         pre = nn.modules.module.register_module_forward_pre_hook(begins)
         post = nn.modules.module.register_module_forward_hook(ends, with_kwargs=True)
@@ -205,6 +205,22 @@ class Observer:
                 self.failed(error)
 
         return guarded
+
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Hook before an optimizer's step."""
+        self._guarded(self.step_begins)(optimizer, args, kwargs)
+
+    def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Hook after an optimizer's step."""
+        self._guarded(self._step_ends)(optimizer, args, kwargs)
+
+    @staticmethod
+    def _hooked(hook: Callable[..., None]) -> Callable[..., None]:
+        def hooked(*args: Any) -> None:
+            with at_work():
+                hook(*args)
+
+        return hooked
 
     def failed(self, error: Exception) -> None:
         """End the audit after an error of ours; the report says so."""
@@ -614,7 +630,7 @@ class Observer:
         if continues:
             event.facts["continues"] = True
         if self.recording.steps <= LOCATED_STEPS:
-            event.facts["stack"], event.facts["function"] = stack(), function()
+            event.facts["stack"] = stack()
         event.facts.update(self._optimizer_facts(optimizer))
 
     def _at_work(self) -> bool:
@@ -734,21 +750,11 @@ class _Rows:
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
 
 
-def remove_if_last(hook: RemovableHandle) -> None:
-    """Remove a hook of optimizers, unless others stand behind it: torch may be going through them at this moment.
-
-    It does nothing any more, and goes when the audit is stopped.
-    """
-    hooks = hook.hooks_dict_ref()
-    if hooks and next(reversed(hooks)) == hook.id:
-        hook.remove()
-
-
 def _runs(optimizer: int) -> bool:
     """Return whether a method of this optimizer (by id) is at work: a step that ended with an error tells no one."""
     frame = sys._getframe(1)
     while frame is not None:
-        if id(frame.f_locals.get("self")) == optimizer:
+        if id(local_variables(frame).get("self")) == optimizer:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

@@ -63,7 +63,6 @@ class Write:
     location: str | None
     sample: Tensor  # float64 samples of the tensor afterwards
     stack: tuple[tuple[str, int, int], ...] = ()
-    function: tuple[str, int] | None = None  # of the user's code that wrote
 
 
 @dataclass

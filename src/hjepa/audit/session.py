@@ -20,12 +20,13 @@ from hjepa.audit.discovery import Found, NotFound, averager_of, discover
 from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
 from hjepa.audit.measure import measure
 from hjepa.audit.modes import unseen
-from hjepa.audit.observer import Observer, remove_if_last
+from hjepa.audit.observer import Observer
 from hjepa.audit.pairing import Part, unwrap
 from hjepa.audit.recording import Kind
 from hjepa.audit.report import Report
 from hjepa.audit.rules import Case, judge
 from hjepa.audit.specs import Spec
+from hjepa.audit.step_hooks import at_work, remove_if_safe
 from hjepa.audit.walk import BEFORE_STEP, INSIDE_STEP
 from hjepa.audit.wording import count
 
@@ -157,14 +158,16 @@ class TeacherAudit:
         self._observer.start()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._observer is not None:
-            self._observer.before_step(optimizer, args, kwargs)
-        elif self._searching and self._final is None:
-            self._look_for_pair(optimizer, args, kwargs)
+        with at_work():
+            if self._observer is not None:
+                self._observer.before_step(optimizer, args, kwargs)
+            elif self._searching and self._final is None:
+                self._look_for_pair(optimizer, args, kwargs)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._observer is not None:
-            self._observer.after_step(optimizer, args, kwargs)
+            with at_work():
+                self._observer.after_step(optimizer, args, kwargs)
 
     def _look_for_pair(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Find the pair at an optimizer step, then watch; this step is the first event."""
@@ -230,7 +233,7 @@ class TeacherAudit:
     def _give_up(self) -> None:
         self._searching = False
         for hook in self._hooks:
-            remove_if_last(hook)
+            remove_if_safe(hook)
 
     def _observed(self) -> None:
         if self._observer is not None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa.audit import modes
 from hjepa.audit.discovery import parameter_names
-from hjepa.audit.location import caller, function, stack
+from hjepa.audit.location import caller, stack
 from hjepa.audit.pairing import TensorPair
 from hjepa.audit.recording import Trace, Write
 
@@ -50,10 +50,9 @@ class Tracer(TorchDispatchMode):
         self._counters = {_storage(pair.teacher): pair for pair in buffers if not pair.teacher.is_floating_point()}
         self._student = {_storage(pair.student): pair for pair in pairs if pair.student is not None}
         teachers = {id(p) for part in self._observer.parts for p in part.teacher.parameters()}
+        self._parameters = {str(n): p for n, p in enumerate(self._observer.optimized()) if id(p) not in teachers}
         self._trained = {
-            _storage(p): name
-            for name, p in _trained_parameters(self._observer)
-            if id(p) not in teachers and _storage(p) not in self._teacher
+            _storage(p): number for number, p in self._parameters.items() if _storage(p) not in self._teacher
         }
 
     def begin(self, step: int) -> None:
@@ -68,6 +67,17 @@ class Tracer(TorchDispatchMode):
         self.trace.last_step = step
         self._active = False
         modes.take_out(self)
+        self._give_names()
+
+    def _give_names(self) -> None:
+        """Put the program's names of parameters in place of their numbers; looking for them takes a while."""
+        found = self.trace.online_on_target
+        if not found:
+            return
+        named = parameter_names(self._parameters[number] for number in found if number in self._parameters)
+        self.trace.online_on_target = {
+            named[id(self._parameters[key])] if key in self._parameters else key: place for key, place in found.items()
+        }
 
     def enter_teacher(self, inputs: list[Tensor]) -> None:
         """Note the teacher's inputs; one computed with trained parameters is a finding."""
@@ -131,7 +141,7 @@ class Tracer(TorchDispatchMode):
                         sample = self._observer.sampler.one(pair.name, pair.teacher)
                     step, operation = self._observer.recording.steps, func.overloadpacket.__name__
                     self._note_side(step, "teacher")
-                    write = Write(step, self.events, pair.name, operation, caller(), sample, stack(), function())
+                    write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
                     self.trace.writes.append(write)
                 elif place in self._counters and not self._observer.in_teacher:
                     self._note_counter(self._counters[place])
@@ -215,13 +225,6 @@ class _Origins:
 
     def clear(self) -> None:
         self._known.clear()
-
-
-def _trained_parameters(observer: "Observer") -> list[tuple[str, Tensor]]:
-    """Return what the optimizers train, by the names of the program."""
-    parameters = list(observer.optimized())
-    names = parameter_names(parameters)
-    return [(names[id(parameter)], parameter) for parameter in parameters]
 
 
 def _writes(func: Any) -> tuple[int, ...]:

@@ -209,14 +209,14 @@ def mode_left_changed(case: Case) -> Outcome:
 
 
 def _put_into_evaluation(case: Case, update: Update) -> bool:
-    """Return whether the function that writes the update, and no other, calls eval() on the student."""
-    writers = {write.function for write in case.recording.trace.writes}
-    trains = {event.facts["function"] for event in case.events(Kind.STEP) if "function" in event.facts}
+    """Return whether a function that is at work in the update, and not around the step, calls eval() on the student."""
+    trains = {frame[:2] for event in case.events(Kind.STEP) for frame in event.facts.get("stack", ())}
+    writers = {frame[:2] for write in case.recording.trace.writes for frame in write.stack}
     events = case.recording.events
     begin = next(n for n, event in enumerate(events) if event is update.before)
     end = next(n for n, event in enumerate(events) if event is update.after)
     calls = {event.facts["function"] for event in events[begin:end] if event.kind is Kind.MODE}
-    return bool((calls & writers) - trains - {None})
+    return bool((calls & writers) - trains)
 
 
 @rule(
