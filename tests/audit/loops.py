@@ -122,6 +122,8 @@ FAULTY: list[Loop] = [
     faulty("schedule_per_epoch_linear", "schedule-per-epoch", *IJEPA, implied=VALUES, style="trainer class"),
     faulty("schedule_per_epoch_cosine", "schedule-per-epoch", style="byol"),
     faulty("schedule_per_epoch_cosine", "schedule-per-epoch", *BYOL, implied=VALUES, style="byol"),
+    # Its curve is the cosine, where the specification has a line.
+    faulty("schedule_per_epoch_cosine", "schedule-per-epoch", *IJEPA, implied=VALUES | {"schedule-kind"}, style="byol"),
     faulty("schedule_horizon_short", "schedule-horizon", *IJEPA, implied=VALUES),
     faulty("schedule_horizon_micro_batches", "schedule-horizon", *IJEPA, implied=VALUES, style="accumulation"),
     faulty("schedule_horizon_dino", "schedule-horizon", *DINO, implied=VALUES, style="dino"),
@@ -185,6 +187,7 @@ FAULTY: list[Loop] = [
     faulty("mask_coverage_last_row", "mask-coverage"),
     faulty("update_without_student_out_of_place", "update-without-student"),
     faulty("update_without_student_names", "update-without-student", style="byol"),
+    faulty("update_without_student_part", "update-without-student"),
     faulty("trained_by_no_optimizer_embedding", "trained-by-no-optimizer"),
     faulty("trained_by_no_optimizer_lazy_projector", "trained-by-no-optimizer", style="byol"),
     faulty("clip_per_microbatch_accumulation", "clip-per-microbatch", style="accumulation"),

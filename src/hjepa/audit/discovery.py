@@ -66,6 +66,8 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
 
 
 def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) -> Found:
+    if student == teacher:
+        raise NotFound(f"both names are {student}: name the student and its averaged copy")
     (mine, taken), (other, more) = unwrap(names.module(student)), unwrap(names.module(teacher))
     if mine is other:
         if not _ids(mine) & trained:

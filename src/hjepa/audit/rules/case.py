@@ -10,6 +10,7 @@ from hjepa.audit.measure import Measurement
 from hjepa.audit.pairing import Part, Tensors
 from hjepa.audit.recording import Event, Kind, Recording
 from hjepa.audit.specs import Spec
+from hjepa.audit.vocabulary import CERTAINTY, FROM_VALUES
 from hjepa.audit.walk import Update
 
 
@@ -61,6 +62,12 @@ class Case:
     def updates(self) -> list[Update]:
         """All updates that were seen."""
         return self.measured.updates
+
+    @property
+    def only_decays(self) -> bool:
+        """Whether most updates took in nothing of the student; the rules on averages have nothing to judge then."""
+        decayed = sum(update.decay is not None for update in self.updates)
+        return decayed >= max(2, len(self.updates) / 2)
 
     @property
     def fitted(self) -> list[Update]:
@@ -119,6 +126,7 @@ class Rule:
             meaning=self.meaning if trouble else "",
             remedy=(outcome.remedy or self.remedy) if trouble else "",
             reason=outcome.reason,
+            certainty=CERTAINTY.get(self.name, FROM_VALUES) if trouble else "",
         )
 
 

@@ -11,7 +11,7 @@ from hjepa.audit.walk import Update
 
 NO_UPDATE = "no update was seen"
 LOW = (torch.bfloat16, torch.float16)
-TREATED = {"own": "leaves alone", "copy": "copies", "ema": "averages"}
+TREATED = {"own": "does not touch", "copy": "copies", "ema": "averages"}
 
 
 def _bounds(case: Case) -> tuple[Look, Look] | None:
@@ -54,7 +54,7 @@ def swapped_coefficients(case: Case) -> Outcome:
 
 def _decayed(case: Case) -> list[str]:
     """Return the tensors that were only multiplied with a number below 1."""
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return [pair.name for pair in case.tensors.pairs]
     return [fit.name for fit in case.measured.tensors if fit.decays and fit.student_moved and _odd(fit)]
 
@@ -71,7 +71,7 @@ def update_without_student(case: Case) -> Outcome:
         return unchecked(NO_UPDATE)
     decays = [update.decay for update in case.updates if update.decay is not None]
     names = _decayed(case)
-    if len(decays) >= max(2, len(case.updates) / 2):
+    if case.only_decays:
         middle = sorted(decays)[len(decays) // 2]
         return failed(
             f"in {len(decays)} of {len(case.updates)} updates the teacher was multiplied by {middle:.6f} and nothing "
@@ -80,7 +80,7 @@ def update_without_student(case: Case) -> Outcome:
             location=case.update_location(),
             factor=middle, updates=len(decays),
         )  # fmt: skip
-    if names and not decays:
+    if names:
         return failed(
             f"{len(names)} of {len(case.measured.tensors)} tensors only shrink while their partners move, such as "
             f"{names[0]}",
@@ -199,7 +199,7 @@ def mispaired_parameters(case: Case) -> Outcome:
         return unchecked(NO_UPDATE)
     judged, lost = _judged(case)
     odd = [fit for fit in judged if _odd(fit) and not fit.decays]
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("the teacher only decays: see update-without-student")
     if not judged:
         return unchecked(LOST if lost else "no tensor of the student moved")
@@ -234,7 +234,7 @@ def partial_update(case: Case) -> Outcome:
     """T11, F11: part of the teacher never moves.  Signature: tensors at rest whose partners move."""
     if not case.updates:
         return unchecked(NO_UPDATE)
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("the teacher only decays: see update-without-student")
     judged, lost = _judged(case)
     still = [fit for fit in judged if not fit.moved and not _lost_in_rounding(case, fit)]
@@ -305,7 +305,7 @@ def precision_underflow(case: Case) -> Outcome:
     if rounded and not _other_writer(case):
         excess = rounded[0]
         return failed(
-            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's size changes in every step",
+            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's weights grow or shrink in every step",
             "momentum + (1 - momentum) = 1",
             location=case.update_location(),
             excess=excess,
@@ -419,11 +419,9 @@ def _other_treatment(case: Case) -> str:
         return ""
     does = "own" if not touched else "copy" if copied == touched else "ema"
     wanted = "own" if case.spec.buffers == "none" else case.spec.buffers
-    return (
-        ""
-        if does == wanted
-        else f"the update {TREATED[does]} floating-point ones, {case.spec.name} {TREATED[wanted]} them"
-    )
+    if does == wanted:
+        return ""
+    return f"the update {TREATED[does]} floating-point buffers, {case.spec.name} {TREATED[wanted]} them"
 
 
 def _moved_by_itself(update: Update, old: Tensor, new: Tensor, mine: Tensor) -> bool:

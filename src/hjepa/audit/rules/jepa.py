@@ -8,8 +8,8 @@ from hjepa.audit.recording import Event, Kind
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked
 
 NO_INDEX = (
-    "token positions were not recognised: pass them as integer tensors to the student's forward (context) and to the "
-    "predictor's (targets)"
+    "token positions were not recognised: they are read where the student's forward gets the context's and the "
+    "predictor's the targets' as integer tensors [batch, tokens]; lists of masks and boolean masks are not"
 )
 NOT_PATCHES = (0, 1, 2, 4, 5, 8, 9)  # class and distillation tokens, registers: what published ViTs add
 LONG_TAIL = 40  # expected occurrences of a token that make its absence no accident

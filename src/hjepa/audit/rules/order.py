@@ -71,7 +71,7 @@ def stale_student(case: Case) -> Outcome:
     """
     if not follows(case):
         return unchecked("no update was seen")
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("no update contains the student: see update-without-student")
     lags = case.measured.lags
     if not lags:

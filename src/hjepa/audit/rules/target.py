@@ -32,6 +32,8 @@ def initial_mismatch(case: Case) -> Outcome:
         return unchecked(NO_STEP)
     if case.start_step:
         return _resumed(case, first)
+    if case.only_decays:
+        return unchecked("the teacher only decays, perhaps before the first look: see update-without-student")
     differs = [p.name for p in case.tensors.pairs if not _equal(p, first.teacher[p.sampled], first.student[p.sampled])]
     if not differs:
         return passed(f"all {len(case.tensors.pairs)} tensors are equal at the start")
@@ -113,7 +115,7 @@ def teacher_not_frozen(case: Case) -> Outcome:
     count, whole = facts["teacher_trainable"], facts["teacher_tensors"]
     if count:
         gradients = max(event.facts["teacher_gradients"] for event in steps)
-        saw = f"{count} of {whole} tensors of the teacher ask for gradients" + (
+        saw = f"{count} of {whole} teacher tensors have requires_grad=True" + (
             "" if gradients else "; none has received one"
         )
         if case.averager and not gradients:
