@@ -25,7 +25,7 @@ def audit(loop: Loop, folder: Path) -> dict:
     """Return the report of one row as JSON."""
     out = folder / "audit.json"
     out.unlink(missing_ok=True)
-    words = ["-m", "hjepa.audit", "--json", str(out), *loop.options, loop.script]
+    words = ["-m", "hjepa.audit", "--json", str(out), *loop.options, loop.script, *loop.arguments]
     launcher = [sys.executable]
     if loop.launch == "torchrun":
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -54,7 +54,7 @@ def main() -> None:
             hit = "" if loop.rule is None else "yes" if loop.rule in fired else "NO"
             cells = (
                 Path(loop.script).stem,
-                " ".join(loop.options),
+                " ".join([*loop.options, *loop.arguments]),
                 loop.rule or "sound",
                 hit,
                 ", ".join(sorted(extra)),

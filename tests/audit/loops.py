@@ -16,12 +16,14 @@ class Loop:
     rule: str | None  # fires as fail or warn; None for a sound loop
     implied: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  # of the script
     launch: Literal["python", "torchrun"] = "python"
     style: str = "plain"
 
 
 TOTAL = ("--total-steps", "30")
 IJEPA = ("--spec", "ijepa", *TOTAL)
+RESUMED = ("--spec", "ijepa", "--total-steps", "1000", "--start-step", "500")
 BYOL = ("--spec", "byol", *TOTAL)
 DINO = ("--spec", "dino", *TOTAL)
 CONSTANT_099 = ("--spec", "custom", "--momentum", "0.99")
@@ -35,16 +37,23 @@ def faulty(
     rule: str,
     *options: str,
     implied: frozenset[str] | set[str] = frozenset(),
+    arguments: tuple[str, ...] = (),
     launch: Literal["python", "torchrun"] = "python",
     style: str = "plain",
 ) -> Loop:
     """Return a row for a faulty loop."""
-    return Loop(f"faulty_loops/{name}.py", rule, frozenset(implied), options, launch, style)
+    return Loop(f"faulty_loops/{name}.py", rule, frozenset(implied), options, arguments, launch, style)
 
 
-def sound(name: str, *options: str, launch: Literal["python", "torchrun"] = "python", style: str = "plain") -> Loop:
+def sound(
+    name: str,
+    *options: str,
+    arguments: tuple[str, ...] = (),
+    launch: Literal["python", "torchrun"] = "python",
+    style: str = "plain",
+) -> Loop:
     """Return a row for a sound loop."""
-    return Loop(f"sound_loops/{name}.py", None, frozenset(), options, launch, style)
+    return Loop(f"sound_loops/{name}.py", None, frozenset(), options, arguments, launch, style)
 
 
 FAULTY: list[Loop] = [
@@ -113,6 +122,8 @@ FAULTY: list[Loop] = [
     faulty("schedule_per_epoch_linear", "schedule-per-epoch", *IJEPA, implied=VALUES, style="trainer class"),
     faulty("schedule_per_epoch_cosine", "schedule-per-epoch", style="byol"),
     faulty("schedule_per_epoch_cosine", "schedule-per-epoch", *BYOL, implied=VALUES, style="byol"),
+    # Its curve is the cosine, where the specification has a line.
+    faulty("schedule_per_epoch_cosine", "schedule-per-epoch", *IJEPA, implied=VALUES | {"schedule-kind"}, style="byol"),
     faulty("schedule_horizon_short", "schedule-horizon", *IJEPA, implied=VALUES),
     faulty("schedule_horizon_micro_batches", "schedule-horizon", *IJEPA, implied=VALUES, style="accumulation"),
     faulty("schedule_horizon_dino", "schedule-horizon", *DINO, implied=VALUES, style="dino"),
@@ -176,10 +187,28 @@ FAULTY: list[Loop] = [
     faulty("mask_coverage_last_row", "mask-coverage"),
     faulty("update_without_student_out_of_place", "update-without-student"),
     faulty("update_without_student_names", "update-without-student", style="byol"),
+    faulty("update_without_student_part", "update-without-student"),
     faulty("trained_by_no_optimizer_embedding", "trained-by-no-optimizer"),
     faulty("trained_by_no_optimizer_lazy_projector", "trained-by-no-optimizer", style="byol"),
     faulty("clip_per_microbatch_accumulation", "clip-per-microbatch", style="accumulation"),
     faulty("clip_per_microbatch_trainer", "clip-per-microbatch", style="trainer class"),
+    # habits that hid a fault
+    faulty("student_modified_not_put_back", "student-modified"),
+    *(
+        faulty("trained_module_on_target_branch_input", "trained-module-on-target-branch", arguments=(kind,))
+        for kind in ("conv", "linear", "conv-positions", "linear-positions")
+    ),
+    faulty("buffers_mishandled_counter", "buffers-mishandled"),
+    faulty("aliased_teacher_one_network", "aliased-teacher", "--student", "student", "--teacher", "teacher"),
+    faulty("initial_mismatch_resumed_copy", "initial-mismatch", *RESUMED),
+    faulty("schedule_restarted_counter", "schedule-restarted", "--start-step", "500"),
+    faulty("schedule_restarted_counter", "schedule-restarted", "--start-step", "500", "--momentum", "0.999"),
+    # The update that leaves the mode changed stands before the step.
+    faulty("mode_left_changed_in_update", "mode-left-changed", implied={"stale-student"}, arguments=("before",)),
+    faulty("mode_left_changed_in_update", "mode-left-changed", arguments=("after",)),
+    faulty("stale_student_evaluation_mode", "stale-student"),
+    faulty("update_per_microbatch_evaluation_mode", "update-per-microbatch"),
+    faulty("schedule_horizon_linspace", "schedule-horizon", *IJEPA, implied=VALUES),
     # several processes
     # On all ranks but the first the teacher never moves.
     faulty(
@@ -268,6 +297,22 @@ SOUND: list[Loop] = [
     sound("timm_model_ema", *CONSTANT_099),
     sound("torch_averaged_model"),
     sound("torch_averaged_model", *CONSTANT_099),
+    # habits that are no faults
+    *(
+        sound("validation_on_average", arguments=(way,))
+        for way in ("copy", "update_first", "exchange", "functional", "second_model")
+    ),
+    *(sound("warmup_from_zero", *IJEPA, arguments=(idle,)) for idle in ("1", "3", "10")),
+    sound("warmup_from_zero", arguments=("1",)),
+    *(sound("several_optimizers", *CONSTANT_099, arguments=(way,)) for way in ("takes_over", "per_part")),
+    *(sound("sharpness_aware", arguments=(way,)) for way in ("two_calls", "closure")),
+    *(sound("constrained_student", arguments=(way,)) for way in ("prototypes", "start_of_step", "clipped")),
+    *(sound("two_backward_passes", arguments=(way,)) for way in ("two_lines", "one_line")),
+    *(sound("finetuned_copy", arguments=(source,)) for source in ("teacher", "student")),
+    *(sound("evaluation_mode", arguments=(way,)) for way in ("pretrained", "left")),
+    *(sound("partly_trained", arguments=(way,)) for way in ("adapters", "last_block")),
+    sound("vmapped"),
+    *(sound("child_process", arguments=(method,)) for method in ("spawn", "fork")),
 ]
 
 LOOPS: list[Loop] = FAULTY + SOUND

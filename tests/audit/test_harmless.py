@@ -296,6 +296,7 @@ def installed() -> dict[str, Any]:
         "backward": torch.autograd.backward,
         "unscale": torch.amp.GradScaler.unscale_,
         "step": torch.amp.GradScaler.step,
+        "train": nn.Module.train,
     }
     for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
         for name in CLIPPING:
@@ -353,6 +354,17 @@ def test_nothing_is_left_when_nothing_was_found():
         assert installed() == before, "it gives up after some steps"
     assert audit.report().steps == 0
     assert installed() == before
+
+
+def test_hooks_of_the_program_behind_ours_are_called_while_ours_go():
+    """An ordered dictionary that is changed while torch goes through it ends the program with an error."""
+    run, called = Run(), []
+    with TeacherAudit(run.encoder, run.teacher, run.optimizer, steps=2) as audit:
+        theirs = optimizer_hooks.register_optimizer_step_pre_hook(lambda *_: called.append(1))
+        for _ in range(4):
+            run.optimizer.step()  # without a forward the window closes inside the hooks of a step
+        assert len(called) == 4 and audit.finished
+        theirs.remove()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ HAS_LIGHTNING = importlib.util.find_spec("lightning") is not None
 
 def name(loop: Loop) -> str:
     kind, _, script = loop.script.removesuffix(".py").partition("_loops/")
-    return "-".join([kind, script, *(word.strip("-") for word in loop.options)])
+    return "-".join([kind, script, *(word.strip("-") for word in (*loop.options, *loop.arguments))])
 
 
 def quick(loops: Iterable[Loop]) -> set[str]:
@@ -59,7 +59,7 @@ def row(loop: Loop) -> object:
 
 @pytest.mark.parametrize("loop", [row(loop) for loop in LOOPS])
 def test_the_planted_fault_is_found_and_nothing_else(loop, tmp_path):
-    ran = audit(*loop.options, loop.script) if loop.launch == "python" else torchrun(loop, tmp_path)
+    ran = audit(*loop.options, loop.script, *loop.arguments) if loop.launch == "python" else torchrun(loop, tmp_path)
     report = ran.report
     assert report is not None, f"no report: {ran}"
     crashed = [f"{f['rule']}: {f['reason']}" for f in report["findings"] if "the rule itself failed" in f["reason"]]
@@ -87,7 +87,7 @@ def torchrun(loop: Loop, folder) -> Ran:
     report = folder / "audit.json"
     words = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "hjepa.audit", "--json", str(report), *loop.options, loop.script,
+        "-m", "hjepa.audit", "--json", str(report), *loop.options, loop.script, *loop.arguments,
     ]  # fmt: skip
     done = subprocess.run(
         words, capture_output=True, text=True, check=False, cwd=TESTS, env=environment(), timeout=180

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from hjepa.audit import TeacherAudit, specs
 from hjepa.audit.findings import Status, Verdict
-from hjepa.audit.measure import Update, _explain, _noise, fit
+from hjepa.audit.measure import _explain
 from hjepa.audit.recording import Event, Kind, Look
+from hjepa.audit.regression import _noise, fit
 from hjepa.audit.report import Report
+from hjepa.audit.walk import Update
 
 STEPS = 20
 MOMENTUM = 0.996

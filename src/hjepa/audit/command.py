@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from hjepa.audit.specs import Spec
 
-USAGE = "hjepa audit [OPTIONS] SCRIPT [ARGUMENTS OF THE SCRIPT ...]"
+USAGE = "hjepa audit [OPTIONS] (SCRIPT | -m MODULE) [ARGUMENTS OF THE SCRIPT ...]"
 DESCRIPTION = """\
 Run a training script unmodified and learn whether its teacher (the EMA copy of the
 student) is updated as it should be. Options stand before the script; everything after
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "hjepa audit", usage=USAGE, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    made.add_argument("script", metavar="SCRIPT", help="a Python script that trains")
+    made.add_argument("script", metavar="SCRIPT", help="a Python script that trains, or -m and a module")
     made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="handed to the script")
     what = made.add_argument_group("what is prescribed")
     what.add_argument("--spec", default=None, metavar="NAME", help="ijepa, vjepa2, byol, dino, moco, data2vec2, "
@@ -57,7 +57,8 @@ def run(words: Sequence[str]) -> int:
 
     Raises ``ValueError`` or ``OSError`` with one line for the user when nothing could be started.
     """
-    options = parser().parse_args(words)
+    at = _module_at(words)
+    options = parser().parse_args(words if at is None else [*words[:at], *words[at + 1 :]])
     from hjepa.audit.script import Outputs, audit_script  # torch is imported from here on
 
     spec = _spec(options)
@@ -68,6 +69,7 @@ def run(words: Sequence[str]) -> int:
     return audit_script(
         options.script,
         options.arguments,
+        module=at is not None,
         spec=spec,
         student=options.student,
         teacher=options.teacher,
@@ -77,6 +79,19 @@ def run(words: Sequence[str]) -> int:
         start_step=options.start_step,
         outputs=Outputs(options.json, options.markdown, options.html, options.junit),
     )
+
+
+def _module_at(words: Sequence[str]) -> int | None:
+    """Return where ``-m`` stands among our options, None where the script comes first: its own ``-m`` is its own."""
+    flags = {name for action in parser()._actions if action.nargs == 0 for name in action.option_strings}
+    at = 0
+    while at < len(words) and words[at].startswith("-"):
+        if words[at] == "-m":
+            if at + 1 == len(words):
+                raise ValueError("-m: name the module to run (hjepa audit --help)")
+            return at
+        at += 1 if words[at] in flags or "=" in words[at] else 2
+    return None
 
 
 def _spec(options: argparse.Namespace) -> "Spec":

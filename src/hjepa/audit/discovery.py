@@ -6,6 +6,7 @@ the way to choose; none is guessed.
 """
 
 import gc
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from hjepa.audit.location import local_variables
 from hjepa.audit.pairing import Part, live_modules, local, named, unwrap
 
 TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
@@ -57,13 +59,20 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     pairs = _largest(_pairs(modules, trained) or _both_trained(modules, trained, names))
     if student or teacher:
         pairs = _chosen(pairs, names, student, teacher)
-    return _decide(pairs, names)
+    found = _decide(pairs, names)
+    if not found.parts and not found.candidates:
+        found.problem = names.one_network(trained)
+    return found
 
 
 def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) -> Found:
+    if student == teacher:
+        raise NotFound(f"both names are {student}: name the student and its averaged copy")
     (mine, taken), (other, more) = unwrap(names.module(student)), unwrap(names.module(teacher))
     if mine is other:
-        raise NotFound(f"{student} and {teacher} are the same network: name the student and its averaged copy")
+        if not _ids(mine) & trained:
+            return Found(problem=f"{student} and {teacher} are one network, which the optimizer does not train")
+        return Found([Part(mine, mine)], student, teacher, taken, "named by the user: two names of one network")
     theirs = _signature(other)
     common = len(theirs & _signature(mine))
     if common < NAMED_OVERLAP * len(theirs) or not common:
@@ -107,7 +116,7 @@ def _signature(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:
 
 def _pairs(modules: list[nn.Module], trained: set[int]) -> list[tuple[nn.Module, nn.Module]]:
     """Return (student, teacher) pairs of modules with the same parameters of which one is trained."""
-    students, others = [], []
+    students, others, partly = [], [], []
     # A step with a closure computes its gradients inside: there are none yet.
     waiting = all(p.grad is None for module in modules for p in module.parameters() if id(p) in trained)
     for module in modules:
@@ -117,10 +126,12 @@ def _pairs(modules: list[nn.Module], trained: set[int]) -> list[tuple[nn.Module,
         learning = [p for p in parameters if id(p) in trained and p.requires_grad and (waiting or p.grad is not None)]
         if len(learning) > len(parameters) / 2:
             students.append(module)
+        elif learning:  # adapters, or a few blocks: the rest is frozen
+            partly.append(module)
         if not learning or any(word in type(module).__name__.lower() for word in TEACHER_WORDS):
             others.append(module)
     found = []
-    signatures = {id(module): _signature(module) for module in (*students, *others)}
+    signatures = {id(module): _signature(module) for module in (*students, *partly, *others)}
     by_signature: dict[frozenset[Any], list[nn.Module]] = {}
     for other in others:
         by_signature.setdefault(signatures[id(other)], []).append(other)
@@ -130,6 +141,9 @@ def _pairs(modules: list[nn.Module], trained: set[int]) -> list[tuple[nn.Module,
             o for o in others if _close(signatures[id(mine)], signatures[id(o)]) and type(o) is type(mine)
         ]
         found += [(mine, other) for other in close if _separate(mine, other)]
+    for mine in partly:
+        exact = by_signature.get(signatures[id(mine)], [])
+        found += [(mine, other) for other in exact if _separate(mine, other)]
     twins = [(_ids(one), _ids(other)) for one, other in found if signatures[id(one)] == signatures[id(other)]]
     return [pair for pair in found if not _crosses(pair, twins)]
 
@@ -174,16 +188,24 @@ def _largest(pairs: list[tuple[nn.Module, nn.Module]]) -> list[tuple[nn.Module, 
     """Drop pairs that are the same place inside a larger pair, or cross pairs of twins inside one."""
     kept: list[tuple[nn.Module, nn.Module]] = []
     inside: list[tuple[set[int], set[int]]] = []
-    for mine, other in sorted(pairs, key=lambda pair: -sum(p.numel() for p in pair[0].parameters())):
+    # Of a wrapper and its only child, which hold the same parameters, the wrapper: its forward may pick tokens.
+    for mine, other in sorted(pairs, key=lambda pair: _size(pair[0]), reverse=True):
         ids = {id(p) for p in mine.parameters()}, {id(p) for p in other.parameters()}
         if any(ids[0] <= students and ids[1] <= teachers for students, teachers in inside):
             continue
         # A block of the student beside a block of ANOTHER place of the teacher is no pair either.
         if any(ids[0] < students or ids[1] < teachers for students, teachers in inside):
             continue
+        # What lies inside a student is a part of it, not the teacher of another part.
+        if any(ids[1] <= students for students, _ in inside):
+            continue
         kept.append((mine, other))
         inside.append(ids)
     return kept
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    return sum(p.numel() for p in module.parameters()), sum(1 for _ in module.modules())
 
 
 def _chosen(
@@ -198,10 +220,11 @@ def _chosen(
 
 def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
     """Accept when every student has one teacher and every teacher one student; otherwise list."""
-    if not pairs:
-        return Found()
+    pairs = [pair for pair in pairs if not _neighbours(*map(names.of, pair)) or _near(*pair)]
     pairs = _prefer(pairs, names)
     near = [pair for pair in pairs if _near(*pair)]
+    if not pairs:
+        return Found()
     if near:  # beside a true teacher, a stranger with the same shapes (another run's network) is none
         pairs = [pair for pair in pairs if pair in near or _called_teacher(names.of(pair[1]))]
     students, teachers = [id(mine) for mine, _ in pairs], [id(other) for _, other in pairs]
@@ -219,6 +242,11 @@ def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
         names.wrappers_of(parts),
         "the optimizer trains the student; the teacher has parameters of the same names and shapes and is not trained",
     )
+
+
+def _neighbours(student: str, teacher: str) -> bool:
+    """Return whether two names differ in one number alone: blocks of one network, of which one is frozen."""
+    return re.sub(r"\d+", "", student) == re.sub(r"\d+", "", teacher) and not _called_teacher(teacher)
 
 
 def _prefer(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> list[tuple[nn.Module, nn.Module]]:
@@ -268,7 +296,7 @@ class _Names:
         frame = sys._getframe(1)
         while frame is not None:
             if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
-                self._roots += list(frame.f_locals.items())
+                self._roots += list(local_variables(frame).items())
             frame = frame.f_back  # type: ignore[assignment]
         self._roots += list(vars(sys.modules["__main__"]).items())
         self._names: dict[int, str] = {}
@@ -307,6 +335,23 @@ class _Names:
     def of(self, module: nn.Module | torch.Tensor) -> str:
         """Return the shortest name of a module or parameter, or its class in brackets."""
         return self._names.get(id(module)) or f"<{type(module).__name__}>"
+
+    def one_network(self, trained: set[int]) -> str:
+        """Return words on a trained network that also has a teacher's name (``teacher = encoder``), or nothing."""
+        by_module: dict[int, list[str]] = {}
+        for name, value in self._roots:
+            if issubclass(type(value), nn.Module) and any(id(p) in trained for p in value.parameters()):
+                by_module.setdefault(id(value), []).append(name)
+        for names in by_module.values():
+            teachers = [name for name in names if _called_teacher(name)]
+            students = [name for name in names if not _called_teacher(name)]
+            if teachers and students:
+                return (
+                    f"{students[0]} and {teachers[0]} are two names of one network, which the optimizer trains: if "
+                    f"{teachers[0]} is meant to be its average, run again with --student {students[0]} "
+                    f"--teacher {teachers[0]}"
+                )
+        return ""
 
     def wrappers_of(self, parts: Iterable[Part]) -> list[str]:
         """Return classes of wrappers (DDP, compiled) around the students."""

@@ -55,7 +55,7 @@ class Finding:
 
     ``saw`` is one sentence with the numbers; ``evidence`` the same for machines. ``meaning`` says what
     it does to training, ``remedy`` how to mend it (a short diff-like hint). For ``not-checked``,
-    ``reason`` says why and what to add.
+    ``reason`` says why and what to add. ``certainty`` says how sure a fault is and what would make it surer.
     """
 
     rule: str
@@ -69,6 +69,7 @@ class Finding:
     meaning: str = ""
     remedy: str = ""
     reason: str = ""
+    certainty: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable machine-readable form."""
@@ -84,6 +85,7 @@ class Finding:
             "meaning": self.meaning,
             "remedy": self.remedy,
             "reason": self.reason,
+            "certainty": self.certainty,
         }
 
 

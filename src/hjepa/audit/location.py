@@ -1,9 +1,11 @@
 """Where in the user's code something happens."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -27,6 +29,26 @@ def caller() -> str | None:
                 return _show(frame) if frame is inner else f"{_show(frame)} (in {_show(inner)})"
         frame = frame.f_back
     return _show(inner) if inner is not None else None
+
+
+def local_variables(frame: FrameType) -> dict[str, Any]:
+    """Return the variables of a frame, so that the frame keeps none of them alive afterwards."""
+    seen = frame.f_locals
+    found = dict(seen)
+    if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        seen.clear()  # a copy that Python keeps with the frame of a function, until somebody asks again
+    return found
+
+
+def function() -> tuple[str, int] | None:
+    """Return file and first line of the innermost function of the user's own code."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _OURS, "<")) and not any(part in name for part in _LIBRARY):
+            return name, frame.f_code.co_firstlineno
+        frame = frame.f_back
+    return None
 
 
 def stack() -> tuple[tuple[str, int, int], ...]:

@@ -134,6 +134,7 @@ def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int
         _events_once(report, finding, number, shown),
         f"**What the specification expects.** {prose(sentence(finding.expected or requirement(finding)))}",
         f"**Impact.** {prose(sentence(finding.meaning))}" if finding.meaning else "",
+        f"**Certainty.** {prose(sentence(finding.certainty))}" if finding.certainty else "",
         f"**Fix.**\n\n{fenced(finding.remedy)}" if finding.remedy else "",
     ]
     return blocks

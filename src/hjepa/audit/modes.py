@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch._C._dynamo.eval_frame import set_eval_frame
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _get_current_dispatch_mode_stack,
@@ -36,13 +37,20 @@ def unseen() -> Iterator[None]:
     _aside.stacks.append(modes)
     compiler = set_eval_frame(None)  # of a program that is compiled: it would compile our functions as well
     try:
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with _without_transforms(), torch._C.DisableTorchFunction(), torch.no_grad():
             yield
     finally:
         set_eval_frame(compiler)
         _aside.stacks.pop()
         if modes:
             _stack([*_get_current_dispatch_mode_stack(), *modes])
+
+
+def _without_transforms() -> contextlib.AbstractContextManager[object]:
+    """Leave torch.vmap and torch.func for a while, if the program is inside them: our tensors are plain ones."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return contextlib.nullcontext()
+    return temporarily_clear_interpreter_stack()
 
 
 def lay_below(mode: TorchDispatchMode) -> None:

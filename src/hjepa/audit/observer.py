@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from hjepa.audit import replicas
 from hjepa.audit.criterion import Criterion
+from hjepa.audit.discovery import parameter_names
 from hjepa.audit.gradients import UnheldParameters, leaves
 from hjepa.audit.interception import intercept
-from hjepa.audit.location import caller, stack
+from hjepa.audit.location import caller, function, local_variables, stack
 from hjepa.audit.modes import unseen
 from hjepa.audit.pairing import Part, Sampler, Tensors, live_modules, match, named, plain_name, storages
 from hjepa.audit.recording import Event, Kind, Look, Recording
+from hjepa.audit.step_hooks import at_work, remove_if_safe
 from hjepa.audit.tracing import Tracer
 
 TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
@@ -38,7 +41,8 @@ class Observer:
     """Records one subject for ``steps`` optimizer steps.
 
     ``parts`` are student and teacher modules; ``optimizers`` those that train the student (found by
-    themselves when none are given).  ``trace`` names the steps of which every operation is followed.
+    themselves when none are given).  ``trace`` names the steps of which every operation is followed.  ``called``:
+    the owner calls ``before_step`` and ``after_step``, as hooks must not come and go while torch goes through them.
     """
 
     def __init__(
@@ -49,23 +53,28 @@ class Observer:
         steps: int = 20,
         trace: Sequence[int] = (),
         on_done: Callable[[], None] | None = None,
+        called: bool = False,
     ) -> None:
+        self._called = called
         self.parts = list(parts)
         self.steps = steps
         self.recording = Recording()
         self.criterion = Criterion()
         self._unheld = UnheldParameters()
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
-        self._chosen = bool(optimizers)
+        self._round: set[int] = set()  # parameters of the student that this round of steps has trained
         self.recording.optimizers = [type(optimizer).__name__ for optimizer in optimizers]
         self._on_done = on_done
+        self.on_stranger: Callable[[Optimizer, Any, Any], None] | None = None  # steps, and does not train the student
         self._trace_steps = frozenset(trace)
         self._tracer: Tracer | None = None
         self._open = contextlib.ExitStack()
+        self.hooks: list[RemovableHandle] = []  # of optimizers
         self._roles: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
         self._inside = {TEACHER: 0, STUDENT: 0, TRAINED: 0}
         self._stepping: list[int] = []
         self._on_target: set[int] = set()
+        self._module_names: dict[int, list[str]] = {}  # of trained modules that were called on the target branch
         self._heirs: dict[int, weakref.ref[nn.Module]] = {}
         kinds = {type(part.teacher) for part in self.parts}
         self._bystanders = [weakref.ref(module) for module in live_modules() if type(module) in kinds]
@@ -155,12 +164,13 @@ class Observer:
 
     def start(self) -> None:
         """Register everything."""
-        hooks = (
-            register_optimizer_step_pre_hook(self._guarded(self.step_begins)),
-            register_optimizer_step_post_hook(self._guarded(self._step_ends)),
-        )
-        for hook in hooks:
-            self._open.callback(hook.remove)
+        if not self._called:
+            self.hooks += [
+                register_optimizer_step_pre_hook(self._hooked(self.before_step)),
+                register_optimizer_step_post_hook(self._hooked(self.after_step)),
+            ]
+        for hook in self.hooks:
+            self._open.callback(remove_if_safe, hook)
         begins, ends = (self._guarded(hook, apart=False) for hook in (self._forward_begins, self._forward_ends))
         pre = nn.modules.module.register_module_forward_pre_hook(begins)
         post = nn.modules.module.register_module_forward_hook(ends, with_kwargs=True)
@@ -171,6 +181,7 @@ class Observer:
         self._open.callback(intercept(torch.autograd, "backward", self._backward))
         self._open.callback(intercept(torch.amp.GradScaler, "unscale_", self._unscale))
         self._open.callback(intercept(torch.amp.GradScaler, "step", self._scaler_step))
+        self._open.callback(intercept(nn.Module, "train", self._train))
         for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"):
             for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
                 if hasattr(owner, name):
@@ -195,6 +206,22 @@ class Observer:
 
         return guarded
 
+    def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Hook before an optimizer's step."""
+        self._guarded(self.step_begins)(optimizer, args, kwargs)
+
+    def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Hook after an optimizer's step."""
+        self._guarded(self._step_ends)(optimizer, args, kwargs)
+
+    @staticmethod
+    def _hooked(hook: Callable[..., None]) -> Callable[..., None]:
+        def hooked(*args: Any) -> None:
+            with at_work():
+                hook(*args)
+
+        return hooked
+
     def failed(self, error: Exception) -> None:
         """End the audit after an error of ours; the report says so."""
         self.recording.problems.append(f"the audit ended early by an error of its own: {type(error).__name__}: {error}")
@@ -203,11 +230,25 @@ class Observer:
 
     def stop(self) -> None:
         """Take a last look and remove everything; the second call does nothing."""
-        if self.recording.finished:
-            return
-        if self.last_look is not None or self.recording.events:
-            self._record(Kind.END)
-        self._close()
+        if not self.recording.finished:
+            if self.last_look is not None or self.recording.events:
+                self._record(Kind.END)
+            self._close()
+        for hook in self.hooks:
+            hook.remove()
+
+    def abandon(self) -> None:
+        """Remove everything without a word: another pair is watched."""
+        self._on_done = None
+        self.recording.finished = True
+        self._stop_tracing()
+        self._open.close()
+
+    def teacher_moved(self) -> bool:
+        """Return whether the teacher has changed since the first look."""
+        first = next((event.look for event in self.recording.events if event.look is not None), None)
+        now = self.sampler.read(self._parameters(teacher=True))
+        return first is None or now.shape != first.teacher.shape or not torch.equal(now, first.teacher)
 
     def _close(self) -> None:
         self.recording.finished = True
@@ -296,7 +337,10 @@ class Observer:
         )
         events, inputs = self.recording.events, _tensors(args)
         if events and events[-1].kind is end and not (role is TEACHER and self._is_another_pass()):
-            pass  # the same pass goes on: a part called by itself, a second crop
+            # The same pass goes on: a part called by itself, a second crop.
+            before = next((event for event in reversed(events) if event.kind is kind), None)
+            if before is not None:
+                before.facts.setdefault("inputs", [before.facts.get("input")]).append(_identity(inputs))
         elif self._window_is_over():
             return
         else:
@@ -342,7 +386,9 @@ class Observer:
         if role is TEACHER and not inside[STUDENT]:
             self._teacher_ends(output)
         elif role is STUDENT and not inside[TEACHER]:
-            self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
+            event = self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
+            event.facts["images_alone"] = self._is_whole(module) and _one_argument(args, kwargs)
+            event.facts["shape"] = next((tuple(t.shape) for t in _tensors(output)), ())
             if self._tracer is not None:
                 self._tracer.mark_student(_tensors(output))
         elif role is TRAINED and id(module) in self._on_target:
@@ -350,6 +396,11 @@ class Observer:
             self._watch_gradient(self.recording.events[-1], _tensors(output))
         elif role is TRAINED and not inside[TEACHER] and not inside[STUDENT]:
             self._predictor_ends(args, kwargs, output)
+
+    def _is_whole(self, module: nn.Module) -> bool:
+        """Return whether a module is all of a student: what calls its parts one by one may pick tokens between."""
+        mine = {id(p) for p in module.parameters()}
+        return any(mine == {id(p) for p in part.student.parameters()} for part in self.parts)
 
     def _teacher_ends(self, output: Any) -> None:
         tensors = _tensors(output)
@@ -397,7 +448,11 @@ class Observer:
 
     def _online_on_target(self, module: nn.Module) -> None:
         if any(True for p in module.parameters() if p.requires_grad):
-            self._record(Kind.ONLINE_ON_TARGET, look=False, module=type(module).__name__)
+            event = self._record(Kind.ONLINE_ON_TARGET, look=False)
+            if id(module) not in self._module_names:
+                trained = [p for p in module.parameters() if p.requires_grad]
+                self._module_names[id(module)] = sorted(parameter_names(trained).values())
+            event.facts["tensors"] = self._module_names[id(module)]
 
     def _random_modules(self) -> list[str]:
         """Return modules of the teacher that are random as they stand (dropout, drop-path in training mode)."""
@@ -486,14 +541,23 @@ class Observer:
         event = next(event for event in reversed(self.recording.events) if event.kind is Kind.CLIP)
         event.facts["student"] = self._gradients() != before
 
+    def _train(self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = original(module, *args, **kwargs)
+        if not module.training and any(module is part.student for part in self.parts):
+            self._guarded(self._eval_called)()
+        return result
+
+    def _eval_called(self) -> None:
+        self._record(Kind.MODE, look=False, function=function())
+
     def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         facts: dict[str, Any] = {"stepped": None}
         self._guarded(self._scaler_begins)(args[0], facts)
-        before = self.recording.steps
+        before = len(self.recording.events)
         optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
         result = original(*args, **kwargs)
-        if not isinstance(optimizer, Optimizer) or self._counts(optimizer):
-            facts["stepped"] = self.recording.steps > before
+        if not isinstance(optimizer, Optimizer) or self._trains_student(optimizer):
+            facts["stepped"] = any(event.kind is Kind.STEP_END for event in self.recording.events[before:])
         return result  # (whether another network's optimizer stepped says nothing about the student)
 
     def _scaler_begins(self, scaler: Any, facts: dict[str, Any]) -> None:
@@ -502,9 +566,9 @@ class Observer:
 
     # ------------------------------------------------------------------ the optimizer
 
-    def _counts(self, optimizer: Optimizer) -> bool:
-        """Return whether steps are counted by this optimizer, or by none so far."""
-        return not self._optimizers or optimizer is self._optimizers[0]()
+    def _trains_student(self, optimizer: Optimizer) -> set[int]:
+        """Return which parameters of the student an optimizer holds."""
+        return {id(p) for group in optimizer.param_groups for p in group["params"]} & self._trained_ids
 
     def _serves_another(self, optimizer: Optimizer) -> None:
         """Note that the last backward pass was for an optimizer that trains none of the student's parameters.
@@ -522,48 +586,65 @@ class Observer:
                 event.facts["for_another"] = True
                 return
 
-    def _is_ours(self, optimizer: Optimizer) -> bool:
-        if self._chosen:
-            return optimizer is self._optimizers[0]()
-        mine = sum(p.numel() for group in optimizer.param_groups for p in group["params"] if id(p) in self._trained_ids)
-        if not mine:
-            return False
-        if all(reference() is not optimizer for reference in self._optimizers):
-            self._optimizers.append(weakref.ref(optimizer))
-            sizes = {
-                id(o): sum(p.numel() for g in o.param_groups for p in g["params"] if id(p) in self._trained_ids)
-                for o in self.optimizers
-            }
-            self._optimizers.sort(key=lambda r: -sizes.get(id(r()), 0))
-            # By name as well: at the end of the function that trains, the optimizer itself is gone.
-            self.recording.optimizers = [type(o).__name__ for o in self.optimizers]
-        return self._optimizers[0]() is optimizer  # with several, steps are counted by the largest
+    def _remember(self, optimizer: Optimizer) -> None:
+        """Keep an optimizer that trains the student, whenever it was made, the largest first."""
+        if any(reference() is optimizer for reference in self._optimizers):
+            return
+        self._optimizers.append(weakref.ref(optimizer))
+        sizes = {
+            id(o): sum(p.numel() for g in o.param_groups for p in g["params"] if id(p) in self._trained_ids)
+            for o in self.optimizers
+        }
+        self._optimizers.sort(key=lambda r: -sizes.get(id(r()), 0))
+        # By name as well: at the end of the function that trains, the optimizer itself is gone.
+        self.recording.optimizers += [type(optimizer).__name__]
 
     def step_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair."""
+        """Hook of an optimizer's step; also called by discovery, for the step at which it found the pair.
+
+        One optimizer step of the student is a round: optimizers of different parts of it that step one after the
+        other belong together, and a part that steps again begins the next round.
+        """
         self._unheld.holds(optimizer)
-        if not self._is_ours(optimizer):
+        held = self._trains_student(optimizer)
+        if not held:
             self._serves_another(optimizer)
+            if self.on_stranger is not None:
+                self.on_stranger(optimizer, args, kwargs)
             return
-        if id(optimizer) in self._stepping:
-            if self.recording.events and self.recording.events[-1].kind is Kind.STEP:
-                return  # the step of a parent class, called by its child
-            self._stepping.clear()  # an earlier step ended with an error
-        self._stepping.append(id(optimizer))
+        if self._stepping and self._stepping[0] == id(optimizer) and self._at_work():
+            self._stepping.append(id(optimizer))  # the step of a parent class, called by its child
+            return
+        if self._stepping and id(optimizer) not in self._stepping and _runs(self._stepping[0]):
+            return  # the optimizer inside another one (SAM), whose step has begun
+        self._stepping = [id(optimizer)]  # (an earlier step that is still open ended with an error)
         self._inside = dict.fromkeys(self._inside, 0)
-        if self._window_is_over():
+        continues = bool(self._round) and not held & self._round
+        if not continues and self._window_is_over():
             return
+        self._remember(optimizer)
+        self._round = self._round | held if continues else held
         self._refresh()
         self._inherit()
         event = self._record(Kind.STEP, cleared=self._cleared())
+        if continues:
+            event.facts["continues"] = True
         if self.recording.steps <= LOCATED_STEPS:
             event.facts["stack"] = stack()
         event.facts.update(self._optimizer_facts(optimizer))
 
+    def _at_work(self) -> bool:
+        return bool(self.recording.events) and self.recording.events[-1].kind in _OF_THE_OPTIMIZER
+
     @property
     def in_step(self) -> bool:
         """Whether an optimizer is at work itself (not in a closure that computes its gradients)."""
-        return bool(self._stepping) and self.recording.events[-1].kind in _OF_THE_OPTIMIZER
+        return bool(self._stepping) and self._at_work()
+
+    @property
+    def in_teacher(self) -> bool:
+        """Whether the teacher's forward is at work."""
+        return self._inside[TEACHER] > 0
 
     def _refresh(self) -> None:
         """Notice a teacher whose parameters are other objects than before (assigned anew)."""
@@ -601,10 +682,14 @@ class Observer:
         if not self._stepping or self._stepping[-1] != id(optimizer):
             return
         self._stepping.pop()
-        if self.recording.finished:
+        if self.recording.finished or self._stepping:
             return
         self._looks_since_step = self._repeated = 0
-        self._record(Kind.STEP_END)
+        begin = next((event for event in reversed(self.recording.events) if event.kind is Kind.STEP), None)
+        end = self._record(Kind.STEP_END)
+        if begin is not None and begin.facts.get("continues"):
+            end.facts["continues"] = True
+            return
         self.recording.steps += 1
         self._backwards = 0
         if self.recording.steps in (self.steps // 2, self.steps):
@@ -645,8 +730,11 @@ class _Reached:
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
 
-    def __call__(self, gradient: Tensor) -> None:
-        self.facts["reached"] = True
+    def __call__(self, gradient: Tensor | None) -> None:
+        # Where an output is left out of the loss, DDP and other functions hand back None or zeros.
+        with unseen():
+            arrived = gradient is not None and bool((gradient != 0).any())
+            self.facts["reached"] = self.facts.get("reached", False) or arrived
 
 
 class _Rows:
@@ -655,9 +743,21 @@ class _Rows:
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
 
-    def __call__(self, gradient: Tensor) -> None:
+    def __call__(self, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
         with unseen():
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
+
+
+def _runs(optimizer: int) -> bool:
+    """Return whether a method of this optimizer (by id) is at work: a step that ended with an error tells no one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if id(local_variables(frame).get("self")) == optimizer:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _drop_rate(module: nn.Module) -> float:
@@ -677,7 +777,8 @@ def _identity(inputs: list[Tensor]) -> tuple[int, tuple[int, ...]] | None:
 def _tensors(value: Any) -> list[Tensor]:
     """Return the tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        return [value]
+        # Inside torch.vmap and torch.func a tensor is a view of many, with no storage to look at.
+        return [] if torch._C._functorch.is_functorch_wrapped_tensor(value) else [value]
     if isinstance(value, dict):
         return [tensor for item in value.values() for tensor in _tensors(item)]
     if isinstance(value, (tuple, list)):
@@ -685,6 +786,11 @@ def _tensors(value: Any) -> list[Tensor]:
     if hasattr(value, "__dataclass_fields__"):
         return [tensor for name in value.__dataclass_fields__ for tensor in _tensors(getattr(value, name))]
     return []
+
+
+def _one_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = [value for value in (*args, *kwargs.values()) if value is not None]
+    return len(given) == 1 and isinstance(given[0], Tensor)
 
 
 def _indices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -156,6 +156,7 @@ def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int
         ("What happens now", f"<p>{inline(sentence(observed(finding)))}</p>{cycle}"),
         ("What the specification expects", f"<p>{inline(sentence(finding.expected or requirement(finding)))}</p>"),
         ("Impact", f"<p>{inline(sentence(finding.meaning))}</p>" if finding.meaning else ""),
+        ("Certainty", f"<p>{inline(sentence(finding.certainty))}</p>" if finding.certainty else ""),
         ("Fix", hint(finding.remedy) if finding.remedy else ""),
     ]
     told = [f"<h4>{name}</h4><div>{content}</div>" for name, content in fields if content]

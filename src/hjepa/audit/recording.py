@@ -21,6 +21,7 @@ class Kind(enum.StrEnum):
     OTHER_BACKWARD = "backward of other networks"  # the student has no part in it
     CLIP = "gradient clipping"
     UNSCALE = "unscale"
+    MODE = "student put into evaluation mode"
     SCALER_STEP = "scaler step"
     STEP = "optimizer step"  # S begins
     STEP_END = "optimizer step ends"
@@ -73,6 +74,9 @@ class Trace:
     writes: list[Write] = field(default_factory=list)
     online_on_target: dict[str, str | None] = field(default_factory=dict)  # parameter -> location
     student_writes: dict[str, str | None] = field(default_factory=dict)  # outside the optimizer step
+    counters: dict[str, tuple[float, float, str | None]] = field(default_factory=dict)
+    """Integer buffers that an update wrote to: the teacher's value, the student's, where."""
+    interleaved: bool = False  # the student was written to between two writes of one update of the teacher
 
 
 @dataclass
@@ -93,6 +97,7 @@ class Recording:
     steps: int = 0  # optimizer steps watched
     finished: bool = False  # the program ended training by itself, inside the window
     from_start: bool = True  # watched before the first optimizer step
+    missed: int = 0  # optimizer steps before the first that was watched
     optimizers: list[str] = field(default_factory=list)  # classes of those that train the student, the largest first
     unheld: list[Unheld] | None = None  # None: no loss was looked into
     problems: list[str] = field(default_factory=list)  # what could not be observed, in words

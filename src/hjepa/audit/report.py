@@ -23,6 +23,7 @@ from hjepa.audit.wording import (
     observed,
     one_line,
     requirement,
+    sentence,
     tallies,
     update_facts,
     with_status,
@@ -42,7 +43,8 @@ class Report:
     """What an audit found in one training run.
 
     ``spec`` names the specification and ``spec_source`` where it is published; ``nearest`` are lines on
-    the specifications that fit best. ``reason`` says for an inconclusive audit what to add.
+    the specifications that fit best. ``reason`` says for an inconclusive audit what to add, ``interrupted`` how the
+    program ended if it did not end well.
     """
 
     verdict: Verdict
@@ -57,6 +59,7 @@ class Report:
     date: str
     versions: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
+    interrupted: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -76,6 +79,7 @@ class Report:
                 "verdict": self.verdict.value,
                 "exit_code": self.exit_code,
                 "reason": self.reason,
+                "interrupted": self.interrupted,
                 "date": self.date,
                 "versions": self.versions,
                 "spec": self.spec,
@@ -199,9 +203,11 @@ def _summary_lines(report: Report) -> list[str]:
         f"hjepa audit: {report.verdict.value.upper()}, specification {report.spec}, "
         f"{count(report.steps, 'optimizer step')}"
     )[:2]
+    if report.interrupted:
+        lines += _wrapped(sentence(report.interrupted), 2)
     lines += [f"  rules: {counted or 'none'}"]
-    for sentence in executive_summary(report):
-        lines += _wrapped(sentence.replace("`", ""), 2)[:4]
+    for words in executive_summary(report):
+        lines += _wrapped(words.replace("`", ""), 2)[:4]
     lines += _wrapped(update_facts(report), 2)[:2]
     if rows := momentum_rows(report):
         digits = momentum_digits(row.measured for row in rows)

@@ -1,17 +1,23 @@
 """``hjepa audit SCRIPT``: runs an unmodified program and audits its first steps."""
 
+import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from hjepa.audit.findings import Verdict
 from hjepa.audit.report import Report
 from hjepa.audit.specs import Spec
+
+if TYPE_CHECKING:
+    from hjepa.audit.session import TeacherAudit
 
 _OURS = str(Path(__file__).parent) + os.sep
 
@@ -57,10 +63,58 @@ class Outputs:
         return [(option, path) for option, path in named.items() if path is not None]
 
 
+@dataclass(frozen=True)
+class Program:
+    """What is run: how Python names it, its compiled text, and the module's specification for ``-m``."""
+
+    script: str
+    file: str
+    code: CodeType
+    path: str  # what stands first in sys.path
+    spec: ModuleSpec | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to audit: what ``TeacherAudit`` takes, and where the reports go.  Picklable, for child processes."""
+
+    student: str | None
+    teacher: str | None
+    spec: Spec | None
+    steps: int
+    deep: bool
+    start_step: int
+    script: str
+    outputs: Outputs
+
+    def __call__(self) -> "TeacherAudit":
+        """Return an audit that reports by itself, when its steps have been watched or training ends."""
+        audit = self.audit(lambda: self.publish(audit.report()))
+        return audit
+
+    def audit(self, on_done: Callable[[], None] | None = None) -> "TeacherAudit":
+        """Return an audit that has not been started."""
+        from hjepa.audit.session import TeacherAudit
+
+        return TeacherAudit(
+            self.student, self.teacher, spec=self.spec, steps=self.steps, deep=self.deep, start_step=self.start_step,
+            on_done=on_done, script=self.script,
+        )  # fmt: skip
+
+    def publish(self, report: Report) -> None:
+        """Write the reports and print the summary, in the first process of a group."""
+        from hjepa.audit.replicas import world
+
+        if world()[0] == 0:
+            self.outputs.write(report)
+            print(f"\n{report.summary()}\n", file=sys.stderr, flush=True)
+
+
 def audit_script(
     script: str | os.PathLike[str],
     arguments: Sequence[str] = (),
     *,
+    module: bool = False,
     spec: Spec | None = None,
     student: str | None = None,
     teacher: str | None = None,
@@ -72,60 +126,83 @@ def audit_script(
 ) -> int:
     """Run ``script`` as Python would, audit it, write the reports, and return the exit code.
 
-    The summary goes to standard error. The code is the verdict's (0, 1, 3); where the verdict is no
-    failure and the script itself ended with a code, that one. Raises ``Unusable`` before anything runs.
+    With ``module``, ``script`` is the name of a module, run as ``python -m`` runs it. The summary goes to standard
+    error. The code is the verdict's (0, 1, 3); where the verdict is no failure and the script itself ended with a
+    code, that one. Raises ``Unusable`` before anything runs.
     """
-    script = os.fspath(script)
-    path = Path(script)
-    if not path.is_file():
-        raise Unusable(f"{path} is not a file: name the Python script to run")
-    file = script if path.is_absolute() else f"{Path.cwd()}{os.sep}{script}"  # as Python names its main script
     outputs = Outputs() if outputs is None else _absolute(outputs)
     outputs.check()
-    try:
-        code = compile(path.read_bytes(), file, "exec")
-    except (SyntaxError, ValueError) as error:
-        raise Unusable(f"{path} is no Python script: {error}") from None
+    program = _module(os.fspath(script)) if module else _script(os.fspath(script))
 
+    from hjepa.audit.children import watched
     from hjepa.audit.replicas import world
-    from hjepa.audit.session import TeacherAudit
 
+    asked = Asked(student, teacher, spec, steps, deep, start_step, program.script, outputs)
     reports: list[Report] = []
 
     def done() -> None:
         reports.append(audit.report())
-        if world()[0] == 0:
-            outputs.write(reports[-1])
-            print(f"\n{reports[-1].summary()}\n", file=sys.stderr, flush=True)
+        asked.publish(reports[-1])
         if stop and not ending:
             raise _Enough
 
-    audit = TeacherAudit(
-        student, teacher, spec=spec, steps=steps, deep=deep, start_step=start_step, on_done=done, script=str(path)
-    )
+    audit = asked.audit(done)
     ending = False
     own_code = 0
-    first = world()[0] == 0
-    audit.start()
-    try:
-        own_code = _run(script, file, code, arguments)
-    except _Enough:
-        pass
-    finally:
-        ending = True
-        audit.stop()
+    with watched(audit, asked) as children:
+        audit.start()
+        try:
+            own_code = _run(program, arguments)
+            if own_code:
+                audit.interrupted = f"the script ended with code {own_code}"
+        except _Enough:
+            pass
+        finally:
+            ending = True
+            audit.stop()
+        family = children()
     if reports:
         report = reports[-1]
+    elif family.worst is not None:
+        return family.worst.exit_code or own_code
     else:
+        audit.children = family.started
         report = audit.report()
-        if first:
-            outputs.write(report)
-            print(f"\n{report.summary()}\n", file=sys.stderr, flush=True)
-    if own_code and report.verdict is Verdict.INCONCLUSIVE and first:
-        print(f"hjepa audit: the script itself ended with code {own_code}", file=sys.stderr)
+        asked.publish(report)
     if report.verdict is Verdict.CONFORMS and own_code:
         return own_code
-    return report.exit_code if first else 0
+    return report.exit_code if world()[0] == 0 else 0
+
+
+def _script(script: str) -> Program:
+    path = Path(script)
+    if not path.is_file():
+        raise Unusable(f"{path} is not a file: name the Python script to run")
+    file = script if path.is_absolute() else f"{Path.cwd()}{os.sep}{script}"  # as Python names its main script
+    try:
+        code = compile(path.read_bytes(), file, "exec")
+    except (SyntaxError, ValueError) as error:
+        raise Unusable(f"{path} is no Python script: {error}") from None
+    return Program(script, file, code, str(path.resolve().parent))
+
+
+def _module(name: str) -> Program:
+    """Find a module as ``python -m`` does: from the working directory on; a package runs its ``__main__``."""
+    before = sys.path[0]
+    sys.path[0] = str(Path.cwd())
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+        loader = spec.loader if spec is not None else None
+        code = loader.get_code(spec.name) if spec is not None and isinstance(loader, InspectLoader) else None
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise Unusable(f"-m {name} cannot be run: {error}") from None
+    finally:
+        sys.path[0] = before
+    if spec is None or code is None or spec.origin is None:
+        raise Unusable(f"-m {name}: no such module from {Path.cwd()} on")
+    return Program(spec.origin, spec.origin, code, str(Path.cwd()), spec)
 
 
 def _absolute(outputs: Outputs) -> Outputs:
@@ -135,17 +212,22 @@ def _absolute(outputs: Outputs) -> Outputs:
     )))  # fmt: skip
 
 
-def _run(script: str, file: str, code: CodeType, arguments: Sequence[str]) -> int:
-    """Run the compiled script as ``__main__``; return its exit code, 1 after an error (shown as Python does)."""
+def _run(program: Program, arguments: Sequence[str]) -> int:
+    """Run the compiled program as ``__main__``; return its exit code, 1 after an error (shown as Python does)."""
     main = ModuleType("__main__")
-    loader = SourceFileLoader("__main__", file)
-    main.__dict__.update(__file__=file, __builtins__=__builtins__, __spec__=None, __loader__=loader, __cached__=None)
+    loader: Any = SourceFileLoader("__main__", program.file)
+    if program.spec is not None:
+        loader = program.spec.loader
+        main.__dict__.update(__package__=program.spec.parent)
+    main.__dict__.update(
+        __file__=program.file, __builtins__=__builtins__, __spec__=program.spec, __loader__=loader, __cached__=None
+    )
     if sys.version_info < (3, 14):  # later ones make it when it is asked for
         main.__annotations__ = {}
     before = sys.argv, sys.path[0], sys.modules["__main__"], sys.excepthook
-    sys.argv, sys.path[0], sys.modules["__main__"] = [script, *arguments], str(Path(script).resolve().parent), main
+    sys.argv, sys.path[0], sys.modules["__main__"] = [program.script, *arguments], program.path, main
     try:
-        exec(code, main.__dict__)
+        exec(program.code, main.__dict__)
     except SystemExit as ending:
         return _exit_code(ending)
     except _Enough:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import gc
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from hjepa.audit import replicas, specs
 from hjepa.audit.discovery import Found, NotFound, averager_of, discover
 from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
-from hjepa.audit.measure import BEFORE_STEP, INSIDE_STEP, measure
+from hjepa.audit.measure import measure
 from hjepa.audit.modes import unseen
 from hjepa.audit.observer import Observer
 from hjepa.audit.pairing import Part, unwrap
@@ -24,6 +26,9 @@ from hjepa.audit.recording import Kind
 from hjepa.audit.report import Report
 from hjepa.audit.rules import Case, judge
 from hjepa.audit.specs import Spec
+from hjepa.audit.step_hooks import at_work, remove_if_safe
+from hjepa.audit.walk import BEFORE_STEP, INSIDE_STEP
+from hjepa.audit.wording import count
 
 STEPS = 20  # optimizer steps watched
 TRACED = (2,)  # of these, followed operation by operation: the third, when everything has settled
@@ -65,12 +70,16 @@ class TeacherAudit:
         self._on_done = on_done
         self._trace: tuple[int, ...] = () if not trace else DEEP if deep else TRACED
         self._student, self._teacher, self._optimizer = student, teacher, optimizer
-        self._open = contextlib.ExitStack()
+        self._hooks: list[RemovableHandle] = []  # of optimizers, from the search for the pair to the end
+        self._searching = True
         self._observer: Observer | None = None
         self._found = Found()
         self._attempts = 0
-        self._stepped: set[int] = set()  # optimizers that took steps before the pair was found
+        self._stepped: dict[int, int] = {}  # steps that optimizers took before the pair was found
+        self._strangers = 0  # steps of optimizers that do not train the student while its teacher stands still
         self.problem = ""
+        self.interrupted = ""  # how the program ended, if not well
+        self.children: list[str] = []  # functions that child processes ran, in which nothing was seen
         self._replicas: dict[int, str] | None = None
         self._final: Report | None = None
 
@@ -95,8 +104,10 @@ class TeacherAudit:
         ):
             raise ValueError("give both student and teacher by name, or both as modules")
         if self._student is None or self._teacher is None or isinstance(self._student, str):
-            hook = register_optimizer_step_pre_hook(self._look_for_pair)
-            self._open.callback(hook.remove)
+            self._hooks = [
+                register_optimizer_step_pre_hook(self._before_step),
+                register_optimizer_step_post_hook(self._after_step),
+            ]
             return
         students, teachers = _modules(self._student), _modules(self._teacher)
         if len(students) != len(teachers):
@@ -114,9 +125,19 @@ class TeacherAudit:
 
     def stop(self) -> None:
         """Stop watching; further calls do nothing."""
-        self._open.close()
         if self._observer is not None:
             self._observer.stop()
+        for hook in self._hooks:
+            hook.remove()
+
+    def forget(self) -> None:
+        """Stop watching without a report: in a process that was forked and has an audit of its own."""
+        self._give_up()
+        for hook in self._hooks:
+            hook.remove()
+        if self._observer is not None:
+            self._observer.abandon()
+        self._observer = None
 
     @property
     def finished(self) -> bool:
@@ -125,10 +146,28 @@ class TeacherAudit:
 
     def _watch(self, parts: list[Part], optimizers: list[Optimizer]) -> None:
         self._observer = Observer(
-            parts, optimizers=optimizers, steps=self.steps, trace=self._trace, on_done=self._observed
+            parts,
+            optimizers=optimizers,
+            steps=self.steps,
+            trace=self._trace,
+            on_done=self._observed,
+            called=bool(self._hooks),
         )
-        self._observer.recording.from_start = not any(id(optimizer) in self._stepped for optimizer in optimizers)
+        missed = max((self._stepped.get(id(optimizer), 0) for optimizer in optimizers), default=0)
+        self._observer.recording.from_start, self._observer.recording.missed = not missed, missed
         self._observer.start()
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        with at_work():
+            if self._observer is not None:
+                self._observer.before_step(optimizer, args, kwargs)
+            elif self._searching and self._final is None:
+                self._look_for_pair(optimizer, args, kwargs)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._observer is not None:
+            with at_work():
+                self._observer.after_step(optimizer, args, kwargs)
 
     def _look_for_pair(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Find the pair at an optimizer step, then watch; this step is the first event."""
@@ -139,10 +178,10 @@ class TeacherAudit:
                 self._look(optimizer, args, kwargs)
         except NotFound as error:
             self.problem = str(error)
-            self._open.close()
+            self._give_up()
         except Exception as error:  # noqa: BLE001  the audited program must not suffer
             self.problem = f"the search for the teacher ended by an error of its own: {type(error).__name__}: {error}"
-            self._open.close()
+            self._give_up()
             if self._observer is not None:
                 self._observer.failed(error)
 
@@ -152,19 +191,56 @@ class TeacherAudit:
         self.problem = found.problem
         if not found.parts:
             self._attempts += 1
-            self._stepped.add(id(optimizer))
+            self._count_step(optimizer)
             if self._attempts >= ATTEMPTS:
-                self._open.close()  # the program goes on as if we were not there
+                self._give_up()  # the program goes on as if we were not there
             return
-        self._open.close()
         self._watch(found.parts, [optimizer])
         if self._observer is not None:
             self._observer.step_begins(optimizer, args, kwargs)
+            if self._student is None and self._teacher is None:
+                self._observer.on_stranger = self._look_again
+
+    def _count_step(self, optimizer: Optimizer) -> None:
+        self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
+
+    def _look_again(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Give up a pair whose optimizer is gone, or idle, before its teacher ever moved, for one that is trained now.
+
+        The first to train may be a copy that is fine-tuned for evaluation and thrown away.
+        """
+        observer = self._observer
+        if observer is None or self._strangers >= 2 * ATTEMPTS:
+            return
+        if observer.teacher_moved():
+            self._strangers = 0
+            return
+        self._strangers += 1
+        self._count_step(optimizer)
+        gc.collect()
+        if observer.optimizers and self._strangers < ATTEMPTS:
+            return
+        found = discover(optimizer)
+        if found.parts and found.parts[0].student is not observer.parts[0].student:
+            observer.abandon()
+            self._found = found
+            self._stepped[id(optimizer)] -= 1
+            self._watch(found.parts, [optimizer])
+            assert self._observer is not None
+            self._observer.step_begins(optimizer, args, kwargs)
+            self._observer.on_stranger = self._look_again
+
+    def _give_up(self) -> None:
+        self._searching = False
+        for hook in self._hooks:
+            remove_if_safe(hook)
 
     def _observed(self) -> None:
         if self._observer is not None:
             self._replicas = replicas.compare(self._observer)
             self._final = self.report()
+            self._hooks += self._observer.hooks
+            self._give_up()
             self._observer = None  # it holds the networks; the program may want their memory back
             self._found.parts = []
         if self._on_done is not None:
@@ -192,9 +268,10 @@ class TeacherAudit:
         order = _order(case, recording.finished and not _cut(observer))
         series = _series(case)
         values, errors, steps = series
-        spec = self.spec.closest(values, steps) if values else self.spec
+        kind = specs.kind_of(values, errors, steps)
+        spec = self.spec.closest(values, steps, kind) if values else self.spec
         told = None if order == "A" and _ambiguous(case) else order
-        case = replace(case, spec=spec, schedule=specs.kind_of(values, errors, steps), order=told)
+        case = replace(case, spec=spec, schedule=kind, order=told)
         findings = judge(case)
         verdict = verdict_of(findings, steps=measured.effective)
         reason = ""
@@ -206,7 +283,8 @@ class TeacherAudit:
             )
         elif verdict is Verdict.INCONCLUSIVE:
             reason = (
-                f"only {measured.effective} optimizer steps changed the student: watch more (--steps), train longer"
+                f"only {measured.effective} of {count(recording.steps, 'optimizer step')} changed the student: watch "
+                "more (--steps), train longer, or with a learning rate above 0"
             )
         return Report(
             verdict=verdict,
@@ -221,7 +299,13 @@ class TeacherAudit:
             date=_now(),
             versions=_versions(),
             reason=reason,
+            interrupted=self._how_it_ended(recording.steps),
         )
+
+    def _how_it_ended(self, steps: int) -> str:
+        if not self.interrupted:
+            return ""
+        return f"{self.interrupted} after {count(steps, 'optimizer step')} of the {self.steps} to be watched"
 
     def _nearest(self, values: list[float], steps: list[int], order: str | None) -> list[str]:
         matches = specs.nearest(values, steps, order=order, total_steps=self.spec.total_steps)
@@ -254,13 +338,19 @@ class TeacherAudit:
                 "no teacher was found: no untrained module has parameters of the same names and shapes as a trained "
                 "one; name them with --student NAME --teacher NAME if there is one"
             )
+        elif self.children:
+            reason = (
+                f"the script started {count(len(self.children), 'child process')} ({', '.join(self.children[:3])}) and "
+                "no optimizer of torch took a step in it or here: use TeacherAudit inside the function that trains, or "
+                "start the processes with torchrun ... -m hjepa.audit"
+            )
         else:
             reason = "no optimizer of torch took a step in this process, so there was nothing to watch"
         subject = Subject(script=self.script, candidates=self._found.candidates)
         return Report(
             verdict=Verdict.INCONCLUSIVE, spec=self.spec.name, spec_source=self.spec.source, nearest=(), steps=0,
             subject=subject, measured=Measured(), findings=(), timeline=(), date=_now(), versions=_versions(),
-            reason=reason,
+            reason=reason, interrupted=self._how_it_ended(0),
         )  # fmt: skip
 
 
@@ -373,7 +463,7 @@ def _ambiguous(case: Case) -> bool:
 
 def _timeline(case: Case) -> list[TimelineEntry]:
     """Return the events of the first steps in words, with the updates where they fell."""
-    skip = (Kind.TEACHER_END, Kind.STUDENT_END, Kind.BACKWARD_END, Kind.STEP_END, Kind.END)
+    skip = (Kind.TEACHER_END, Kind.STUDENT_END, Kind.BACKWARD_END, Kind.STEP_END, Kind.END, Kind.MODE)
     updates = {id(update.before): update for update in case.updates}
     place = case.update_location()
     entries = []

@@ -27,6 +27,8 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "batchnorm": ("train", "eval", "any"),
     "target_normalisation": ("layer-norm", None),
 }
+SEEN_START = 3  # update number up to which a series shows the start of its schedule
+SAME_START = 0.05  # in log(1 - m): two starts that are the same
 _FLOOR = 2.0**-24 / math.sqrt(12.0)  # error of rounding to float32 in [0.5, 1): loops may keep momentum in it
 _SHARE_FLOOR = 1e-7  # least share of the student told from 0 when momenta are compared
 
@@ -143,11 +145,25 @@ class Spec:
         done = min(1.0, index / (horizon * self.scale))
         return _half_cosine(self.start, self.end, done) if self.kind == "cosine" else _line(self.start, self.end, done)
 
-    def closest(self, measured: Sequence[float], steps: Sequence[int]) -> "Spec":
-        """Return that published setting of this method which is nearest to a measured series, the others beside it."""
+    def closest(self, measured: Sequence[float], steps: Sequence[int], kind: str | None = None) -> "Spec":
+        """Return that published setting of this method which is nearest to a measured series, the others beside it.
+
+        The start decides, where it was seen: a setting whose start is right and whose curve is not has another
+        schedule, not another momentum. Where the length of the run is not known, the measured ``kind`` does.
+        """
         settings = (replace(self, variants=()), *self.variants)
         pairs = _finite(measured, steps)
-        best = min(settings, key=lambda setting: _distance(pairs, setting, None))
+
+        def rank(setting: Spec) -> tuple[bool, float, bool, float]:
+            value, step = pairs[0]
+            first = setting.momentum(step)
+            off = _apart(value, setting.start if first is None else first)
+            seen = step <= SEEN_START
+            open_ended = setting.total_steps is None and setting.kind in ("linear", "cosine")
+            unlike = kind is not None and open_ended != (kind != "constant") and setting.total_steps is None
+            return seen and off > SAME_START, round(off, 2) if seen else 0.0, unlike, _distance(pairs, setting, None)
+
+        best = min(settings, key=rank) if pairs else settings[0]
         return replace(best, variants=tuple(setting for setting in settings if setting is not best))
 
     def _ramp(self, update: int) -> float:

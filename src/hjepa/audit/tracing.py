@@ -11,13 +11,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa.audit import modes
+from hjepa.audit.discovery import parameter_names
 from hjepa.audit.location import caller, stack
+from hjepa.audit.pairing import TensorPair
 from hjepa.audit.recording import Trace, Write
 
 if TYPE_CHECKING:
     from hjepa.audit.observer import Observer
 
 FROM_TEACHER, FROM_STUDENT = 1, 2
+NAMES = 20  # trained tensors that are remembered for each value
 
 
 class Tracer(TorchDispatchMode):
@@ -36,18 +39,20 @@ class Tracer(TorchDispatchMode):
         self._active = False
         self.error: Exception | None = None
         self._origins = _Origins()
+        self._sides: list[tuple[int, str]] = []  # (optimizer steps finished, whose tensor) of writes, runs as one
         self._written: dict[Any, tuple[int, ...]] = {}  # operation -> which arguments it writes to
         self._places()
 
     def _places(self) -> None:
         pairs = self._observer.tensors.pairs
         self._teacher = {_storage(pair.teacher): pair for pair in pairs}
+        buffers = self._observer.tensors.buffers
+        self._counters = {_storage(pair.teacher): pair for pair in buffers if not pair.teacher.is_floating_point()}
         self._student = {_storage(pair.student): pair for pair in pairs if pair.student is not None}
         teachers = {id(p) for part in self._observer.parts for p in part.teacher.parameters()}
+        self._parameters = {str(n): p for n, p in enumerate(self._observer.optimized()) if id(p) not in teachers}
         self._trained = {
-            _storage(p): name
-            for name, p in _trained_parameters(self._observer)
-            if id(p) not in teachers and _storage(p) not in self._teacher
+            _storage(p): number for number, p in self._parameters.items() if _storage(p) not in self._teacher
         }
 
     def begin(self, step: int) -> None:
@@ -62,12 +67,25 @@ class Tracer(TorchDispatchMode):
         self.trace.last_step = step
         self._active = False
         modes.take_out(self)
+        self._give_names()
+
+    def _give_names(self) -> None:
+        """Put the program's names of parameters in place of their numbers; looking for them takes a while."""
+        found = self.trace.online_on_target
+        if not found:
+            return
+        named = parameter_names(self._parameters[number] for number in found if number in self._parameters)
+        self.trace.online_on_target = {
+            named[id(self._parameters[key])] if key in self._parameters else key: place for key, place in found.items()
+        }
 
     def enter_teacher(self, inputs: list[Tensor]) -> None:
         """Note the teacher's inputs; one computed with trained parameters is a finding."""
         self._lent = [(tensor, self._origins.of(tensor)) for tensor in inputs]
-        if any(origin & FROM_STUDENT for _, origin in self._lent):
-            self.trace.online_on_target.setdefault("what feeds the teacher", caller())
+        for tensor, origin in self._lent:
+            if origin & FROM_STUDENT:
+                for name in self._origins.names(tensor) or ("what feeds the teacher",):
+                    self.trace.online_on_target.setdefault(name, caller())
         for tensor in inputs:
             self._origins.put(tensor, FROM_TEACHER)
 
@@ -122,29 +140,59 @@ class Tracer(TorchDispatchMode):
                     with modes.unseen():
                         sample = self._observer.sampler.one(pair.name, pair.teacher)
                     step, operation = self._observer.recording.steps, func.overloadpacket.__name__
+                    self._note_side(step, "teacher")
                     write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
                     self.trace.writes.append(write)
+                elif place in self._counters and not self._observer.in_teacher:
+                    self._note_counter(self._counters[place])
                 elif place in self._student and not self._observer.in_step:
                     self.trace.student_writes.setdefault(self._student[place].name, caller())
+                    self._note_side(self._observer.recording.steps, "student")
+
+    def _note_counter(self, pair: TensorPair) -> None:
+        """Note what an integer buffer of the teacher is after a write that was not its own forward's."""
+        with modes.unseen():
+            same = pair.student is not None and torch.equal(pair.teacher, pair.student)
+            found = (
+                float(pair.teacher.flatten()[0]),
+                float(pair.student.flatten()[0]) if pair.student is not None else 0,
+            )
+        if same:
+            self.trace.counters.pop(pair.name, None)
+        else:
+            self.trace.counters[pair.name] = (*found, caller())
+
+    def _note_side(self, step: int, side: str) -> None:
+        """Note whose turn it is; teacher, student, teacher between two steps is one update that writes to both."""
+        if not self._sides or self._sides[-1] != (step, side):
+            self._sides.append((step, side))
+        last = self._sides[-3:]
+        if [side for _, side in last] == ["teacher", "student", "teacher"] and len({step for step, _ in last}) == 1:
+            self.trace.interleaved = True
 
     def _follow(self, args: Any, kwargs: Any, result: Any, func: Any) -> None:
         """Pass on where values come from; note operations of trained parameters on the target branch."""
         inputs = _flat((args, kwargs)) if kwargs else _flat(args)
-        origin, trained = 0, None
+        origin = 0
+        names: tuple[str, ...] = ()
+        trained: list[str] = []
         for tensor in inputs:
             place = _storage(tensor)
             origin |= self._origins.of(tensor)
+            names += self._origins.names(tensor)
             if place in self._trained:
-                trained = self._trained[place]
-        if trained is not None and not _is_view(func):
+                trained.append(self._trained[place])
+        if trained and not _is_view(func):
             if origin == FROM_TEACHER:
-                self.trace.online_on_target.setdefault(trained, caller())
+                for name in trained:
+                    self.trace.online_on_target.setdefault(name, caller())
             origin = origin or FROM_STUDENT
+            names += tuple(trained)
         for tensor in _flat(result):
             place = _storage(tensor)
             if place in self._trained or place in self._teacher:
                 continue
-            self._origins.put(tensor, origin)
+            self._origins.put(tensor, origin, names)
 
 
 class _Origins:
@@ -155,31 +203,28 @@ class _Origins:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, StorageWeakRef]] = {}
+        self._known: dict[int, tuple[int, StorageWeakRef, tuple[str, ...]]] = {}
 
     def of(self, tensor: Tensor) -> int:
         known = self._known.get(_storage(tensor))
         return known[0] if known is not None else 0
 
-    def put(self, tensor: Tensor, origin: int) -> None:
+    def names(self, tensor: Tensor) -> tuple[str, ...]:
+        """Return which trained tensors the values were computed with, a few of them."""
+        known = self._known.get(_storage(tensor))
+        return known[2] if known is not None else ()
+
+    def put(self, tensor: Tensor, origin: int, names: tuple[str, ...] = ()) -> None:
         place = _storage(tensor)
         if not origin or place <= 0:
             self._known.pop(place, None)
             return
         known = self._known.get(place)
-        self._known[place] = (origin, known[1] if known is not None else StorageWeakRef(tensor.untyped_storage()))
+        reference = known[1] if known is not None else StorageWeakRef(tensor.untyped_storage())
+        self._known[place] = (origin, reference, tuple(dict.fromkeys(names))[:NAMES])
 
     def clear(self) -> None:
         self._known.clear()
-
-
-def _trained_parameters(observer: "Observer") -> list[tuple[str, Tensor]]:
-    """Return what the optimizers train, by name where the student or the program names it."""
-    names = {id(pair.student): pair.name for pair in observer.tensors.pairs}
-    found = []
-    for number, parameter in enumerate(observer.optimized()):
-        found.append((names.get(id(parameter), f"trained parameter {number} {tuple(parameter.shape)}"), parameter))
-    return found
 
 
 def _writes(func: Any) -> tuple[int, ...]:

@@ -146,7 +146,7 @@ def _what_is_wrong(report: "Report") -> str:
     if any(finding.severity.is_grave for finding in failed):
         return f"What runs is not the algorithm of {spec}: {_named(failed)}."
     if failed:
-        kind = "deviation" if any(finding.severity is Severity.MINOR for finding in failed) else "point of hygiene"
+        kind = "deviation" if any(finding.severity is Severity.MINOR for finding in failed) else "minor point"
         return f"{count(len(failed), kind).capitalize()} from {spec}: {_named(failed)}."
     unchecked = len(with_status(report, Status.NOT_CHECKED))
     tail = f"; {count(unchecked, 'rule')} could not be checked, the last section says why" if unchecked else ""
@@ -179,7 +179,7 @@ def recommendations(report: "Report") -> list[str]:
     lines = []
     if severe:
         lines.append(
-            f"Mend {_rules(severe)} first: what this run has learned so far comes from another algorithm "
+            f"Fix {_rules(severe)} first: what this run has learned so far comes from another algorithm "
             f"than {quoted(report.spec)}."
         )
     if is_stale_alone(report):
@@ -188,7 +188,7 @@ def recommendations(report: "Report") -> list[str]:
             "for this alone; it matters where a run must match a reference step by step."
         )
     elif mild:
-        lines.append(f"{'Then mend' if severe else 'Mend'} {_rules(mild)}; training can be sound in spite of this.")
+        lines.append(f"{'Then fix' if severe else 'Fix'} {_rules(mild)}; the run can be useful all the same.")
     if warned := with_status(report, Status.WARN):
         lines.append(f"Look at {_rules(warned)}.")
     if report.failures:
@@ -241,6 +241,7 @@ def subject_lines(report: "Report") -> list[tuple[str, str]]:
     size = f"{count(subject.parameters, 'number')} in {count(subject.tensors, 'tensor')}"
     sampled = f", {subject.sampled:,} of them sampled" if subject.sampled else ""
     lines = [
+        ("Ended early", sentence(report.interrupted)),
         ("Script", quoted(subject.script) if subject.script else ""),
         ("Teacher", f"{quoted(subject.teacher)}, {size}{sampled}" if subject.teacher else ""),
         ("Student", quoted(subject.student) if subject.student else ""),

@@ -6,10 +6,12 @@ from typing import Any
 
 from hjepa.audit.findings import Finding, Severity, Status
 from hjepa.audit.location import follows
-from hjepa.audit.measure import Measurement, Update
+from hjepa.audit.measure import Measurement
 from hjepa.audit.pairing import Part, Tensors
 from hjepa.audit.recording import Event, Kind, Recording
 from hjepa.audit.specs import Spec
+from hjepa.audit.vocabulary import CERTAINTY, FROM_VALUES
+from hjepa.audit.walk import Update
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Case:
         return self.measured.updates
 
     @property
+    def only_decays(self) -> bool:
+        """Whether most updates took in nothing of the student; the rules on averages have nothing to judge then."""
+        decayed = sum(update.decay is not None for update in self.updates)
+        return decayed >= max(2, len(self.updates) / 2)
+
+    @property
     def fitted(self) -> list[Update]:
         """Updates with a momentum that the student explains."""
         return [update for update in self.measured.updates if update.fit is not None and update.fit.explains]
@@ -78,6 +86,7 @@ class Outcome:
     location: str | None = None
     reason: str = ""
     severity: Severity | None = None
+    remedy: str = ""  # where the rule's own does not fit
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,13 @@ class Rule:
             outcome = self.check(case)
         except Exception as error:  # noqa: BLE001  the audited program must not suffer from a rule
             outcome = unchecked(f"the rule itself failed: {type(error).__name__}: {error}")
+        return self._finding(outcome)
+
+    def skipped(self, reason: str) -> Finding:
+        """Return the finding of a rule that has no meaning here."""
+        return self._finding(unchecked(reason))
+
+    def _finding(self, outcome: Outcome) -> Finding:
         trouble = outcome.status in (Status.FAIL, Status.WARN)
         return Finding(
             rule=self.name,
@@ -108,8 +124,9 @@ class Rule:
             evidence=outcome.evidence,
             location=outcome.location,
             meaning=self.meaning if trouble else "",
-            remedy=self.remedy if trouble else "",
+            remedy=(outcome.remedy or self.remedy) if trouble else "",
             reason=outcome.reason,
+            certainty=CERTAINTY.get(self.name, FROM_VALUES) if trouble else "",
         )
 
 
@@ -139,10 +156,16 @@ def noted(saw: str, **evidence: Any) -> Outcome:
 
 
 def failed(
-    saw: str, expected: str = "", *, location: str | None = None, severity: Severity | None = None, **evidence: Any
+    saw: str,
+    expected: str = "",
+    *,
+    location: str | None = None,
+    severity: Severity | None = None,
+    remedy: str = "",
+    **evidence: Any,
 ) -> Outcome:
     """The rule is broken."""
-    return Outcome(Status.FAIL, saw, expected, evidence, location, severity=severity)
+    return Outcome(Status.FAIL, saw, expected, evidence, location, severity=severity, remedy=remedy)
 
 
 def warned(

@@ -1,17 +1,17 @@
 """F: the arithmetic of the update, and which tensor follows which."""
 
-from itertools import pairwise
-
 import torch
+from torch import Tensor
 
 from hjepa.audit.findings import Severity
 from hjepa.audit.measure import TensorFit
-from hjepa.audit.recording import Look
+from hjepa.audit.recording import Event, Kind, Look
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.walk import Update
 
 NO_UPDATE = "no update was seen"
 LOW = (torch.bfloat16, torch.float16)
-TREATED = {"own": "leaves alone", "copy": "copies", "ema": "averages"}
+TREATED = {"own": "does not touch", "copy": "copies", "ema": "averages"}
 
 
 def _bounds(case: Case) -> tuple[Look, Look] | None:
@@ -25,7 +25,7 @@ def hard_copies(case: Case) -> int:
     for update in case.updates:
         look = update.after.look
         if look is not None and update.fit is not None and update.fit.momentum < 0.5:
-            count += bool(torch.equal(look.teacher, look.student))
+            count += update.source is not None and bool(torch.equal(look.teacher, update.source))
     return count
 
 
@@ -54,7 +54,7 @@ def swapped_coefficients(case: Case) -> Outcome:
 
 def _decayed(case: Case) -> list[str]:
     """Return the tensors that were only multiplied with a number below 1."""
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return [pair.name for pair in case.tensors.pairs]
     return [fit.name for fit in case.measured.tensors if fit.decays and fit.student_moved and _odd(fit)]
 
@@ -71,7 +71,7 @@ def update_without_student(case: Case) -> Outcome:
         return unchecked(NO_UPDATE)
     decays = [update.decay for update in case.updates if update.decay is not None]
     names = _decayed(case)
-    if len(decays) >= max(2, len(case.updates) / 2):
+    if case.only_decays:
         middle = sorted(decays)[len(decays) // 2]
         return failed(
             f"in {len(decays)} of {len(case.updates)} updates the teacher was multiplied by {middle:.6f} and nothing "
@@ -80,7 +80,7 @@ def update_without_student(case: Case) -> Outcome:
             location=case.update_location(),
             factor=middle, updates=len(decays),
         )  # fmt: skip
-    if names and not decays:
+    if names:
         return failed(
             f"{len(names)} of {len(case.measured.tensors)} tensors only shrink while their partners move, such as "
             f"{names[0]}",
@@ -120,21 +120,52 @@ def hard_copy(case: Case) -> Outcome:
 
 @rule(
     "student-modified", "F4", Severity.MAJOR,
-    meaning="The update writes to the network that is being trained, behind the optimizer's back.",
+    meaning="Something writes to the network that is being trained, behind its optimizer's back.",
     remedy="- s.mul_(...)      # inside the update\n  compute the average into the teacher only",
 )  # fmt: skip
 def student_modified(case: Case) -> Outcome:
-    """F4: the update changes the student.  Signature: both change between two looks without an optimizer step."""
-    jumps, steps = case.measured.student_jumps, case.measured.steps
-    if jumps >= max(2, steps / 4):
-        places = sorted({place for place in case.recording.trace.student_writes.values() if place})
+    """F4: the update changes the student, or the teacher's weights stay in it.
+
+    Signature: the student is another one when it is trained than at the end of its last step. What is put back
+    before that was lent; what follows neither the teacher nor one factor is a constraint, such as prototypes that
+    are normalised, unless tracing saw the student written to between two writes of one update.
+    """
+    changes, steps = case.measured.changes, case.measured.steps
+    places = sorted({place for place in case.recording.trace.student_writes.values() if place})
+    place = places[0] if places else None
+    copied = [change.step for change in changes if change.kind == "copied"]
+    if copied:
+        shown = ", ".join(map(str, copied[:8]))
         return failed(
-            f"the student changed {jumps} times outside its optimizer's {steps} steps",
-            "the student changes in the optimizer step only",
-            location=places[0] if places else case.update_location(),
-            changes=jumps,
+            f"after step{'s' * (len(copied) > 1)} {shown} the teacher was copied into the student and stayed there: "
+            "training went on from the average",
+            "the student's own weights put back before it is trained again",
+            location=place,
+            remedy="+ kept = {name: p.clone() for name, p in student.state_dict().items()}\n"
+            "  student.load_state_dict(teacher.state_dict());  validate(student)\n"
+            "+ student.load_state_dict(kept)",
+            steps=copied,
+        )  # fmt: skip
+    kinds = [change.kind for change in changes]
+    often = max(2, steps / 4)
+    if kinds.count("pulled") + kinds.count("scaled") >= often or (case.recording.trace.interleaved and changes):
+        how = "towards the teacher" if kinds.count("pulled") > len(kinds) / 2 else (
+            "by one factor" if kinds.count("scaled") > len(kinds) / 2 else "inside the update"
+        )  # fmt: skip
+        return failed(
+            f"the student was changed {len(changes)} times outside its optimizer's {steps} steps, {how}",
+            "the student changes in the steps of its optimizer only",
+            location=place or case.update_location(),
+            changes=len(changes),
         )
-    return passed("the student changed in its optimizer's steps only")
+    lent = f"; its weights were exchanged and put back {case.measured.lent} times" if case.measured.lent else ""
+    if len(changes) >= often:
+        return noted(
+            f"the student is also changed between its step and its next forward ({len(changes)} times, such as "
+            f"prototypes that are normalised); the update is judged by the student as it was then{lent}",
+            changes=len(changes),
+        )
+    return passed(f"the student changed in the steps of its optimizer only{lent}")
 
 
 LOST = "the steps of all tensors are lost in rounding: watch more steps, or steps with a larger learning rate"
@@ -168,7 +199,7 @@ def mispaired_parameters(case: Case) -> Outcome:
         return unchecked(NO_UPDATE)
     judged, lost = _judged(case)
     odd = [fit for fit in judged if _odd(fit) and not fit.decays]
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("the teacher only decays: see update-without-student")
     if not judged:
         return unchecked(LOST if lost else "no tensor of the student moved")
@@ -203,7 +234,7 @@ def partial_update(case: Case) -> Outcome:
     """T11, F11: part of the teacher never moves.  Signature: tensors at rest whose partners move."""
     if not case.updates:
         return unchecked(NO_UPDATE)
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("the teacher only decays: see update-without-student")
     judged, lost = _judged(case)
     still = [fit for fit in judged if not fit.moved and not _lost_in_rounding(case, fit)]
@@ -274,7 +305,7 @@ def precision_underflow(case: Case) -> Outcome:
     if rounded and not _other_writer(case):
         excess = rounded[0]
         return failed(
-            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's size changes in every step",
+            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's weights grow or shrink in every step",
             "momentum + (1 - momentum) = 1",
             location=case.update_location(),
             excess=excess,
@@ -332,16 +363,25 @@ def buffers_mishandled(case: Case) -> Outcome:
     if len(looks) < 2:
         return unchecked("fewer than two looks")
     first, last = looks[0], looks[-1]
+    for name, (teacher, student, place) in case.recording.trace.counters.items():
+        return failed(
+            f"an update wrote {teacher:g} into the integer buffer {name} while the student's was {student:g}: counters "
+            "cannot be averaged",
+            "a copy of the student's, or its own count",
+            location=place,
+            buffer=name,
+        )
     for pair in buffers:
         part = pair.sampled
         before, after, mine = first.teacher_buffers[part], last.teacher_buffers[part], last.student_buffers[part]
         moves = not torch.equal(first.student_buffers[part], mine)
         if not pair.teacher.is_floating_point():
-            counted = _counts(case, part)
-            if not torch.equal(before, after) and not torch.equal(after, mine) and not counted:
+            averaged = _averaged_count(case, part)
+            if averaged is not None:
+                old, new, student = averaged
                 return failed(
-                    f"the integer buffer {pair.name} went from {before[0]:g} to {after[0]:g} while the student's "
-                    f"is {mine[0]:g}",
+                    f"the integer buffer {pair.name} went from {old:g} to {new:g} in an update while the student's was "
+                    f"{student:g}: counters cannot be averaged",
                     "a copy of the student's, or its own count",
                     location=case.update_location(),
                     buffer=pair.name,
@@ -372,17 +412,24 @@ def _other_treatment(case: Case) -> str:
             for values in (before.teacher_buffers, after.teacher_buffers, after.student_buffers)
         )
         if not torch.equal(old, mine):  # else nothing could be averaged or copied
-            seen, touched = seen + 1, touched + (not torch.equal(old, new))
+            own = torch.equal(old, new) or _moved_by_itself(update, old, new, mine)
+            seen, touched = seen + 1, touched + (not own)
             copied += torch.equal(new, mine)
     if not seen or not case.spec.prescribed or case.spec.buffers == "any":
         return ""
     does = "own" if not touched else "copy" if copied == touched else "ema"
     wanted = "own" if case.spec.buffers == "none" else case.spec.buffers
-    return (
-        ""
-        if does == wanted
-        else f"the update {TREATED[does]} floating-point ones, {case.spec.name} {TREATED[wanted]} them"
-    )
+    if does == wanted:
+        return ""
+    return f"the update {TREATED[does]} floating-point buffers, {case.spec.name} {TREATED[wanted]} them"
+
+
+def _moved_by_itself(update: Update, old: Tensor, new: Tensor, mine: Tensor) -> bool:
+    """Return whether the teacher's own forward, in training mode, explains statistics that no average does."""
+    if update.before.kind is not Kind.TEACHER_FORWARD or torch.equal(new, mine) or update.fit is None:
+        return False
+    m = update.fit.momentum
+    return not torch.allclose(new, m * old + (1 - m) * mine, rtol=1e-4, atol=1e-7)
 
 
 def _other_mode(case: Case) -> str:
@@ -399,11 +446,27 @@ def _other_mode(case: Case) -> str:
     return f"its normalisation runs in {mode} mode, that of {case.spec.name} in {case.spec.batchnorm} mode"
 
 
-def _counts(case: Case, part: slice) -> bool:
-    """Return whether an integer buffer of the teacher counts up by itself, as a normalisation layer does."""
-    values = [e.look.teacher_buffers[part] for e in case.recording.events if e.look is not None]
-    steps = [b - a for a, b in pairwise(values)]
-    return all(bool((step >= 0).all()) and bool((step <= 8).all()) for step in steps)
+def _averaged_count(case: Case, part: slice) -> tuple[float, float, float] | None:
+    """Return (before, after, the student's) of an integer buffer that an update changed into neither, else None.
+
+    Where the teacher's own forward ran in training mode meanwhile, it counts by itself.
+    """
+    before: Event | None = None
+    ran = False
+    for event in case.recording.events:
+        ran |= event.kind is Kind.TEACHER_FORWARD and before is not None and event.look is None
+        if event.look is None:
+            continue
+        if before is not None and before.look is not None:
+            a, b = before.look, event.look
+            ran |= before.kind is Kind.TEACHER_FORWARD
+            old, new = a.teacher_buffers[part], b.teacher_buffers[part]
+            mine = (a.student_buffers[part], b.student_buffers[part])
+            counts = ran and any(a.teacher_modes) and bool((new >= old).all()) and bool((new - old <= 8).all())
+            if not torch.equal(old, new) and not any(torch.equal(new, one) for one in mine) and not counts:
+                return float(old[0]), float(new[0]), float(mine[1][0])
+        before, ran = event, False
+    return None
 
 
 def _in_evaluation(case: Case) -> bool:

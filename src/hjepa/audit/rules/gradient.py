@@ -4,6 +4,8 @@ from hjepa.audit.findings import Severity
 from hjepa.audit.recording import Event, Kind
 from hjepa.audit.rules.case import Case, Outcome, failed, passed, rule, unchecked, warned
 
+LARGE = 1_000_000
+
 
 @rule(
     "gradient-reaches-teacher", "G1", Severity.CRITICAL,
@@ -150,7 +152,11 @@ def accumulation_not_scaled(case: Case) -> Outcome:
         return unchecked("the loss has no criterion that can be recognised (smooth-L1, MSE ...)")
     if len({tuple(sorted(c.name for c in criteria)) for criteria in compared}) > 1:
         return unchecked("the backward passes of a step belong to different losses, not to micro-batches of one")
-    if _swaps_views(case):
+    if _different_places(case):
+        return unchecked(
+            "the backward passes of a step stand at different places: two losses, not micro-batches of one"
+        )
+    if _swaps_views(case) or _targets_first(case):
         return unchecked("the backward passes of a step are the halves of a symmetrised loss, not micro-batches")
     middle = sorted(factors)[len(factors) // 2]
     if abs(middle - 1) < 1e-3:
@@ -161,6 +167,37 @@ def accumulation_not_scaled(case: Case) -> Outcome:
             factor=middle, micro_batches=count,
         )  # fmt: skip
     return passed(f"the loss enters each of {count:.0f} backward passes with factor {middle:.3g}")
+
+
+def _different_places(case: Case) -> bool:
+    """Return whether the backward passes of a step come from different lines, in every step of which that is known."""
+    steps: list[list[str]] = [[]]
+    for event in case.recording.events:
+        if event.kind is Kind.STEP_END:
+            steps.append([])
+        elif event.kind is Kind.BACKWARD and event.location is not None:
+            steps[-1].append(event.location)
+    whole = [places for places in steps if len(places) > 1]
+    return bool(whole) and all(len(set(places)) == len(places) for places in whole)
+
+
+def _targets_first(case: Case) -> bool:
+    """Return whether the targets of all backward passes of a step are made before the first of them.
+
+    Micro-batches are there to hold one batch at a time; who holds all of them has the terms of one loss.
+    """
+    steps: list[tuple[int, int]] = []
+    targets = passes = 0
+    for event in case.recording.events:
+        if event.kind is Kind.STEP_END:
+            steps.append((targets, passes))
+            targets = passes = 0
+        elif event.kind is Kind.TEACHER_FORWARD:
+            targets += len(event.facts.get("inputs", (None,))) if not passes else -LARGE
+        elif event.kind is Kind.BACKWARD:
+            passes += 1
+    whole = [step for step in steps[1:] if step[1] > 1]
+    return bool(whole) and all(targets >= passes for targets, passes in whole)
 
 
 def _swaps_views(case: Case) -> bool:

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from hjepa.audit.findings import Severity
 from hjepa.audit.recording import Event, Kind
-from hjepa.audit.rules.case import Case, Outcome, failed, passed, rule, unchecked
+from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked
 
 NO_INDEX = (
-    "token positions were not recognised: pass them as integer tensors to the student's forward (context) and to the "
-    "predictor's (targets)"
+    "token positions were not recognised: they are read where the student's forward gets the context's and the "
+    "predictor's the targets' as integer tensors [batch, tokens]; lists of masks and boolean masks are not"
 )
 NOT_PATCHES = (0, 1, 2, 4, 5, 8, 9)  # class and distillation tokens, registers: what published ViTs add
 LONG_TAIL = 40  # expected occurrences of a token that make its absence no accident
@@ -33,20 +33,28 @@ def _positions(case: Case) -> list[tuple[Tensor, list[Tensor]]]:
 
 
 def _sees_everything(case: Case) -> int:
-    """Return how many student forwards saw whole images although the predictor is told what the context is."""
+    """Return how many student forwards saw whole images although the predictor is told what the context is.
+
+    Only a forward of the whole student that was given the images and nothing else, and that returns as many tokens
+    as the teacher: a wrapper, or the student's own methods, may pick the tokens in between.
+    """
     count = 0
-    teacher = student = None
+    teacher = student = shape = None
     for event in case.recording.events:
         if event.kind is Kind.TEACHER_FORWARD:
             teacher = event.facts.get("input")
+        elif event.kind is Kind.TEACHER_END:
+            shape = event.facts.get("shape")
         elif event.kind is Kind.STUDENT_FORWARD:
-            student = event.facts.get("input") if event.facts.get("gradients") else None
-        elif event.kind is Kind.STUDENT_END and event.facts.get("index"):
-            student = None
+            student = (event.facts.get("input"), None) if event.facts.get("gradients") else None
+        elif event.kind is Kind.STUDENT_END:
+            alone = event.facts.get("images_alone") and not event.facts.get("index")
+            student = (student[0], event.facts.get("shape")) if student is not None and alone else None
         elif event.kind is Kind.PREDICTOR:
             positions = [index for index in event.facts["index"] if index.ndim == 2]
-            count += len(positions) >= 2 and student is not None and student == teacher
-            teacher = student = None
+            whole = student is not None and student[0] == teacher and student[1] == shape
+            count += len(positions) >= 2 and whole
+            teacher = student = shape = None
     return count
 
 
@@ -140,13 +148,25 @@ def _wrong_rows(event: Event, rows: Tensor) -> tuple[int, str] | None:
 
 
 def _repeats(blocks: Tensor, rows: Tensor) -> int:
-    wrong = 0
+    """Return how many rows with a gradient are padding.
+
+    Blocks of targets may overlap, so a position that stands twice is none by itself. Padding repeats one filler:
+    at the end of a list, or the same position in every list that repeats any.
+    """
+    tails, repeated = 0, []
     for positions, touched in zip(blocks.tolist(), rows.tolist(), strict=True):
+        run = 1  # equal positions at the end
+        while run < len(positions) and positions[-run - 1] == positions[-1]:
+            run += 1
+        tails += sum(touched[len(touched) - run + 1 :])
         seen: set[int] = set()
         for position, hit in zip(positions, touched, strict=True):
-            wrong += hit and position in seen
+            if position in seen and hit:
+                repeated.append(position)
             seen.add(position)
-    return wrong
+    if tails:
+        return max(tails, len(repeated)) if len(set(repeated)) == 1 else tails
+    return len(repeated) if len(repeated) > 2 and len(set(repeated)) == 1 else 0
 
 
 @rule(
@@ -197,6 +217,12 @@ def mask_coverage(case: Case) -> Outcome:
         if float(count.sum()) / size < LONG_TAIL:
             return unchecked(f"only {int(count.sum())} {role} positions were drawn on {size} patches: watch more steps")
         missing[role] = [int(n) for n in (count == 0).nonzero().flatten()]
+    if missing.get("target") and not missing.get("context") and _as_published(case, missing["target"], size):
+        return noted(
+            f"{len(missing['target'])} of {size} patches, the last row and column, were never a target: as published, "
+            f"the sampler of {case.spec.name} leaves them out",
+            missing=missing,
+        )
     if any(missing.values()):
         said = " and ".join(f"{len(v)} never {role}" for role, v in missing.items() if v)
         return failed(
@@ -206,6 +232,13 @@ def mask_coverage(case: Case) -> Outcome:
             missing=missing,
         )
     return passed(f"every one of {size} patches was context and target")
+
+
+def _as_published(case: Case, missing: list[int], size: int) -> bool:
+    """Return whether the released sampler explains it: its blocks never reach the last row and column."""
+    side = round(size**0.5)
+    last = {n for n in range(size) if n % side == side - 1 or n // side == side - 1}
+    return case.spec.name in ("ijepa", "vjepa", "vjepa2") and side * side == size and set(missing) <= last
 
 
 def _draws(positions: Tensor, size: int) -> Tensor:

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 from hjepa.audit import specs
 from hjepa.audit.findings import Severity
-from hjepa.audit.measure import BEFORE_STEP
 from hjepa.audit.recording import Kind
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
 from hjepa.audit.vocabulary import ORDERS
+from hjepa.audit.walk import BEFORE_STEP
 
 FEW = "fewer than 2 optimizer steps changed the student: watch more steps"
 
@@ -71,7 +71,7 @@ def stale_student(case: Case) -> Outcome:
     """
     if not follows(case):
         return unchecked("no update was seen")
-    if any(update.decay is not None for update in case.updates):
+    if case.only_decays:
         return unchecked("no update contains the student: see update-without-student")
     lags = case.measured.lags
     if not lags:
@@ -132,7 +132,7 @@ def sparse_update(case: Case) -> Outcome:
     """O2: updates only every n-th step.  Signature: a change of the teacher only every n-th step."""
     per_step = case.measured.per_step
     if per_step is None:
-        if case.measured.effective >= 8 and len({u.version for u in case.updates}) == 1:
+        if case.measured.effective >= 8 and len({u.step for u in case.updates}) == 1:
             return warned(
                 f"one update in {case.measured.effective} steps",
                 "an update in every step",
@@ -140,8 +140,8 @@ def sparse_update(case: Case) -> Outcome:
             )
         return unchecked("fewer than 2 updates were seen")
     if per_step < 0.75:
-        versions = sorted({u.version for u in case.updates})
-        gaps = [b - a for a, b in pairwise(versions)]
+        steps = sorted({u.step for u in case.updates})
+        gaps = [b - a for a, b in pairwise(steps)]
         if case.measured.skipped and max(gaps) <= 1 + case.measured.skipped:
             return passed(f"{per_step:.2f} updates a step; the missing ones are skipped steps")
         return failed(

@@ -1,36 +1,56 @@
 """S: the momentum over the steps."""
 
 from dataclasses import replace
+from itertools import pairwise
 
-from hjepa.audit.findings import Severity
-from hjepa.audit.measure import Update
+from hjepa.audit.findings import Severity, Status
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.specs import Spec
+from hjepa.audit.walk import Update
 
 NO_SPEC = "no specification is given: name one (--spec ijepa, or --spec custom --momentum 0.99)"
 TOO_FEW = "fewer than 4 updates have a measured momentum"
 TOLERANCE = 2e-6  # of the momentum itself: float32 rounding of the coefficient and of the update
+RESUMED = 10  # steps before a resume that a schedule cannot have spent at its first value
 SHIFTS = 10  # steps by which a schedule is moved to look for an offset
 
 
 def series(case: Case) -> list[tuple[int, Update]]:
-    """Return (number of the schedule's step, update) for updates that took in a new student.
+    """Return (number of the schedule's step, update) for the first update after each optimizer step.
 
-    The number counts updates; an update that was not seen because the teacher equalled the student
-    (the first one of order B) counts too.
+    The number counts optimizer steps, whether or not they moved the student: a warm-up that begins at rate 0 has
+    updates between equal networks, which nobody can see and which count all the same. Where steps were skipped,
+    published loops count either steps or iterations; what fits is taken.
     """
-    found = []
-    for number, update in enumerate(case.measured.regular):
-        if update.fit is not None and update.fit.explains and update.fit.error < 0.01:
-            found.append((case.start_step + _index(case, update, number), update))
-    return found
+    found = [
+        (update, counts)
+        for number, update in enumerate(case.measured.regular)
+        if (counts := _counts(case, update, number))
+        and update.fit is not None
+        and update.fit.explains
+        and update.fit.error < 0.01
+    ]
+    ways = range(3 if case.measured.skipped else 1)
+    series = [[(case.start_step + counts[way], update) for update, counts in found] for way in ways]
+    return min(series, key=lambda one: _far_off(case, one))
 
 
-def _index(case: Case, update: Update, number: int) -> int:
-    if case.spec.on_skipped_step == "allowed" and case.measured.skipped:
-        return number
+def _counts(case: Case, update: Update, number: int) -> tuple[int, int, int]:
+    """Return the update's number by optimizer steps, by iterations, and by updates seen."""
     # An update of order A in step k carries momentum k; those of order B and C, seen one step later, carry k too.
     after = update.position == "inside-step" or (update.position == "A" and case.begins_step() is not True)
-    return update.version - 1 if after else update.version
+    step = case.recording.missed + (update.step - 1 if after else update.step)
+    return step, step + update.skips, number
+
+
+def _far_off(case: Case, one: list[tuple[int, Update]]) -> int:
+    """Return how many updates do not have the prescribed momentum."""
+    wrong = 0
+    for step, update in one:
+        declared = case.spec.momentum(max(0, step))
+        if declared is not None and update.fit is not None:
+            wrong += abs(update.fit.momentum - declared) > max(TOLERANCE, 6 * update.fit.error)
+    return wrong
 
 
 def _compare(case: Case, shift: int = 0) -> list[tuple[float, float, float]]:
@@ -92,6 +112,14 @@ def momentum_mismatch(case: Case) -> Outcome:
         ]
         odd = f"; {len(pairs) - len(good)} of {len(pairs)} differ" if len(good) < len(pairs) else ""
         return passed(f"{shown}, at most {max(good):.1e} from the specification{odd}", momentum=values)
+    if _other_convention(pairs):
+        given = pairs[0][1]
+        return warned(
+            f"{shown}; {given:.6g} is 1 - {1 - given:.6g}: the other convention, in which the number is the student's "
+            "share",
+            f"--momentum {1 - given:.6g}, the teacher's share",
+            momentum=values,
+        )
     if other:
         return noted(f"{shown}; explained by {other}", momentum=values)
     if case.measured.lags and min(lag for _, lag in case.measured.lags) >= 1 and _any_shift(case):
@@ -104,6 +132,14 @@ def momentum_mismatch(case: Case) -> Outcome:
     )  # fmt: skip
 
 
+def _other_convention(pairs: list[tuple[float, float, float]]) -> bool:
+    """Return whether the user gave the student's share, as mmcv and torch's BatchNorm call it, for the momentum."""
+    return all(
+        declared < 0.5 < measured and abs(measured - (1 - declared)) <= max(tolerance, 0.02 * declared)
+        for measured, declared, tolerance in pairs
+    )
+
+
 def _any_shift(case: Case) -> bool:
     return any(not _misses(_compare(case, shift)) for shift in (-1, 0, 1))
 
@@ -112,7 +148,7 @@ def _schedule_fault(case: Case) -> str | None:
     """Return which schedule rule explains the difference, if one does."""
     checks = (
         ("double-update", lambda: _power(case)),
-        ("schedule-restarted", lambda: restarts(case) is not None),
+        ("schedule-restarted", lambda: schedule_restarted(case).status is Status.FAIL),
         ("schedule-per-epoch", lambda: case.schedule == "per-epoch"),
         ("schedule-kind", lambda: _other_kind(case) is not None),
         ("schedule-horizon", lambda: bool(_stood_still(case, _values(case)))),
@@ -171,14 +207,37 @@ def schedule_kind(case: Case) -> Outcome:
         return unchecked(f"explained by {_explained_elsewhere(case)}")
     if _fits(case):
         return passed(f"the measured momentum follows the prescribed curve ({case.spec.kind})")
-    if restarts(case) is not None or case.schedule == "per-epoch":
-        return unchecked("the momentum jumps: see schedule-restarted and schedule-per-epoch")
+    if restarts(case) is not None:
+        return unchecked("the momentum falls back: see schedule-restarted")
+    if case.schedule == "per-epoch":
+        return _kind_of_stairs(case)
     other = _other_kind(case)
     if other is not None:
         return failed(f"the momentum is {other}", case.spec.kind, location=case.update_location(), measured=other)
     if case.schedule is None:
         return unchecked("the kind is not identifiable from these steps: watch more, or give --total-steps")
     return passed(f"the momentum looks {case.schedule}")
+
+
+def _kind_of_stairs(case: Case) -> Outcome:
+    """Judge the curve of a momentum that changes per epoch where it changes: at the first step of each epoch."""
+    found = [(step, u.fit) for step, u in series(case) if u.fit is not None]
+    jumps = [found[0], *(b for a, b in pairwise(found) if abs(b[1].momentum - a[1].momentum) > TOLERANCE)]
+    if len(jumps) < 3 or case.spec.momentum(1) is None:
+        return unchecked("the momentum changes too seldom to tell its curve: watch more epochs, give --total-steps")
+
+    def fits(spec: Spec) -> bool:
+        wanted = [(spec.momentum(step), fit) for step, fit in jumps]
+        return all(m is not None and abs(m - fit.momentum) < max(TOLERANCE, 6 * fit.error) for m, fit in wanted)
+
+    if fits(case.spec):
+        return passed(f"where it changes, the momentum is that of the prescribed curve ({case.spec.kind})")
+    other = next((kind for kind in ("linear", "cosine") if fits(replace(case.spec, kind=kind, variants=()))), None)
+    if other is None:
+        return unchecked("the momentum changes per epoch, along no curve that is known: see schedule-per-epoch")
+    return failed(
+        f"where it changes, the momentum is {other}", case.spec.kind, location=case.update_location(), measured=other
+    )
 
 
 @rule(
@@ -276,8 +335,14 @@ def schedule_horizon(case: Case) -> Outcome:
         else f"the momentum rises {stretch:.2f} times as fast as prescribed"
         + (f", as for {_horizon(case, total, stretch):,} steps" if total else "")
     )
+    # A curve that is sampled from both its ends (np.linspace) is one step shorter than the run.
+    one_step = total and stretch != float("inf") and abs(_horizon(case, total, stretch) - total) <= 1
     return failed(
-        saw, f"a horizon of {total:,} steps" if total else "", location=case.update_location(), stretch=stretch
+        saw,
+        f"a horizon of {total:,} steps" if total else "",
+        location=case.update_location(),
+        severity=Severity.MINOR if one_step else None,
+        stretch=stretch,
     )
 
 
@@ -373,7 +438,29 @@ def schedule_restarted(case: Case) -> Outcome:
                 f"{wanted:.6f}, that of step {case.start_step}",
                 location=case.update_location(),
             )
+    if case.start_step >= RESUMED and _starts_again(case, values):
+        return failed(
+            f"the momentum at step {case.start_step:,} is {values[0]:.6f} and goes on as at the start of a run",
+            f"the momentum of step {case.start_step:,}",
+            location=case.update_location(),
+        )
     return passed("the momentum never falls back")
+
+
+def _starts_again(case: Case, values: list[float]) -> bool:
+    """Return whether the momentum of a resumed run is that of a run's first steps.
+
+    Either the ramp 1 - 1/(k + 1) with a small k, or a line whose way to 1 is as long as the whole run.
+    """
+    ramp = [1 / (1 - value) - 1 for value in values[:6] if value < 1]
+    if len(ramp) > 3 and ramp[0] < 0.1 * case.start_step and all(abs(b - a - 1) < 0.02 for a, b in pairwise(ramp)):
+        return True
+    total = case.spec.total_steps
+    if case.spec.prescribed or total is None or case.schedule != "linear":
+        return False
+    slope = _slope(values)
+    left = (1 - values[0]) / slope if slope > 0 else 0.0
+    return abs(left - total) < 0.02 * total < abs(left - (total - case.start_step))
 
 
 @rule(

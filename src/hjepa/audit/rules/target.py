@@ -5,9 +5,11 @@ from torch import Tensor
 
 from hjepa.audit.findings import Severity
 from hjepa.audit.pairing import TensorPair
-from hjepa.audit.recording import Event, Kind
+from hjepa.audit.recording import Event, Kind, Look
 from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked
+from hjepa.audit.walk import Update
 
+FORGETS = 10  # steps after which a teacher cannot equal its student by a warm-up from rate 0
 NO_STEP = "no optimizer step of the student was seen"
 
 
@@ -29,7 +31,9 @@ def initial_mismatch(case: Case) -> Outcome:
     if first is None or case.recording.events[0].step > 0:
         return unchecked(NO_STEP)
     if case.start_step:
-        return unchecked("the run was resumed, so the two differ rightly")
+        return _resumed(case, first)
+    if case.only_decays:
+        return unchecked("the teacher only decays, perhaps before the first look: see update-without-student")
     differs = [p.name for p in case.tensors.pairs if not _equal(p, first.teacher[p.sampled], first.student[p.sampled])]
     if not differs:
         return passed(f"all {len(case.tensors.pairs)} tensors are equal at the start")
@@ -39,6 +43,23 @@ def initial_mismatch(case: Case) -> Outcome:
     if not case.spec.prescribed and _ramps(case):
         return noted(f"{saw}; the momentum ramps up from 0, which overwrites it", tensors=differs[:20])
     return failed(saw, "equal weights", tensors=differs[:20], share=len(differs) / len(case.tensors.pairs))
+
+
+def _resumed(case: Case, first: Look) -> Outcome:
+    """After a resume equality is the finding: an average of many students is none of them."""
+    equal = all(_equal(p, first.teacher[p.sampled], first.student[p.sampled]) for p in case.tensors.pairs)
+    copies = any(update.fit is not None and update.fit.momentum < 1e-3 for update in case.measured.regular[:2])
+    if not equal or copies or case.start_step < FORGETS:
+        return passed(f"the run goes on at step {case.start_step:,} with a teacher that differs from the student")
+    return failed(
+        f"all {len(case.tensors.pairs)} tensors of teacher and student are equal at step {case.start_step:,}: the "
+        "average was not restored, the teacher is a new copy of the student",
+        f"the average of {case.start_step:,} steps",
+        severity=Severity.MAJOR,
+        remedy="+ checkpoint['teacher'] = teacher.state_dict()      # when saving\n"
+        "+ teacher.load_state_dict(checkpoint['teacher'])     # when resuming, after any deepcopy",
+        step=case.start_step,
+    )  # fmt: skip
 
 
 def _equal(pair: TensorPair, teacher: Tensor, student: Tensor) -> bool:
@@ -64,6 +85,12 @@ def aliased_teacher(case: Case) -> Outcome:
     steps = _steps(case)
     if not steps:
         return unchecked(NO_STEP)
+    if all(part.student is part.teacher for part in case.parts):
+        return failed(
+            "student and teacher are one network, which the optimizer trains",
+            "a copy of the student that only the average moves",
+            remedy="- teacher = encoder\n+ teacher = copy.deepcopy(encoder).requires_grad_(False)",
+        )
     shared = sorted({name for event in steps for name in event.facts["aliased"]})
     if shared:
         return failed(
@@ -88,7 +115,7 @@ def teacher_not_frozen(case: Case) -> Outcome:
     count, whole = facts["teacher_trainable"], facts["teacher_tensors"]
     if count:
         gradients = max(event.facts["teacher_gradients"] for event in steps)
-        saw = f"{count} of {whole} tensors of the teacher ask for gradients" + (
+        saw = f"{count} of {whole} teacher tensors have requires_grad=True" + (
             "" if gradients else "; none has received one"
         )
         if case.averager and not gradients:
@@ -157,7 +184,11 @@ def mode_left_changed(case: Case) -> Outcome:
         before, after = update.before.look, update.after.look
         if before is None or after is None or (update.evaluation and not update.first):
             continue
+        if update.after.kind is Kind.STUDENT_FORWARD and update.after.facts.get("gradients") is False:
+            continue  # a validation began, whose eval() is no matter of the update
         lost = sum(a and not b for a, b in zip(before.student_modes, after.student_modes, strict=False))
+        if not lost and _put_into_evaluation(case, update):  # it had been left so by the update before
+            lost = len(after.student_modes)
         if lost:
             hits.append((update, lost))
     trained_so = [
@@ -177,6 +208,17 @@ def mode_left_changed(case: Case) -> Outcome:
     if not case.updates:
         return unchecked("no update was seen")
     return passed("updates leave the modes of modules as they were")
+
+
+def _put_into_evaluation(case: Case, update: Update) -> bool:
+    """Return whether a function that is at work in the update, and not around the step, calls eval() on the student."""
+    trains = {frame[:2] for event in case.events(Kind.STEP) for frame in event.facts.get("stack", ())}
+    writers = {frame[:2] for write in case.recording.trace.writes for frame in write.stack}
+    events = case.recording.events
+    begin = next(n for n, event in enumerate(events) if event is update.before)
+    end = next(n for n, event in enumerate(events) if event is update.after)
+    calls = {event.facts["function"] for event in events[begin:end] if event.kind is Kind.MODE}
+    return bool((calls & writers) - trains)
 
 
 @rule(
@@ -199,7 +241,7 @@ def teacher_replaced(case: Case) -> Outcome:
     averaged = False  # copies before the first average are a warm-up
     for update in case.updates:
         look = update.after.look
-        copied = look is not None and torch.equal(look.teacher, look.student)
+        copied = look is not None and update.source is not None and torch.equal(look.teacher, update.source)
         if copied and averaged:
             jumps.append(update.step)
         averaged |= not copied
@@ -211,6 +253,14 @@ def teacher_replaced(case: Case) -> Outcome:
             steps=jumps,
         )
     return passed("one module served as teacher throughout")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _few(names: list[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 @rule(
@@ -227,14 +277,16 @@ def trained_module_on_target_branch(case: Case) -> Outcome:
     """
     traced = case.recording.trace.online_on_target
     called = case.events(Kind.ONLINE_ON_TARGET)
-    if traced or called:
-        name = next(iter(traced), None) or called[0].facts["module"]
-        place = next((value for value in traced.values() if value), None) or (called[0].location if called else None)
+    names = sorted({*traced, *(name for event in called for name in event.facts["tensors"])})
+    if names:
+        places = [*traced.values(), *(event.location for event in called)]
+        modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
         return failed(
-            f"{max(len(traced), 1)} trained tensors take part in computing the targets, such as {name}",
+            f"{_count(len(names), 'trained tensor')} of {_few(modules)} "
+            f"{'takes' if len(names) == 1 else 'take'} part in computing the targets",
             "only the teacher's own tensors",
-            location=place,
-            tensors=list(traced)[:20],
+            location=next(filter(None, places), None),
+            tensors=names[:20],
         )
     if not case.events(Kind.TEACHER_FORWARD):
         return unchecked("no forward of the teacher was seen")

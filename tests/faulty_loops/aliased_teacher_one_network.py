@@ -1,0 +1,20 @@
+"""Fault: the teacher is another name of the student, not a copy."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_teacher import average, loss_of, network
+
+torch.manual_seed(0)
+student = network()
+teacher = student  # FAULT
+optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+for _ in range(30):
+    loss = loss_of(student, teacher)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    average(teacher.parameters(), student.parameters())
