@@ -29,6 +29,7 @@ MAX_LINES = 400
 LONGER = {
     "audit/measure.py": "being taken apart",
     "audit/observer.py": "one object sees every event of a step, in the order of the events",
+    "audit/walk.py": "being taken apart",
     "audit/rules/formula.py": "being taken apart",
     "audit/rules/schedule.py": "being taken apart",
     "audit/session.py": "being taken apart",
