@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import environment
+from conftest import TINY
 from PIL import Image
 from runs import pictures
 
+import hjepa
 from hjepa.audit.command import parser
 from hjepa.cli import app, split_settings
 from hjepa.config import read_options, read_recipe, recipe_names, resolve
@@ -83,6 +86,18 @@ def test_every_command_of_the_readme_runs(tmp_path):
     assert len(ran) >= 9
     assert (tmp_path / "runs/photos/report.html").stat().st_size > 10_000
     assert json.loads((tmp_path / "runs/fashion/run.json").read_text())["status"] == "finished"
+
+
+def test_the_readme_loads_a_run_in_stock_timm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = hjepa.pretrain(pictures(), out="runs/photos", **TINY)
+    images = torch.rand(2, 3, 16, 16)
+    [lines] = [
+        b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "local-dir" in b
+    ]
+    names = {"images": images}
+    exec(lines, names)
+    torch.testing.assert_close(names["pooled"], hjepa.load_encoder(run)(images).pooled)
 
 
 def audits() -> list[tuple[str, str]]:
