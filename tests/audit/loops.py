@@ -61,6 +61,7 @@ FAULTY: list[Loop] = [
     faulty("never_updated_forgotten", "never-updated"),
     faulty("never_updated_hasattr_ddp", "never-updated", style="ddp, one process"),
     faulty("never_updated_compiled_names", "never-updated", style="torch.compile"),
+    faulty("never_updated_dictionary", "never-updated"),
     faulty("stale_student_before_backward", "stale-student"),
     faulty("stale_student_before_step", "stale-student", style="trainer class"),
     faulty("stale_student_pre_hook", "stale-student", style="optimizer hook"),
@@ -312,6 +313,8 @@ SOUND: list[Loop] = [
     *(sound("evaluation_mode", arguments=(way,)) for way in ("pretrained", "left")),
     *(sound("partly_trained", arguments=(way,)) for way in ("adapters", "last_block")),
     sound("vmapped"),
+    *(sound("teacher_in_a_collection", arguments=(kind,)) for kind in ("dictionary", "list")),
+    *(sound("lightning_weight_averaging", arguments=(kind,), style="lightning") for kind in ("ema", "equal")),
     *(sound("child_process", arguments=(method,)) for method in ("spawn", "fork")),
 ]
 

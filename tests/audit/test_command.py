@@ -145,7 +145,7 @@ def test_what_is_no_script_is_refused_in_one_line(text, says, tmp_path, monkeypa
 def test_help_explains_the_codes_and_needs_no_script():
     ended = call("audit", "--help")
     assert ended.returncode == 0 and ended.stderr == ""
-    assert "hjepa audit [OPTIONS] SCRIPT [ARGUMENTS OF THE SCRIPT ...]" in ended.stdout
+    assert "hjepa audit [OPTIONS] (SCRIPT | -m MODULE) [ARGUMENTS OF THE SCRIPT ...]" in ended.stdout
     assert "exit code: 0 conforms, 1 deviates or fails, 2 wrong use, 3 too little could be seen" in ended.stdout
 
 
@@ -180,7 +180,7 @@ def test_a_script_that_never_trains(script, tmp_path):
 def test_a_script_that_exits(ending, own, words, script, tmp_path):
     untrained = audit(script(f"import sys\n{ending}\n"), cwd=tmp_path)
     assert untrained.code == 3 and own_words(untrained) == words
-    assert (f"hjepa audit: the script itself ended with code {own}\n" in untrained.err) == (own != 0)
+    assert (f"\n  The script ended with code {own} after 0 optimizer steps" in untrained.err) == (own != 0)
 
     sound = audit(script(f"{TRAINS}train(6)\n{ending}\n"), cwd=tmp_path)
     assert sound.report["verdict"] == "conforms" and sound.code == own
@@ -210,7 +210,7 @@ def test_an_error_of_the_script_is_shown_without_our_frames(script, tmp_path):
     shown = own_words(ran)
     assert shown.startswith("Traceback (most recent call last):\n") and shown.endswith("RuntimeError: no such thing\n")
     assert "hjepa" not in shown.replace(str(tmp_path), "") and "frozen" not in shown
-    assert "hjepa audit: the script itself ended with code 1\n" in ran.err
+    assert "\n  The script ended with code 1 after 0 optimizer steps" in ran.err
 
 
 def test_an_error_of_the_script_is_shown_as_python_shows_it(script, tmp_path):
@@ -258,7 +258,7 @@ def test_a_hook_for_errors_is_called_as_python_calls_it(hook, script, tmp_path):
     name = script(f"import sys, traceback\n{HOOKS[hook]}sys.excepthook = hook\n{RAISES}")
     alone, ran = python(name, cwd=tmp_path), audit(name, cwd=tmp_path)
     assert (ran.out, own_words(ran)) == (alone.stdout.decode(), alone.stderr.decode())
-    assert "hjepa audit: the script itself ended with code 1\n" in ran.err
+    assert "\n  The script ended with code 1 after 0 optimizer steps" in ran.err
 
 
 def test_an_error_in_training_keeps_what_was_seen(script, tmp_path):
@@ -523,3 +523,69 @@ def test_the_corpus_is_started_as_a_user_would(tmp_path):
     """From another folder, by its full name, with arguments of its own."""
     ran = audit("--stop", "--steps", "4", TESTS / "sound_loops" / "ijepa.py", "--lr", "3", cwd=tmp_path)
     assert ran.report["verdict"] == "conforms" and ran.report["steps"] == 4, ran
+
+
+# ---------------------------------------------------------------------- modules and child processes
+
+
+def package(folder: Path, train: str) -> None:
+    (folder / "project").mkdir()
+    for name, text in {"__init__": "", "nets": f"{TRAINS}", "train": train, "__main__": train}.items():
+        (folder / "project" / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["project.train", "project"], ids=["module", "package"])
+def test_a_module_runs_as_python_runs_it(name, tmp_path):
+    package(tmp_path, "import sys\nfrom .nets import train\ntrain(8)\nprint(__package__, sys.argv)\n")
+    ran = audit("--steps", "5", "-m", name, "--epochs", "3", cwd=tmp_path)
+    expected = python("-m", name, "--epochs", "3", cwd=tmp_path)
+    assert ran.code == 0 and ran.out == expected.stdout.decode()
+    assert ran.report["verdict"] == "conforms" and ran.report["steps"] == 5
+
+
+def test_a_module_that_is_not_there_costs_one_line(tmp_path):
+    ran = audit("-m", "project.train", cwd=tmp_path)
+    assert ran.code == 2 and "project.train" in ran.err and ran.err.count("\n") == 1
+
+
+def test_an_m_behind_the_script_is_the_scripts_own(script, tmp_path):
+    ran = audit("--steps", "5", script(f"{TRAINS}train(8)\nprint(sys.argv[1:])\n"), "-m", "fast", cwd=tmp_path)
+    assert ran.out == "['-m', 'fast']\n" and ran.code == 0
+
+
+def test_a_script_that_dies_in_the_window_says_so_first(script, tmp_path):
+    ran = audit(script(f"{TRAINS}train(6)\nraise RuntimeError('no data left')\n"), cwd=tmp_path)
+    assert ran.report["interrupted"].startswith("the script ended with code 1 after 6 optimizer steps")
+    summary = ran.err.split("\nhjepa audit: ")[1].splitlines()
+    assert "ended with code 1 after 6 optimizer steps of the 20" in summary[1]
+
+
+CHILD = """
+import multiprocessing
+if __name__ == "__main__":
+    process = multiprocessing.get_context({method!r}).Process(target=train, args=(8, {momentum}))
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("momentum", [0.99, 0.0], ids=["conforms", "copies"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_process_that_the_script_starts_is_audited(method, momentum, script, tmp_path):
+    ran = audit("--steps", "5", script(TRAINS + CHILD.format(method=method, momentum=momentum)), cwd=tmp_path)
+    assert ran.report["steps"] == 5 and ran.code == int(momentum == 0.0)
+    assert ran.err.count("\nhjepa audit: ") == 1
+    assert ("hard-copy" in ran.fired) == (momentum == 0.0)
+
+
+def test_the_other_convention_of_momentum_is_said(script, tmp_path):
+    ran = audit("--momentum", "0.01", "--steps", "5", script(f"{TRAINS}train(8)\n"), cwd=tmp_path)
+    said = ran.finding("momentum-mismatch")
+    assert ran.report["verdict"] == "conforms" and said["status"] == "warn"
+    assert "0.01 is 1 - 0.99" in said["saw"] and said["expected"].startswith("--momentum 0.99")
+
+
+def test_two_names_of_one_network_without_options_get_the_way_out(script, tmp_path):
+    text = TRAINS.replace("copy.deepcopy(student).requires_grad_(False)", "student") + "train(8)\n"
+    ran = audit("--steps", "5", script(text), cwd=tmp_path)
+    assert ran.code == 3 and "--student student --teacher teacher" in ran.report["reason"]

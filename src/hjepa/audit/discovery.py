@@ -5,11 +5,13 @@ module with parameters of the same names and shapes that is not trained.  Severa
 the way to choose; none is guessed.
 """
 
+import functools
 import gc
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hjepa.audit.location import local_variables
-from hjepa.audit.pairing import Part, live_modules, local, named, unwrap
+from hjepa.audit.pairing import Part, Shadow, live_modules, local, named, storages, unwrap
 
 TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
 OVERLAP = 0.8  # share of names and shapes that two networks must have in common
@@ -60,6 +62,8 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     if student or teacher:
         pairs = _chosen(pairs, names, student, teacher)
     found = _decide(pairs, names)
+    if not found.parts and not found.candidates and not (student or teacher):
+        found = _shadow(modules, trained, names)
     if not found.parts and not found.candidates:
         found.problem = names.one_network(trained)
     return found
@@ -68,7 +72,13 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
 def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) -> Found:
     if student == teacher:
         raise NotFound(f"both names are {student}: name the student and its averaged copy")
-    (mine, taken), (other, more) = unwrap(names.module(student)), unwrap(names.module(teacher))
+    (mine, taken), shadow = unwrap(names.module(student)), names.collection(teacher)
+    other: nn.Module
+    more: list[str]
+    if shadow is not None:
+        other, more = Shadow(shadow, list(named(mine)), functools.partial(lookup, teacher)), []
+    else:
+        other, more = unwrap(names.module(teacher))
     if mine is other:
         if not _ids(mine) & trained:
             return Found(problem=f"{student} and {teacher} are one network, which the optimizer does not train")
@@ -98,6 +108,31 @@ def parameter_names(parameters: Iterable[torch.Tensor]) -> dict[int, str]:
     for number, parameter in wanted.items():
         found.setdefault(number, names.of(parameter) if number in names else f"a parameter {tuple(parameter.shape)}")
     return found
+
+
+SHADOW_WORDS = (*TEACHER_WORDS, "average", "avg")
+
+
+def _shadow(modules: list[nn.Module], trained: set[int], names: "_Names") -> Found:
+    """Return a student whose average is kept in a dictionary or list of tensors that is called one."""
+    students = [module for module in modules if _ids(module) & trained]
+    for module in sorted(students, key=_size, reverse=True):
+        for name, tensors in names.collections:
+            if any(word in name.lower() for word in SHADOW_WORDS) and _mirrors(tensors, module):
+                teacher = Shadow(tensors, list(named(module)), functools.partial(lookup, name))
+                how = "the optimizer trains the student; the tensors of its names and shapes stand in a collection"
+                return Found([Part(module, teacher)], names.of(module), name, names.wrappers_of([]), how)
+    return Found()
+
+
+def _mirrors(tensors: Any, student: nn.Module) -> bool:
+    """Return whether a collection holds a tensor for each parameter of the student, in memory of its own."""
+    mine = named(student)
+    shadow = dict(Shadow(tensors, list(mine)).named_parameters())
+    if len(shadow) < len(mine) or any(shadow[name].shape != p.shape for name, p in mine.items()):
+        return False
+    own = {address for address, _, _ in storages(list(mine.values()))}
+    return not any(address in own for address, _, _ in storages(list(shadow.values())))
 
 
 def averager_of(parts: Iterable[Part]) -> str:
@@ -288,6 +323,39 @@ def _called_teacher(name: str) -> bool:
     return any(word in name.lower() for word in TEACHER_WORDS)
 
 
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        return len(value) > 1 and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(v, torch.Tensor) for v in value)
+
+
+def lookup(name: str) -> Any:
+    """Return the collection of tensors that a name leads to at this moment, None if there is none."""
+    first, *rest = name.split(".")
+    frame: FrameType | None = sys._getframe(1)
+    scopes: list[dict[str, Any]] = []
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
+            scopes.append(local_variables(frame))
+        frame = frame.f_back
+    scopes.append(vars(sys.modules["__main__"]))
+    for scope in scopes:
+        for value, path in ((scope.get(first), rest), (scope.get("self"), [first, *rest])):
+            for key in path:
+                value = _step_into(value, key)
+            if _holds_tensors(value):
+                return value
+    return None
+
+
+def _step_into(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, (list, tuple)):
+        return value[int(key)] if key.isdigit() and int(key) < len(value) else None
+    return getattr(value, key, None)
+
+
 class _Names:
     """Names of modules as the running program writes them: ``trainer.model.encoder``."""
 
@@ -300,6 +368,7 @@ class _Names:
             frame = frame.f_back  # type: ignore[assignment]
         self._roots += list(vars(sys.modules["__main__"]).items())
         self._names: dict[int, str] = {}
+        self.collections: list[tuple[str, Any]] = []  # dictionaries and lists of tensors
         for name, value in self._roots:
             if not name.startswith("__"):
                 if issubclass(type(value), nn.Parameter):
@@ -308,6 +377,9 @@ class _Names:
 
     def _walk(self, name: str, value: Any, depth: int, above: set[int]) -> None:
         if depth > DEPTH or id(value) in above:
+            return
+        if _holds_tensors(value):
+            self.collections.append((name, value))
             return
         if issubclass(type(value), nn.Module):
             for inner, module in value.named_modules():
@@ -374,6 +446,10 @@ class _Names:
             if issubclass(type(value), nn.Module):
                 return value
         raise NotFound(f"no module is named {name}; there are {', '.join(self._choosable()[:12]) or 'none'}")
+
+    def collection(self, name: str) -> Any:
+        """Return the dictionary or list of tensors of this name, None if it is something else."""
+        return next((tensors for known, tensors in self.collections if known == name), None)
 
     def _choosable(self) -> list[str]:
         """Return names of networks, whole ones before what is inside them."""

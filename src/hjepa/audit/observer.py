@@ -23,7 +23,7 @@ from hjepa.audit.gradients import UnheldParameters, leaves
 from hjepa.audit.interception import intercept
 from hjepa.audit.location import caller, function, local_variables, stack
 from hjepa.audit.modes import unseen
-from hjepa.audit.pairing import Part, Sampler, Tensors, live_modules, match, named, plain_name, storages
+from hjepa.audit.pairing import Part, Sampler, Shadow, Tensors, live_modules, match, named, plain_name, storages
 from hjepa.audit.recording import Event, Kind, Look, Recording
 from hjepa.audit.step_hooks import at_work, remove_if_safe
 from hjepa.audit.tracing import Tracer
@@ -268,6 +268,9 @@ class Observer:
 
     def _look(self) -> Look:
         with unseen():
+            for part in self.parts:
+                if isinstance(part.teacher, Shadow):
+                    part.teacher.refresh()
             sides = [self._parameters(teacher=True), self._parameters(teacher=False)]
             buffers = [self._buffers(teacher=True), self._buffers(teacher=False)]
             look = Look(
@@ -648,6 +651,8 @@ class Observer:
 
     def _refresh(self) -> None:
         """Notice a teacher whose parameters are other objects than before (assigned anew)."""
+        if any(isinstance(part.teacher, Shadow) for part in self.parts):
+            return  # new tensors in each update are its way
         now = {id(p) for part in self.parts for p in part.teacher.parameters()}
         if now != self._teacher_ids:
             self._record(Kind.REPLACED, look=False, name="its parameters")

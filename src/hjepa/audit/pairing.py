@@ -5,7 +5,7 @@ The update is linear and elementwise, so any fixed set of coordinates obeys the 
 """
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,44 @@ class Part:
     student: nn.Module
     teacher: nn.Module
     name: str = ""  # prefix of its tensors' names
+
+
+class Shadow(nn.Module):
+    """A teacher that is no module: a dictionary or list of tensors, read as it is at each moment.
+
+    The update may write into the tensors or put new ones in their place; ``names`` are those of the student's
+    parameters, in order.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor] | Sequence[Tensor],
+        names: Sequence[str],
+        find: Callable[[], Mapping[str, Tensor] | Sequence[Tensor] | None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.tensors = tensors
+        self.find = find
+        self.training = False
+
+    def refresh(self) -> None:
+        """Look where the program keeps the tensors now: an update may put a new collection under the old name."""
+        self.tensors = self.find() or self.tensors
+
+    def named_parameters(self, *_: object, **__: object) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the tensors under the names of the student's parameters."""
+        held = self.tensors
+        if isinstance(held, Mapping):
+            found = {name.removeprefix("module."): tensor for name, tensor in held.items()}
+            pairs = [(name, found[name]) for name in self.names if name in found]
+        else:
+            pairs = list(zip(self.names, held, strict=False))
+        yield from pairs  # type: ignore[misc]
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Yield the tensors."""
+        yield from (tensor for _, tensor in self.named_parameters())
 
 
 @dataclass
