@@ -152,3 +152,18 @@ def test_a_patch_size_left_open_divides_the_image_size(size, patch):
     completed = resolve_auto(resolve(layers), pictures())
     assert completed.config.patch_size == patch
     assert completed.origin["model.patch_size"] == f"derived: {min(size) // patch} patches across {min(size)} pixels"
+
+
+@pytest.mark.parametrize(
+    ("given", "levels", "weights"),
+    [
+        ([], ((0, 1), (2, 1), (4, 1)), (8, 1, 1)),
+        (["--model.levels", "0,4"], ((0, 1), (4, 1)), None),
+        (["--model.levels", "0,4", "--optim.level_weights", "3,1"], ((0, 1), (4, 1)), (3, 1)),
+        (["--optim.level_weights", "1,1,2"], ((0, 1), (2, 1), (4, 1)), (1, 1, 2)),
+        (["--model.levels", "none", "--model.pixel_targets", "values"], None, None),
+    ],
+)
+def test_other_levels_than_a_recipe_has_take_its_weights_with_them(given, levels, weights):
+    config = resolve([read_recipe("hjepa-tiny"), read_options(given)]).config
+    assert (config.model.levels, config.optim.level_weights) == (levels, weights)

@@ -38,17 +38,25 @@ def resolve(layers: list[Layer]) -> Resolved:
         for name, value in _leaves(layer.values):
             if name not in origin:
                 raise UserError(unknown_name(name, layer.origin))
-            if name in LENGTHS and value is not None:
-                for other in LENGTHS:
-                    if other != name and origin[other] not in ("default", layer.origin):
-                        origin[other] = "default"
-                        del merged["train"][other.removeprefix("train.")]
+            for other in _taken_back_by(name, value):
+                if origin[other] not in ("default", layer.origin):
+                    origin[other] = "default"
+                    section, key = other.split(".")
+                    del merged[section][key]
             origin[name] = layer.origin
             _put(merged, name, value)
     try:
         return Resolved(Config.model_validate(merged), origin)
     except ValidationError as error:
         raise UserError(one_line(error, origin)) from None
+
+
+def _taken_back_by(name: str, value: Any) -> list[str]:
+    """Return the settings that mean nothing any more once a later layer gives this one a value."""
+    if name in LENGTHS and value is not None:
+        return [other for other in LENGTHS if other != name]
+    # The weights are one for each level, so those of a recipe belong to the recipe's levels.
+    return ["optim.level_weights"] if name == "model.levels" else []
 
 
 def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
