@@ -15,7 +15,7 @@ from PIL import Image
 from runs import pictures
 
 import hjepa
-from hjepa.audit.command import parser
+from hjepa.audit.command import parse
 from hjepa.cli import app, split_settings
 from hjepa.config import read_options, read_recipe, recipe_names, resolve
 from hjepa.data.sources import fashion_mnist_is_here
@@ -122,8 +122,8 @@ def test_there_are_audits_to_check():
 
 @pytest.mark.parametrize(("page", "text"), audits())
 def test_every_documented_audit_parses(page, text):
-    options = parser().parse_args(words_of(text))
-    assert options.script.endswith(".py"), options.script
+    options = parse(words_of(text))
+    assert options.module or options.script.endswith(".py"), options.script
 
 
 TRAIN = """

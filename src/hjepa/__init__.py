@@ -7,11 +7,13 @@ from hjepa.version import __version__
 
 if TYPE_CHECKING:
     from hjepa import audit
-    from hjepa.api import doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
+    from hjepa.api import Run, TrainingCallback, doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
     from hjepa.errors import UserError
     from hjepa.report import write_report
 
 __all__ = [
+    "Run",
+    "TrainingCallback",
     "UserError",
     "__version__",
     "audit",
@@ -25,6 +27,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Run": "hjepa.api",
+    "TrainingCallback": "hjepa.api",
     "UserError": "hjepa.errors",
     "doctor": "hjepa.api",
     "evaluate": "hjepa.api",

@@ -57,8 +57,7 @@ def run(words: Sequence[str]) -> int:
 
     Raises ``ValueError`` or ``OSError`` with one line for the user when nothing could be started.
     """
-    at = _module_at(words)
-    options = parser().parse_args(words if at is None else [*words[:at], *words[at + 1 :]])
+    options = parse(words)
     from hjepa.audit.script import Outputs, audit_script  # torch is imported from here on
 
     spec = _spec(options)
@@ -69,7 +68,7 @@ def run(words: Sequence[str]) -> int:
     return audit_script(
         options.script,
         options.arguments,
-        module=at is not None,
+        module=options.module,
         spec=spec,
         student=options.student,
         teacher=options.teacher,
@@ -79,6 +78,14 @@ def run(words: Sequence[str]) -> int:
         start_step=options.start_step,
         outputs=Outputs(options.json, options.markdown, options.html, options.junit),
     )
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse what follows ``hjepa audit``; ``module`` says whether ``script`` is the name of a module."""
+    at = _module_at(words)
+    options = parser().parse_args(words if at is None else [*words[:at], *words[at + 1 :]])
+    options.module = at is not None
+    return options
 
 
 def _module_at(words: Sequence[str]) -> int | None:
