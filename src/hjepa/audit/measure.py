@@ -164,7 +164,7 @@ def _find_first(updates: Sequence[Update]) -> None:
 
 def _kind_of_change(change: Change, segments: Tensor) -> str:
     moved = change.before != change.after
-    if _copied_tensors(change, moved, segments) or torch.equal(change.teacher, change.before):  # or exchanged
+    if _copied_tensors(change, moved, segments):
         return "copied"
     before, after, teacher = (values[moved] for values in (change.before, change.after, change.teacher))
     apart = change.before != change.teacher
