@@ -8,24 +8,20 @@ the way to choose; none is guessed.
 import functools
 import gc
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hjepa.audit.location import local_variables
 from hjepa.audit.pairing import Part, Shadow, live_modules, local, named, storages, unwrap
+from hjepa.audit.program_names import TEACHER_WORDS, NotFound, ProgramNames, called_teacher, lookup
 
-TEACHER_WORDS = ("teacher", "target", "ema", "momentum", "averaged", "shadow", "key")
 OVERLAP = 0.8  # share of names and shapes that two networks must have in common
 NAMED_OVERLAP = 0.5  # the same for two that the user has named: heads of the student alone are no mistake
 LIBRARY_AVERAGES = ("AveragedModel", "ModelEma", "ModelEmaV2", "ModelEmaV3")
-DEPTH = 6  # attributes followed to name a module
 
 
 @dataclass
@@ -41,10 +37,6 @@ class Found:
     problem: str = ""  # why this optimizer does not train what was named; another one may
 
 
-class NotFound(ValueError):
-    """A name given for a module does not lead to one; the message is for the user."""
-
-
 def discover(optimizer: Optimizer, student: str | None = None, teacher: str | None = None) -> Found:
     """Return the teacher-student pair that ``optimizer`` trains, or candidates.
 
@@ -52,7 +44,7 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     name leads nowhere, or the two to no pair.
     """
     gc.collect()  # models of earlier runs that nobody holds any more are no teachers
-    names = _Names()
+    names = ProgramNames()
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if student and teacher:
         return _named_pair(names, student, teacher, trained)
@@ -69,7 +61,7 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     return found
 
 
-def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) -> Found:
+def _named_pair(names: "ProgramNames", student: str, teacher: str, trained: set[int]) -> Found:
     if student == teacher:
         raise NotFound(f"both names are {student}: name the student and its averaged copy")
     (mine, taken), shadow = unwrap(names.module(student)), names.collection(teacher)
@@ -96,24 +88,10 @@ def _named_pair(names: "_Names", student: str, teacher: str, trained: set[int]) 
     return Found([Part(mine, other)], student, teacher, taken + more, "named by the user")
 
 
-def parameter_names(parameters: Iterable[torch.Tensor]) -> dict[int, str]:
-    """Return names of parameters as the running program writes them (``model.embed.weight``), by identity."""
-    wanted = {id(parameter): parameter for parameter in parameters}
-    names = _Names()
-    found: dict[int, str] = {}
-    for module in live_modules():
-        for inner, own in module._parameters.items():
-            if id(own) in wanted:
-                found[id(own)] = f"{names.of(module)}.{inner}"
-    for number, parameter in wanted.items():
-        found.setdefault(number, names.of(parameter) if number in names else f"a parameter {tuple(parameter.shape)}")
-    return found
-
-
 SHADOW_WORDS = (*TEACHER_WORDS, "average", "avg")
 
 
-def _shadow(modules: list[nn.Module], trained: set[int], names: "_Names") -> Found:
+def _shadow(modules: list[nn.Module], trained: set[int], names: "ProgramNames") -> Found:
     """Return a student whose average is kept in a dictionary or list of tensors that is called one."""
     students = [module for module in modules if _ids(module) & trained]
     for module in sorted(students, key=_size, reverse=True):
@@ -194,16 +172,16 @@ def _crosses(pair: tuple[nn.Module, nn.Module], exact: list[tuple[set[int], set[
 
 
 def _both_trained(
-    modules: Iterable[nn.Module], trained: set[int], names: "_Names"
+    modules: Iterable[nn.Module], trained: set[int], names: "ProgramNames"
 ) -> list[tuple[nn.Module, nn.Module]]:
     """Return pairs of which both are trained, by mistake: the teacher is known by its name and values alone."""
     learning = [module for module in modules if any(id(p) in trained for p in module.parameters())]
-    teachers = [module for module in learning if _called_teacher(names.of(module))]
+    teachers = [module for module in learning if called_teacher(names.of(module))]
     return [
         (mine, other)
         for other in teachers
         for mine in learning
-        if not _called_teacher(names.of(mine))
+        if not called_teacher(names.of(mine))
         and _signature(mine) == _signature(other)
         and _separate(mine, other)
         and _near(mine, other)
@@ -244,7 +222,7 @@ def _size(module: nn.Module) -> tuple[int, int]:
 
 
 def _chosen(
-    pairs: list[tuple[nn.Module, nn.Module]], names: "_Names", student: str | None, teacher: str | None
+    pairs: list[tuple[nn.Module, nn.Module]], names: "ProgramNames", student: str | None, teacher: str | None
 ) -> list[tuple[nn.Module, nn.Module]]:
     for name, side in ((student, 0), (teacher, 1)):
         if name:
@@ -253,7 +231,7 @@ def _chosen(
     return pairs
 
 
-def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
+def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "ProgramNames") -> Found:
     """Accept when every student has one teacher and every teacher one student; otherwise list."""
     pairs = [pair for pair in pairs if not _neighbours(*map(names.of, pair)) or _near(*pair)]
     pairs = _prefer(pairs, names)
@@ -261,7 +239,7 @@ def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
     if not pairs:
         return Found()
     if near:  # beside a true teacher, a stranger with the same shapes (another run's network) is none
-        pairs = [pair for pair in pairs if pair in near or _called_teacher(names.of(pair[1]))]
+        pairs = [pair for pair in pairs if pair in near or called_teacher(names.of(pair[1]))]
     students, teachers = [id(mine) for mine, _ in pairs], [id(other) for _, other in pairs]
     lines = [f"student {names.of(mine)}, teacher {names.of(other)}" for mine, other in pairs]
     if len(set(students)) < len(pairs) or len(set(teachers)) < len(pairs):
@@ -281,14 +259,14 @@ def _decide(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> Found:
 
 def _neighbours(student: str, teacher: str) -> bool:
     """Return whether two names differ in one number alone: blocks of one network, of which one is frozen."""
-    return re.sub(r"\d+", "", student) == re.sub(r"\d+", "", teacher) and not _called_teacher(teacher)
+    return re.sub(r"\d+", "", student) == re.sub(r"\d+", "", teacher) and not called_teacher(teacher)
 
 
-def _prefer(pairs: list[tuple[nn.Module, nn.Module]], names: "_Names") -> list[tuple[nn.Module, nn.Module]]:
+def _prefer(pairs: list[tuple[nn.Module, nn.Module]], names: "ProgramNames") -> list[tuple[nn.Module, nn.Module]]:
     """Where a module has several twins, prefer those that hold its values, then those named as teachers."""
     tests = (
         lambda pair: _near(*pair),
-        lambda pair: _called_teacher(names.of(pair[1])),
+        lambda pair: called_teacher(names.of(pair[1])),
         lambda pair: _last(names.of(pair[0])) in _last(names.of(pair[1])),  # projector, target_projector
     )
     for side in (0, 1):
@@ -317,141 +295,3 @@ def _near(student: nn.Module, teacher: nn.Module) -> bool:
             if float((a - b).norm()) > 0.5 * float(a.norm() + 1e-12):
                 return False
     return True
-
-
-def _called_teacher(name: str) -> bool:
-    return any(word in name.lower() for word in TEACHER_WORDS)
-
-
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, dict):
-        return len(value) > 1 and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
-    return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(v, torch.Tensor) for v in value)
-
-
-def lookup(name: str) -> Any:
-    """Return the collection of tensors that a name leads to at this moment, None if there is none."""
-    first, *rest = name.split(".")
-    frame: FrameType | None = sys._getframe(1)
-    scopes: list[dict[str, Any]] = []
-    while frame is not None:
-        if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
-            scopes.append(local_variables(frame))
-        frame = frame.f_back
-    scopes.append(vars(sys.modules["__main__"]))
-    for scope in scopes:
-        for value, path in ((scope.get(first), rest), (scope.get("self"), [first, *rest])):
-            for key in path:
-                value = _step_into(value, key)
-            if _holds_tensors(value):
-                return value
-    return None
-
-
-def _step_into(value: Any, key: str) -> Any:
-    if isinstance(value, dict):
-        return value.get(key)
-    if isinstance(value, (list, tuple)):
-        return value[int(key)] if key.isdigit() and int(key) < len(value) else None
-    return getattr(value, key, None)
-
-
-class _Names:
-    """Names of modules as the running program writes them: ``trainer.model.encoder``."""
-
-    def __init__(self) -> None:
-        self._roots: list[tuple[str, Any]] = []
-        frame = sys._getframe(1)
-        while frame is not None:
-            if not frame.f_code.co_filename.startswith((torch.__path__[0], __file__.rsplit("/", 1)[0])):
-                self._roots += list(local_variables(frame).items())
-            frame = frame.f_back  # type: ignore[assignment]
-        self._roots += list(vars(sys.modules["__main__"]).items())
-        self._names: dict[int, str] = {}
-        self.collections: list[tuple[str, Any]] = []  # dictionaries and lists of tensors
-        for name, value in self._roots:
-            if not name.startswith("__"):
-                if issubclass(type(value), nn.Parameter):
-                    self._names.setdefault(id(value), name)
-                self._walk("" if name == "self" else name, value, 0, set())
-
-    def _walk(self, name: str, value: Any, depth: int, above: set[int]) -> None:
-        if depth > DEPTH or id(value) in above:
-            return
-        if _holds_tensors(value):
-            self.collections.append((name, value))
-            return
-        if issubclass(type(value), nn.Module):
-            for inner, module in value.named_modules():
-                full = ".".join(part for part in (name, inner) if part) or type(value).__name__
-                known = self._names.get(id(module))
-                if known is None or full.count(".") < known.count("."):
-                    self._names[id(module)] = full
-        children: Iterable[tuple[str, Any]] = ()
-        if isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, type(sys)) and depth < 2:
-            children = [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
-        elif isinstance(value, dict) and depth < 2 and len(value) < 100:
-            children = [(str(k), v) for k, v in value.items()]
-        elif isinstance(value, (list, tuple)) and depth < 2 and len(value) < 20:
-            children = [(str(k), v) for k, v in enumerate(value)]
-        for key, child in children:
-            if issubclass(type(child), nn.Parameter):
-                self._names.setdefault(id(child), f"{name}.{key}" if name else key)
-                continue
-            if isinstance(getattr(child, "__dict__", None), dict) or isinstance(child, (dict, list, tuple)):
-                self._walk(f"{name}.{key}" if name else key, child, depth + 1, above | {id(value)})
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._names
-
-    def of(self, module: nn.Module | torch.Tensor) -> str:
-        """Return the shortest name of a module or parameter, or its class in brackets."""
-        return self._names.get(id(module)) or f"<{type(module).__name__}>"
-
-    def one_network(self, trained: set[int]) -> str:
-        """Return words on a trained network that also has a teacher's name (``teacher = encoder``), or nothing."""
-        by_module: dict[int, list[str]] = {}
-        for name, value in self._roots:
-            if issubclass(type(value), nn.Module) and any(id(p) in trained for p in value.parameters()):
-                by_module.setdefault(id(value), []).append(name)
-        for names in by_module.values():
-            teachers = [name for name in names if _called_teacher(name)]
-            students = [name for name in names if not _called_teacher(name)]
-            if teachers and students:
-                return (
-                    f"{students[0]} and {teachers[0]} are two names of one network, which the optimizer trains: if "
-                    f"{teachers[0]} is meant to be its average, run again with --student {students[0]} "
-                    f"--teacher {teachers[0]}"
-                )
-        return ""
-
-    def wrappers_of(self, parts: Iterable[Part]) -> list[str]:
-        """Return classes of wrappers (DDP, compiled) around the students."""
-        inner = {id(part.student) for part in parts}
-        found = []
-        for module in live_modules():
-            core, taken = unwrap(module)
-            if taken and any(id(child) in inner for child in core.modules()):
-                found += taken
-        return sorted(set(found))
-
-    def module(self, name: str) -> nn.Module:
-        """Return the module that ``name`` leads to, in the program's variables."""
-        first, *rest = name.split(".")
-        starts = [value for key, value in self._roots if key == first]
-        starts += [getattr(value, first) for key, value in self._roots if key == "self" and hasattr(value, first)]
-        for value in starts:
-            for attribute in rest:
-                value = value[attribute] if isinstance(value, dict) else getattr(value, attribute, None)
-            if issubclass(type(value), nn.Module):
-                return value
-        raise NotFound(f"no module is named {name}; there are {', '.join(self._choosable()[:12]) or 'none'}")
-
-    def collection(self, name: str) -> Any:
-        """Return the dictionary or list of tensors of this name, None if it is something else."""
-        return next((tensors for known, tensors in self.collections if known == name), None)
-
-    def _choosable(self) -> list[str]:
-        """Return names of networks, whole ones before what is inside them."""
-        found = {self._names.get(id(module)) for module in live_modules() if any(True for _ in module.parameters())}
-        return sorted(filter(None, found), key=lambda name: (name.count("."), name))

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hjepa.audit.discovery import parameter_names
 from hjepa.audit.location import caller
 from hjepa.audit.modes import unseen
 from hjepa.audit.pairing import SAMPLES, local
+from hjepa.audit.program_names import parameter_names
 from hjepa.audit.recording import Unheld
 
 

@@ -92,7 +92,7 @@ def measure(recording: Recording, pairs: Sequence[TensorPair]) -> Measurement:
         effective=walk.version,
         skipped=walk.skips,
         by_optimizer=walk.by_optimizer + len(by_optimizer),
-        changes=_changes(walk),
+        changes=[StudentChange(change.step, _kind_of_change(change, segments)) for change in walk.changes],
         lent=walk.lent,
         lags=walk.lags(),
         per_step=_per_step(walk, quiet),
@@ -162,17 +162,13 @@ def _find_first(updates: Sequence[Update]) -> None:
         seen.add(update.step)
 
 
-def _changes(walk: Walk) -> list[StudentChange]:
-    return [StudentChange(change.step, _kind_of_change(change)) for change in walk.changes]
-
-
-def _kind_of_change(change: Change) -> str:
+def _kind_of_change(change: Change, segments: Tensor) -> str:
     moved = change.before != change.after
+    if _copied_tensors(change, moved, segments):
+        return "copied"
     before, after, teacher = (values[moved] for values in (change.before, change.after, change.teacher))
     apart = change.before != change.teacher
     whole = int((moved & apart).sum()) > 0.5 * int(apart.sum())  # clipped weights may meet the teacher's by chance
-    if whole and torch.equal(after, teacher):
-        return "copied"
     spacing = 4.8e-7 * torch.maximum(before.abs(), after.abs()) + 1e-30
     for kind, line in (("pulled", teacher - before), ("scaled", before)):
         share = float((line * (after - before)).sum() / (line * line).sum().clamp(min=1e-300))
@@ -183,6 +179,17 @@ def _kind_of_change(change: Change) -> str:
         if fits and (share > 0 or kind == "scaled") and whole:
             return kind
     return "constraint"
+
+
+def _copied_tensors(change: Change, moved: Tensor, segments: Tensor) -> int:
+    """Return how many tensors of the student became the teacher's as a whole."""
+    count = 0
+    for number in torch.unique(segments[moved]):
+        mine = segments == number
+        apart = mine & (change.before != change.teacher)
+        whole = int(apart.sum()) >= 4 and int((moved & apart).sum()) >= 0.9 * int(apart.sum())
+        count += whole and torch.equal(change.after[mine], change.teacher[mine])
+    return count
 
 
 def _per_step(walk: Walk, quiet: set[int]) -> float | None:

@@ -18,12 +18,12 @@ from torch.utils.hooks import RemovableHandle
 
 from hjepa.audit import replicas
 from hjepa.audit.criterion import Criterion
-from hjepa.audit.discovery import parameter_names
 from hjepa.audit.gradients import UnheldParameters, leaves
 from hjepa.audit.interception import intercept
 from hjepa.audit.location import caller, function, local_variables, stack
 from hjepa.audit.modes import unseen
 from hjepa.audit.pairing import Part, Sampler, Shadow, Tensors, live_modules, match, named, plain_name, storages
+from hjepa.audit.program_names import parameter_names
 from hjepa.audit.recording import Event, Kind, Look, Recording
 from hjepa.audit.step_hooks import at_work, remove_if_safe
 from hjepa.audit.tracing import Tracer

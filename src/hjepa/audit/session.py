@@ -16,12 +16,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from hjepa.audit import replicas, specs
-from hjepa.audit.discovery import Found, NotFound, averager_of, discover
+from hjepa.audit.discovery import Found, averager_of, discover
 from hjepa.audit.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
 from hjepa.audit.measure import measure
 from hjepa.audit.modes import unseen
 from hjepa.audit.observer import Observer
 from hjepa.audit.pairing import Part, unwrap
+from hjepa.audit.program_names import NotFound
 from hjepa.audit.recording import Kind
 from hjepa.audit.report import Report
 from hjepa.audit.rules import Case, judge

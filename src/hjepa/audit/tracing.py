@@ -11,9 +11,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa.audit import modes
-from hjepa.audit.discovery import parameter_names
 from hjepa.audit.location import caller, stack
 from hjepa.audit.pairing import TensorPair
+from hjepa.audit.program_names import parameter_names
 from hjepa.audit.recording import Trace, Write
 
 if TYPE_CHECKING:

@@ -145,6 +145,11 @@ def rule(
     return register
 
 
+def digits(momentum: float) -> str:
+    """Return a momentum with six decimals; what rounds to zero has no sign."""
+    return f"{round(momentum, 6) + 0.0:.6f}"
+
+
 def passed(saw: str, **evidence: Any) -> Outcome:
     """The rule holds."""
     return Outcome(Status.PASS, saw, evidence=evidence)

@@ -6,7 +6,7 @@ from torch import Tensor
 from hjepa.audit.findings import Severity
 from hjepa.audit.measure import TensorFit
 from hjepa.audit.recording import Event, Kind, Look
-from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.rules.case import Case, Outcome, digits, failed, noted, passed, rule, unchecked, warned
 from hjepa.audit.walk import Update
 
 NO_UPDATE = "no update was seen"
@@ -44,12 +44,12 @@ def swapped_coefficients(case: Case) -> Outcome:
     declared = case.spec.momentum(case.start_step) if case.spec.prescribed else None
     if 1e-6 < middle < 0.2 and (declared is None or declared > 0.5):
         return failed(
-            f"the teacher's share is {middle:.6f}",
-            f"about {1 - middle:.6f}" if declared is None else f"{declared:.6f}",
+            f"the teacher's share is {digits(middle)}",
+            f"about {digits(1 - middle)}" if declared is None else f"{digits(declared)}",
             location=case.update_location(),
             momentum=middle,
         )
-    return passed(f"the teacher's share is {middle:.6f}", momentum=middle)
+    return passed(f"the teacher's share is {digits(middle)}", momentum=middle)
 
 
 def _decayed(case: Case) -> list[str]:
@@ -74,8 +74,8 @@ def update_without_student(case: Case) -> Outcome:
     if case.only_decays:
         middle = sorted(decays)[len(decays) // 2]
         return failed(
-            f"in {len(decays)} of {len(case.updates)} updates the teacher was multiplied by {middle:.6f} and nothing "
-            "of the student was added",
+            f"in {len(decays)} of {len(case.updates)} updates the teacher was multiplied by {digits(middle)} and "
+            "nothing of the student was added",
             "m times the teacher plus (1 - m) times the student",
             location=case.update_location(),
             factor=middle, updates=len(decays),
@@ -305,7 +305,7 @@ def precision_underflow(case: Case) -> Outcome:
     if rounded and not _other_writer(case):
         excess = rounded[0]
         return failed(
-            f"the coefficients sum to {1 + excess:.6f}, not 1, so the teacher's weights grow or shrink in every step",
+            f"the coefficients sum to {digits(1 + excess)}, not 1: the teacher's weights grow or shrink in every step",
             "momentum + (1 - momentum) = 1",
             location=case.update_location(),
             excess=excess,

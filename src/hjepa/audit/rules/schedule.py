@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from hjepa.audit.findings import Severity, Status
-from hjepa.audit.rules.case import Case, Outcome, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.rules.case import Case, Outcome, digits, failed, noted, passed, rule, unchecked, warned
 from hjepa.audit.specs import Spec
 from hjepa.audit.walk import Update
 
@@ -95,7 +95,7 @@ def momentum_mismatch(case: Case) -> Outcome:
     if not found:
         return unchecked("no update with a measurable momentum was seen")
     values = [u.fit.momentum for _, u in found if u.fit is not None]
-    shown = f"{values[0]:.6f} to {values[-1]:.6f} over {len(values)} updates"
+    shown = f"{digits(values[0])} to {digits(values[-1])} over {len(values)} updates"
     if not case.spec.prescribed:
         return noted(f"the measured momentum is {shown}; nothing is prescribed", momentum=values)
     pairs = _compare(case)
@@ -103,7 +103,9 @@ def momentum_mismatch(case: Case) -> Outcome:
         first = case.spec.momentum(case.start_step)
         if first is None or abs(values[0] - first) < 0.2 * (1 - first) + TOLERANCE:
             return noted(f"{shown}; give --total-steps to compare it step by step", momentum=values)
-        return failed(f"the measured momentum is {shown}", f"{first:.6f} at the start", location=case.update_location())
+        return failed(
+            f"the measured momentum is {shown}", f"{digits(first)} at the start", location=case.update_location()
+        )
     other = _explained_elsewhere(case) or _schedule_fault(case)
     worst = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
     if _fits(case):
@@ -126,7 +128,7 @@ def momentum_mismatch(case: Case) -> Outcome:
         return passed(f"{shown}, as prescribed, one step late")
     return failed(
         f"the measured momentum is {shown}; the largest distance is {abs(worst[0] - worst[1]):.2e}",
-        f"{pairs[0][1]:.6f} to {pairs[-1][1]:.6f}",
+        f"{digits(pairs[0][1])} to {digits(pairs[-1][1])}",
         location=case.update_location(),
         momentum=values, declared=[declared for _, declared, _ in pairs],
     )  # fmt: skip
@@ -304,8 +306,8 @@ def schedule_horizon(case: Case) -> Outcome:
     still = _stood_still(case, values)
     if still:
         return failed(
-            f"the momentum rose to {values[-1]:.6f} in {len(values)} updates and reached 1: in the {still} steps after "
-            "that the teacher stood still",
+            f"the momentum rose to {digits(values[-1])} in {len(values)} updates and reached 1: in the {still} steps "
+            "after that the teacher stood still",
             f"the end value after {case.spec.total_steps:,} steps" if case.spec.total_steps else "the end of training",
             location=case.update_location(),
             updates=len(values),
@@ -424,7 +426,7 @@ def schedule_restarted(case: Case) -> Outcome:
     values = _values(case)
     if at is not None:
         return failed(
-            f"at update {at} the momentum falls from {values[at - 1]:.6f} to {values[at]:.6f}",
+            f"at update {at} the momentum falls from {digits(values[at - 1])} to {digits(values[at])}",
             "a momentum that goes on",
             location=case.update_location(),
             update=at,
@@ -434,13 +436,13 @@ def schedule_restarted(case: Case) -> Outcome:
         wanted = case.spec.momentum(case.start_step)
         if start is not None and wanted is not None and abs(values[0] - start) < TOLERANCE < abs(start - wanted):
             return failed(
-                f"the first momentum is {values[0]:.6f}, that of step 0",
-                f"{wanted:.6f}, that of step {case.start_step}",
+                f"the first momentum is {digits(values[0])}, that of step 0",
+                f"{digits(wanted)}, that of step {case.start_step}",
                 location=case.update_location(),
             )
     if case.start_step >= RESUMED and _starts_again(case, values):
         return failed(
-            f"the momentum at step {case.start_step:,} is {values[0]:.6f} and goes on as at the start of a run",
+            f"the momentum at step {case.start_step:,} is {digits(values[0])} and goes on as at the start of a run",
             f"the momentum of step {case.start_step:,}",
             location=case.update_location(),
         )
@@ -481,7 +483,7 @@ def momentum_out_of_range(case: Case) -> Outcome:
             out.append(update.fit.momentum)
     if out:
         return failed(
-            f"{len(out)} of {len(fits)} updates have a momentum of {min(out):.6f} to {max(out):.6f}",
+            f"{len(out)} of {len(fits)} updates have a momentum of {digits(min(out))} to {digits(max(out))}",
             "0 to 1",
             location=case.update_location(),
             momentum=out,
