@@ -161,7 +161,9 @@ print("arguments", sys.argv[1:])
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [text for page, text in audits() if page == "audit.md"])
 def test_every_audit_on_its_page_runs_and_finds_a_sound_loop_sound(tmp_path, text):
-    (tmp_path / "train.py").write_text(TRAIN.format(parts=str(ROOT / "tests" / "loop_parts")))
+    (tmp_path / "package").mkdir()
+    for script in ("train.py", "package/train.py"):
+        (tmp_path / script).write_text(TRAIN.format(parts=str(ROOT / "tests" / "loop_parts")))
     own = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs/audit.md").read_text(), flags=re.M | re.S)
     (tmp_path / "my_method.toml").write_text(own[-1])
     words = shlex.split(text)
@@ -171,7 +173,7 @@ def test_every_audit_on_its_page_runs_and_finds_a_sound_loop_sound(tmp_path, tex
         [*start, *words[1:]], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(), timeout=300
     )
     assert done.returncode == 0 and done.stderr.count("hjepa audit: CONFORMS") == 1, done.stdout + done.stderr
-    options = parser().parse_args(words_of(text))
+    options = parse(words_of(text))
     assert options.stop or f"arguments {options.arguments}" in done.stdout
     for file in (options.json, options.markdown, options.html, options.junit):
         assert file is None or (tmp_path / file).stat().st_size > 500
