@@ -23,7 +23,7 @@ def test_orthogonal_keeps_directions_and_evens_out_lengths(rows, columns, size, 
     random = torch.Generator().manual_seed(seed % 2**31)
     matrix = size * torch.randn(rows, columns, generator=random, dtype=torch.float64)
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    inside = u.T @ orthogonal(matrix, torch.float64) @ v.T
+    inside = u.T @ orthogonal(matrix[None], torch.float64)[0] @ v.T
     torch.testing.assert_close(inside, torch.diag(inside.diagonal()), atol=1e-6, rtol=0)
     wide = s > 0.01 * s.norm()  # five rounds lift what is above that
     assert inside.diagonal()[wide].min() > 0.6 and inside.diagonal().max() < 1.3

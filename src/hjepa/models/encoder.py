@@ -53,8 +53,9 @@ class ContextEncoder(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Encode normalised images [B, C, H, W] to tokens [B, V, D].
 
-        ``visible`` [B, V] holds row-major patch indices; without it all N patches are encoded. With ``depths``
-        (from 1) a list: the tokens after each of these blocks; those of the last block pass the final norm.
+        ``visible`` [B, V] holds row-major patch indices; without it all N patches are encoded. It may have several
+        rows an image, one after the other; B then counts rows. With ``depths`` (from 1) a list: the tokens after each
+        of these blocks; those of the last block pass the final norm.
         """
         tokens, taken = self.embed(images, visible), {}
         for depth, block in enumerate(self.vit.blocks, start=1):
@@ -73,14 +74,17 @@ class ContextEncoder(nn.Module):
         return [self.vit.norm(tokens) for tokens in outputs[-last:]]
 
     def embed(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Embed patches, add their positions, keep the visible ones: [B, V, D]."""
+        """Embed patches, add their positions, keep the visible ones: [B, V, D], B rows of ``visible``."""
         patches = self.vit.patch_embed(images)  # [B, GH, GW, D]
         table = self._position_table((patches.shape[1], patches.shape[2]))
         # Under autocast the patches are 16 bits wide, the table is not: the sum, and with it the residual stream,
         # stays in float32. In bfloat16 a position of size 1 swallows what a block adds (docs/decisions/0007).
         tokens = patches.flatten(1, 2) + table  # [B, N, D]
         if visible is not None:
-            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            # An image is embedded once, however many rows of it are asked for.
+            of_images = visible.reshape(len(images), -1)  # [images, rows * V]
+            tokens = tokens.gather(1, of_images[..., None].expand(-1, -1, tokens.shape[-1]))
+            tokens = tokens.reshape(*visible.shape, -1)
         return tokens
 
     def _position_table(self, grid: tuple[int, int]) -> Tensor:

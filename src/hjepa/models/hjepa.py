@@ -78,8 +78,7 @@ class HJEPA(nn.Module):
         """
         cells, pooled = self.target_cells(images)  # [images, M, D] each
         contexts = len(context_index) // len(images)
-        seen = images[:, None].expand(-1, contexts, -1, -1, -1).flatten(0, 1)  # [B, C, H, W]; no copy of one context
-        context = self.context_encoder(seen, context_index)  # [B, V, D]
+        context = self.context_encoder(images, context_index)  # [B, V, D]
         predictions = self.predictor(context, context_index, target_index)  # [B, K, T, D] each
         grid = self.context_encoder.grid((images.shape[-2], images.shape[-1]))
         index = [cell_of(target_index, grid, level.stride) for level in self.levels]

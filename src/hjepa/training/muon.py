@@ -47,15 +47,24 @@ class Muon(Optimizer):
         return loss
 
     def _orthogonal_step(self, group: dict[str, Any], moving: list[tuple[Tensor, Tensor]]) -> None:
-        for matrix, gradient in moving:
-            state = self.state[matrix]
-            if not state:
-                state["momentum"] = torch.zeros_like(matrix)
-            state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-            ahead = gradient.lerp(state["momentum"], MOMENTUM)  # Nesterov's
-            matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            length = 0.2 * math.sqrt(max(matrix.shape))
-            matrix.add_(orthogonal(ahead, self.products).to(matrix), alpha=-group["lr"] * length)
+        matrices = [matrix for matrix, _ in moving]
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+        gradients = [gradient for _, gradient in moving]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        # One stack for each shape: a small model has dozens of small matrices, and a call for each costs more than
+        # its products.
+        alike: dict[torch.Size, list[int]] = {}
+        for number, matrix in enumerate(matrices):
+            alike.setdefault(matrix.shape, []).append(number)
+        for shape, numbers in alike.items():
+            moves = orthogonal(torch.stack([ahead[number] for number in numbers]), self.products).to(matrices[0].dtype)
+            length = 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_([matrices[number] for number in numbers], moves.unbind(), alpha=-group["lr"] * length)
 
     def _adamw_step(self, group: dict[str, Any], moving: list[tuple[Tensor, Tensor]]) -> None:
         parameters = [parameter for parameter, _ in moving]
@@ -83,13 +92,14 @@ class Muon(Optimizer):
         )
 
 
-def orthogonal(matrix: Tensor, products: torch.dtype = torch.float32) -> Tensor:
-    """Return a matrix with the singular vectors of ``matrix`` [m, n] and singular values near 1 (0.7 to 1.2)."""
+def orthogonal(matrices: Tensor, products: torch.dtype = torch.float32) -> Tensor:
+    """Return matrices [k, m, n] with their singular vectors and singular values near 1 (0.7 to 1.2)."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(products)
-    x = x / x.norm().clamp_min(1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(products).contiguous()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(ROUNDS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+        square = x @ x.mT
+        # The sums are taken inside the products: a third of the time of a x + (b square + c square square) x.
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
