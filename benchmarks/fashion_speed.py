@@ -38,7 +38,7 @@ NAMES = ("hjepa", "plain", "tuned")
 
 
 def resolved_recipe(source, total: int, precision: str) -> Resolved:
-    settings = {"train": {"steps": total, "precision": precision, "checkpoint_every": 10_000}}
+    settings = {"train": {"length": total, "precision": precision, "checkpoint_every": 10_000}}
     return resolve_auto(resolve([read_recipe("ijepa-code-fashion"), Layer("benchmark", settings)]), source)
 
 

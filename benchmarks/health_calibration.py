@@ -75,7 +75,7 @@ def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
     change, settings, _ = CASES[name]
     source = Scenes(length=20_000)
     sections = {s: SETTINGS.get(s, {}) | settings.get(s, {}) for s in SETTINGS}
-    sections["train"] = sections["train"] | {"steps": steps, "seed": seed, "checkpoint_every": 10**6}
+    sections["train"] = sections["train"] | {"length": steps, "seed": seed, "checkpoint_every": 10**6}
     parts = build(resolve([Layer("calibration", sections)]), source)
     model = parts.trainer.model
     change(model)

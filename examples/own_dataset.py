@@ -42,7 +42,7 @@ def main() -> None:
         recipe="hjepa-small",
         model={"width": 96, "depth": 2, "heads": 2, "predictor_depth": 2},
         optim={"batch_size": 64},
-        train={"steps": 100},
+        train={"length": 100},
     )
     print(run.verdict)
     train, test = Gratings(400, first=10_000), Gratings(200, first=20_000)  # other images than those above

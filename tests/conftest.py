@@ -16,7 +16,7 @@ TINY = {
     "masking": {"min_context": 2},
     "optim": {"batch_size": 8, "lr": 1e-3, "final_weight_decay": 0.04},
     "train": {
-        "steps": 12, "device": "cpu", "precision": "float32", "attention": "plain",
+        "length": 12, "device": "cpu", "precision": "float32", "attention": "plain",
         "log_every": 4, "checkpoint_every": 5,
     },
 }  # fmt: skip
@@ -28,7 +28,7 @@ def tiny(**sections: dict) -> Resolved:
 
 
 def tiny_options(**changes: object) -> list[str]:
-    """Return the tiny configuration as command-line options; changes as ``train__steps=3``."""
+    """Return the tiny configuration as command-line options; changes as ``train__length=3``."""
     flat = {f"{s}.{k}": v for s, fields in TINY.items() for k, v in fields.items()}
     flat |= {name.replace("__", "."): value for name, value in changes.items()}
     return [word for name, value in flat.items() for word in (f"--{name}", _shown(value))]

@@ -174,7 +174,7 @@ def test_plan_writes_nothing(tmp_path, monkeypatch):
     resolved, plan = api.plan(pictures(), **TINY)
     assert plan.steps == 12 and plan.images == 64
     assert plan.seconds_per_step > 0 and plan.peak_memory_gb > 0
-    assert resolved.origin["train.steps"] == "call"
+    assert resolved.origin["train.length"] == "call"
     assert tree(tmp_path) == {}
 
 
@@ -190,7 +190,7 @@ def test_refused_calls_leave_a_run_as_it_was(run):
 
 def test_pretrain_json_ends_with_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
-        main(["pretrain", "scenes", "--out", str(tmp_path / "run"), "--json", *tiny_options(train__steps=4)])
+        main(["pretrain", "scenes", "--out", str(tmp_path / "run"), "--json", *tiny_options(train__length=4)])
     assert left.value.code == 0
     captured = capsys.readouterr()
     line = json.loads(captured.out)
@@ -224,11 +224,11 @@ def test_plan_on_the_command_line(capsys, tmp_path):
         main(["pretrain", "scenes", "--plan", "--json", *tiny_options()])
     found = json.loads(capsys.readouterr().out)
     assert found["plan"]["steps"] == 12
-    assert found["origin"]["train.steps"] == "command line"
+    assert found["origin"]["train.length"] == "command line"
     with pytest.raises(SystemExit):
         main(["pretrain", "scenes", "--plan", *tiny_options()])
     text = capsys.readouterr().out
-    assert "steps: 12  # command line" in text and "momentum half life images" in text
+    assert "length: 12 steps  # command line" in text and "momentum half life images" in text
 
 
 def test_doctor(capsys):
@@ -259,9 +259,8 @@ def test_a_run_goes_on_with_other_accumulation(run, tmp_path):
 
 
 def test_a_call_says_once_how_long_to_train(tmp_path):
-    for budget, train in ((None, {"steps": 7, "epochs": 2}), ("20min", {"steps": 7})):
-        with pytest.raises(UserError, match=r"both say how long to train: leave one of them out"):
-            hjepa.pretrain(pictures(), out=tmp_path / "run", budget=budget, train=train)
+    with pytest.raises(UserError, match=r"both say how long to train: leave one of them out"):
+        hjepa.pretrain(pictures(), out=tmp_path / "run", budget="20min", train={"length": 7})
     assert not (tmp_path / "run").exists()
 
 
@@ -280,7 +279,7 @@ def test_infinite_loss_ends_in_one_line_and_a_verdict(tmp_path):
         with pytest.raises(
             UserError, match=r"diverging: 20 steps in a row .* start again with a lower --optim\.lr than"
         ):
-            hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": TINY["train"] | {"steps": 60}}))
+            hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": TINY["train"] | {"length": 60}}))
     finally:
         HJEPA.forward = original
     record = api.Run(tmp_path / "run").record
@@ -335,7 +334,7 @@ def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, 
     resolved, plan = hjepa.plan(pictures(), **given, model=small, optim={"batch_size": 4})
     assert resolved.config.recipe == recipe
     assert resolved.origin["recipe"] == origin
-    assert plan.steps == resolved.config.train.steps
+    assert plan.steps == resolved.config.horizon.steps
 
 
 def test_what_was_measured_on_images_of_the_same_name_does_not_stay(run):
@@ -362,10 +361,12 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hjepa.setup.build.build_model", full)  # stands for a GPU
-    length = {} if "--plan" in words else {"train__steps": "none"}
+    options = tiny_options(model__levels=0, loss__variance_covariance=0)
+    if "--budget" in words:
+        options = options[: (at := options.index("--train.length"))] + options[at + 2 :]
     with pytest.raises(SystemExit) as left:
         # A budget chooses hjepa-tiny, whose term compares all images of a step: --optim.accumulate would be refused.
-        main(["pretrain", "scenes", *words, *tiny_options(**length, model__levels=0, optim__variance_covariance=0)])
+        main(["pretrain", "scenes", *words, *options])
     error = capsys.readouterr().err
     assert left.value.code == 2
     assert error == "hjepa: out of memory with optim.batch_size = 8 in 1 micro-batches: use --optim.accumulate 2; " + (
@@ -379,7 +380,7 @@ def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
         "hjepa.commands.given.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu")
     )
     given_layers(None, None, "20min", ["--train.device", "cpu"], {})
-    given_layers(None, None, None, [], {"train": {"device": "cpu", "budget": "20min"}})
+    given_layers(None, None, None, [], {"train": {"device": "cpu", "length": "20min"}})
     given_layers(None, None, "20min", [], {})
     assert asked == ["cpu", "cpu", "auto"]
 
@@ -389,7 +390,7 @@ def test_the_next_step_of_a_verdict_can_be_copied(tmp_path, capsys):
     out = tmp_path / "a run"
     for more in ([], ["--overwrite"]):
         with pytest.raises(SystemExit) as left:
-            main(["pretrain", "scenes", "--out", str(out), *tiny_options(train__steps=2), *more])
+            main(["pretrain", "scenes", "--out", str(out), *tiny_options(train__length=2), *more])
         assert left.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     words = shlex.split(re.findall(r"hjepa (pretrain \S+ --out .+? --resume --extend-to \d+)", shown)[-1])

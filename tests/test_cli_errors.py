@@ -71,21 +71,42 @@ CASES = {
         "use data.fit crop, or augment.crop_scale none",
     ),
     "images compared over a split batch": (
-        "pretrain scenes --out run --optim.variance_covariance 1 --optim.accumulate 2",
-        "optim.variance_covariance compares all images of a step, accumulate = 2 never has them together: "
-        "use accumulate 1 and a smaller batch_size, or variance_covariance 0",
+        "pretrain scenes --out run --loss.variance_covariance 1 --optim.accumulate 2",
+        "loss.variance_covariance compares all images of a step, and optim.accumulate = 2 never has them together: "
+        "use optim.accumulate 1 and a smaller optim.batch_size, or loss.variance_covariance 0",
     ),
     "a budget without a unit": (
         "pretrain scenes --out run --budget 20",
-        "train.budget = 20: a time is a number and its unit: 90s, 20min, 8h or 2d",
+        "--budget 20: must be a time, such as 90s, 20min, 8h or 2d",
     ),
     "a budget that is no time": (
         "pretrain scenes --out run --budget soon",
-        "train.budget = 'soon': a time is a number and its unit: 90s, 20min, 8h or 2d",
+        "--budget soon: must be a number of steps, of epochs, or a time, such as 2340 steps, 300 epochs or 20min",
     ),
     "two lengths": (
-        "pretrain scenes --out run --budget 20min --train.steps 5",
-        "--train.steps and --train.budget both say how long to train: leave one of them out",
+        "pretrain scenes --out run --budget 20min --train.length 5",
+        "--budget and --train.length both say how long to train: leave one of them out",
+    ),
+    "a length of earlier versions": (
+        "pretrain scenes --out run --train.steps 5",
+        "--train.steps is now --train.length, such as --train.length '300 steps'",
+    ),
+    "a length that a run writes": (
+        "pretrain scenes --out run --horizon.steps 5",
+        "--horizon.steps is written by a run and cannot be set: use --train.length",
+    ),
+    "a loss where it was": (
+        "pretrain scenes --out run --optim.loss l2",
+        "--optim.loss is now --loss.kind",
+    ),
+    "a setting of another sampler": (
+        "masks --grid 8x8 --masking.sampler random --masking.target_aspect 1,2",
+        "masking.target_aspect is a setting of masking.sampler multiblock or ijepa-reference only: leave it out, or "
+        "choose that sampler",
+    ),
+    "a sampler that does not exist": (
+        "masks --grid 8x8 --masking.sampler blocks",
+        "masking.sampler = 'blocks': must be one of multiblock, random, ijepa-reference",
     ),
     "missing folder": (
         "pretrain nowhere --out run",
@@ -101,20 +122,20 @@ CASES = {
     ),
     "no masks": ("masks --grid 8x8 --steps 0", "--steps 0: must be at least 1"),
     "a reference sampler that would never end": (
-        "masks --grid 8x8 --masking.sampler ijepa-reference --masking.min_context 10",
-        "masking.min_context = 10 never ends, since masking.target_scale gives blocks of 9 patches on a 8x8 grid "
-        "and each needs more than that; the largest possible is 8",
+        "masks --grid 8x8 --masking.sampler ijepa-reference --masking.min_keep 10",
+        "masking.min_keep = 10 can never be satisfied: masking.target_scale gives blocks of 9 patches on a 8x8 grid "
+        "and each block needs more than min_keep; the largest possible is 8",
     ),
     "random masks that do not fit": (
-        "masks --grid 8x8 --masking.sampler random",
+        "masks --grid 8x8 --masking.sampler random --masking.context_scale 0.85,1 --masking.target_scale 0.15,0.2",
         "masking.context_scale = (0.85, 1.0) and masking.target_scale = (0.15, 0.2): 64 random patches to see and 12 "
         "to predict are more than there are on a 8x8 grid; use scales that add up to at most 1, such as 0.3,0.3 and "
         "0.7,0.7",
     ),
     "gradients that nothing predicts": (
-        "pretrain scenes --out run --recipe hjepa-tiny --model.levels 4",
-        "model.pixel_targets = gradients is of levels of depth 0 and there is none: add 0 to levels, or use "
-        "--model.pixel_targets values",
+        "pretrain scenes --out run --recipe hjepa-tiny --model.levels 4 --loss.pixel_targets gradients",
+        "loss.pixel_targets = gradients needs a level of depth 0: add 0 to model.levels, or use "
+        "--loss.pixel_targets values",
     ),
     "folder without images": (
         "pretrain empty --out run",
@@ -185,8 +206,8 @@ CASES = {
         "--optim.lr needs a value, such as --optim.lr 0.001",
     ),
     "budget without a value": (
-        "pretrain scenes --out run --train.budget",
-        "--train.budget needs a value, such as --train.budget 20min",
+        "pretrain scenes --out run --train.length",
+        "--train.length needs a value, such as --train.length '100 epochs'",
     ),
     "patch size that does not divide": (
         "pretrain scenes --out run --data.image_size 30 --model.patch_size 4",
@@ -230,7 +251,7 @@ CASES = {
     ),
     "extending without resuming": (
         "pretrain scenes --out run --extend-to 9",
-        "--extend-to lengthens a run that exists: add --resume, or set --train.steps for a new run",
+        "--extend-to lengthens a run that exists: add --resume, or set --train.length for a new run",
     ),
     "fp16 on a CPU": (
         "pretrain scenes --out run --train.device cpu --train.precision fp16",
@@ -284,7 +305,7 @@ def test_message(name, complaint, here):
 
 def test_corrupt_image(complaint, photos, here, capsys):
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
-    words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__steps=2)]
+    words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__length=2)]
     line = complaint(*words, "--out", "run", "--data.mean", "none")  # measuring the mean meets it
     assert line.startswith("photos/a/0.png cannot be read as an image (")
     assert line.endswith("): replace it or take it out, or leave such files out with --data.corrupt skip")
@@ -297,7 +318,7 @@ def test_skipped_images_are_named(photos, here, capsys, workers):
     (photos / "a" / "2.png").write_bytes(b"damaged")
     main_ok(
         "pretrain", "photos", "--out", "run",
-        *tiny_options(optim__batch_size=4, train__steps=2, data__corrupt="skip", data__workers=workers),
+        *tiny_options(optim__batch_size=4, train__length=2, data__corrupt="skip", data__workers=workers),
     )  # fmt: skip
     assert "1 of 4 images could not be read and were replaced by the next ones (the first: photos/a/2.png)" in (
         capsys.readouterr().out
@@ -308,7 +329,7 @@ def test_skipped_images_are_named(photos, here, capsys, workers):
 def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, capsys):
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     with pytest.raises(SystemExit) as left:
-        main(["pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=2, train__steps=9)])
+        main(["pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=2, train__length=9)])
     assert left.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("hjepa: photos/a/0.png cannot be read as an image (") and error.count("\n") == 1
@@ -322,7 +343,7 @@ def main_ok(*words: str) -> None:
 
 
 def test_checkpoint_of_another_shape(complaint, photos, capsys):
-    main_ok("pretrain", "photos", "--out", "small", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "small", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
     wide = tiny_options(model__width=64, optim__batch_size=4)
     assert complaint("pretrain", "photos", "--out", "run", "--init-from", "small/encoder.safetensors", *wide) == (
@@ -370,7 +391,7 @@ def test_fashion_mnist_absent_and_offline_says_all_three_ways(complaint, monkeyp
 
 
 def test_evaluation_mistakes(complaint, photos, capsys):
-    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     flat = photos.parent / "flat"
     flat.mkdir()
     for number, file in enumerate(sorted(photos.rglob("*.png"))):
@@ -391,7 +412,7 @@ def test_a_size_beyond_memory_is_refused_before_anything_is_allocated(complaint,
 
 
 def test_missing_labels_say_what_to_do(complaint, photos, capsys):
-    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     files = sorted(photos.rglob("*.png"))
     rows = [f"{file},{'' if number == 2 else number % 2}" for number, file in enumerate(files)]
     (photos.parent / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
@@ -412,7 +433,7 @@ def test_in_a_real_process_too(tmp_path):
 
 
 def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, photos, capsys):
-    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos")
@@ -423,28 +444,28 @@ def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, 
 
 @pytest.mark.parametrize("which", ["train", "test"])
 def test_evaluating_on_no_images(complaint, photos, capsys, which):
-    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", f"--max-{which}", "0")
     assert line == f"--max-{which} 0: must be at least 1, leave it out to use all images"
 
 
 def test_a_resumed_run_keeps_its_length(complaint, photos, capsys):
-    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__steps=1))
+    main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
-    assert complaint("pretrain", "photos", "--out", "run", "--resume", "--train.epochs", "500") == (
-        "train.epochs = 500.0 differs from the run's 100.0: leave it out to resume, or use --extend-to"
+    assert complaint("pretrain", "photos", "--out", "run", "--resume", "--train.length", "500 epochs") == (
+        "train.length = 500 epochs differs from the run's 1 steps: leave it out to resume, or use --extend-to"
     )
 
 
 def test_what_was_left_open_may_be_left_open_again_on_resume(photos, capsys):
-    options = tiny_options(optim__batch_size=4, train__steps=1, train__precision="auto")
+    options = tiny_options(optim__batch_size=4, train__length=1, train__precision="auto")
     main_ok("pretrain", "photos", "--out", "run", *options)
     main_ok("pretrain", "photos", "--out", "run", *options, "--resume")
 
 
 def test_a_run_that_explodes_says_so(photos, here, capsys):
-    options = tiny_options(optim__batch_size=4, train__steps=60, optim__lr=1e10, optim__start_lr=1e10)
+    options = tiny_options(optim__batch_size=4, train__length=60, optim__lr=1e10, optim__start_lr=1e10)
     with pytest.raises(SystemExit) as left:
         main(["pretrain", "photos", "--out", "run", *options])
     error = capsys.readouterr().err
@@ -479,7 +500,7 @@ def test_every_option_of_the_help_page_is_explained(command):
 
 
 def test_sizes_are_shown_in_one_order(photos, capsys):
-    wide = tiny_options(optim__batch_size=4, train__steps=1, data__image_size="16,24")
+    wide = tiny_options(optim__batch_size=4, train__length=1, data__image_size="16,24")
     main_ok("pretrain", "photos", "--out", "run", *wide)
     shown = capsys.readouterr().out
     assert "16x24 pixels" in shown and "4x6 patches" in shown

@@ -63,7 +63,7 @@ def shortened(text: str) -> list[str]:
     if "--budget" in words:
         words[words.index("--budget") + 1] = "1s"
     elif "pretrain" in words and "--resume" not in words:
-        words += ["--train.steps", "2"]
+        words += ["--train.length", "2"]
     if "evaluate" in words:
         words += ["--max-train", "300", "--max-test", "200"]
     return [sys.executable, *program, *words[1:]]

@@ -15,14 +15,14 @@ import hjepa
 
 GOLDEN = Path(__file__).parent / "golden" / "curves.json"
 # Whole images: how crops are resized is torchvision's affair, and its kernels differ between processors.
-SHARED = {"train__steps": 20, "train__log_every": 1, "train__precision": "float64", "augment__crop_scale": "none"}
+SHARED = {"train__length": 20, "train__log_every": 1, "train__precision": "float64", "augment__crop_scale": "none"}
 RUNS = {
     "I-JEPA": {"optim__accumulate": 2},
     "levels": {
         "model__levels": "[[0, 1], [1, 2], [2, 1]]",
         "model__initialisation": "xavier",
         "optim__optimizer": "muon",
-        "optim__variance_covariance": 0.1,
+        "loss__variance_covariance": 0.1,
         "masking__contexts": 2,
         "ema__momentum": 0.9,
     },

@@ -42,7 +42,7 @@ def test_ema_schedule_of_the_released_recipe_starts_at_0_996_and_ends_at_1():
     momentum = momentum_of(resolved.config)
     assert released().ema.kind == "linear"
     assert momentum(0) == 0.996
-    assert momentum(resolved.config.train.steps) == 1.0
+    assert momentum(resolved.config.horizon.steps) == 1.0
 
 
 def test_target_encoder_starts_bit_equal_to_the_context_encoder():
@@ -222,8 +222,8 @@ def test_loss_is_smooth_l1_over_all_target_tokens():
 
 
 def test_the_paper_recipe_minimises_the_squared_distance():
-    assert resolve([read_recipe("ijepa-paper")]).config.optim.loss == "l2"
-    trainer, batches, _ = trainer_of(tiny(optim={"loss": "l2"}))
+    assert resolve([read_recipe("ijepa-paper")]).config.loss.kind == "l2"
+    trainer, batches, _ = trainer_of(tiny(loss={"kind": "l2"}))
     (batch,) = next(batches)
     with torch.no_grad():
         (out,) = trainer.model(*batch).levels
@@ -301,7 +301,8 @@ def test_released_settings():
     assert (optim.batch_size, optim.start_lr, optim.lr, optim.final_lr) == (2048, 2e-4, 1e-3, 1e-6)
     assert (optim.weight_decay, optim.final_weight_decay, optim.betas) == (0.04, 0.4, (0.9, 0.999))
     assert optim.clip_gradient is None
-    assert optim.warmup * config.train.epochs == pytest.approx(40, abs=1e-4)
+    assert config.train.length == "300 epochs"
+    assert optim.warmup * 300 == pytest.approx(40, abs=1e-4)
     assert config.augment.crop_scale == (0.3, 1.0) and config.augment.flip == 0.0
 
 

@@ -17,7 +17,7 @@ def test_a_short_run_on_fashion_mnist_beats_its_random_start(tmp_path):
     Not the released algorithm: its 300 steps end within the noise of their start (in float32 the lower end of the
     interval was 50.8, random-init 51.9); these end at 67.9 against 45.3.
     """
-    settings = {"train": {"steps": 300, "checkpoint_every": 10_000}, "optim": {"batch_size": 64}}
+    settings = {"train": {"length": 300, "checkpoint_every": 10_000}, "optim": {"batch_size": 64}}
     start = {"model": {"initialisation": "released"}}
     run = hjepa.pretrain("fashion-mnist", out=tmp_path / "run", recipe="hjepa-tiny", **settings, **start)
     assert run.record["data"]["images"] == 60_000

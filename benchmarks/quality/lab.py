@@ -215,7 +215,7 @@ class Lab:
             return True
         if Path(f"{folder}.pretrain.failed.json").exists():
             return False
-        options = {**self.experiment.settings(variant), "train.seed": seed, "train.steps": steps}
+        options = {**self.experiment.settings(variant), "train.seed": seed, "train.length": steps}
         resume = ["--resume"] if record else _as_options(options)
         command = ["pretrain", self.experiment.data, "--out", str(folder), *resume]
         return self._hjepa(command, folder, "pretrain")
@@ -237,7 +237,7 @@ class Lab:
 
     def _steps(self, variant: str) -> int:
         """Return a variant's own steps, or those that equal the others' in what the experiment holds equal."""
-        if own := self.experiment.settings(variant).get("train.steps"):
+        if own := self.experiment.settings(variant).get("train.length"):
             return int(own)
         if "steps" in self.experiment.equal:
             return int(self.experiment.equal["steps"])
@@ -263,7 +263,7 @@ class Lab:
         return {variant: statistics.median(seconds) for variant, seconds in measured.items()}
 
     def _plan(self, variant: str) -> dict[str, Any]:
-        settings = {**self.experiment.settings(variant), "train.steps": 1000}
+        settings = {**self.experiment.settings(variant), "train.length": 1000}
         command = ["pretrain", self.experiment.data, "--plan", "--json", *_as_options(settings)]
         done = subprocess.run(_hjepa(command), env=self._environment(), capture_output=True, text=True)
         if done.returncode:

@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that ``hjepa --help`` answers
 """
 
 import json as jsonlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -262,11 +263,23 @@ def report(run: Path) -> None:
     print(write_report(run))
 
 
+def _let_idle_threads_sleep() -> None:
+    """Have OpenMP's threads sleep while they wait for each other, unless the environment says otherwise.
+
+    By default they spin, and beside another busy process the one that is waited for does not get the processor: two
+    threads then take ten times as long as one (benchmarks/results/threads.md). OpenMP reads the variable when torch
+    is loaded, so not later than here, and nothing is set in a program that only imports hjepa.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 when done, 2 for anything the user can mend, 128 + n after signal n."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["audit"]:
         sys.exit(_audit(arguments[1:]))
+    _let_idle_threads_sleep()
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     code = 0

@@ -25,7 +25,7 @@ class Terminal(TrainingCallback):
         """Say in a few lines what is going to happen."""
         for line in opening_lines(resolved, record, first_step):
             self._say(line)
-        self.total_steps = resolved.config.train.steps or 0
+        self.total_steps = resolved.config.horizon.steps or 0
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn(compact=True),
@@ -83,7 +83,7 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
         f"{config.grid[0]}x{config.grid[1]} patches of {model.patch_size} pixels",
         f"predictor  {counts['predictor'] / 1e6:.1f} M parameters: width {model.predictor_width}, "
         f"{model.predictor_depth} blocks; masks: {config.masking.sampler}",
-        f"training   {config.train.steps:,} steps of {config.optim.batch_size} images{start}{why('train.steps')}",
+        f"training   {config.horizon.steps:,} steps of {config.optim.batch_size} images{start}{why('horizon.steps')}",
         f"machine    {config.train.device}, {config.train.precision}{why('train.precision')}, "
         f"{config.train.attention} attention{why('train.attention')}",
     ]

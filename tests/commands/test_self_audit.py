@@ -9,7 +9,7 @@ from conftest import TINY
 import hjepa
 from hjepa.models.target import TargetEncoder
 
-LONG = {**TINY, "train": {**TINY["train"], "steps": 26}}
+LONG = {**TINY, "train": {**TINY["train"], "length": 26}}
 
 
 def run(tmp_path, settings=LONG, **how):
@@ -103,7 +103,7 @@ def test_resuming_a_finished_run_keeps_its_report(tmp_path):
 @pytest.mark.parametrize("step", [5, 20, 25, 30, 45])
 def test_a_run_resumed_anywhere_conforms(tmp_path, step):
     """Memory of a step before may lie where an input of the teacher lies now: that is no leak."""
-    long = {**TINY, "train": {**TINY["train"], "steps": 70, "keep_checkpoints": 30}}
+    long = {**TINY, "train": {**TINY["train"], "length": 70, "keep_checkpoints": 30}}
     out = tmp_path / "run"
     hjepa.pretrain("scenes", out=out, **long)
     last = out / "checkpoints" / "last"

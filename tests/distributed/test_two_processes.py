@@ -12,7 +12,7 @@ from commands import call, environment, last_weights, metrics
 from conftest import tiny_options
 from PIL import Image
 
-OPTIONS = tiny_options(train__steps=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
+OPTIONS = tiny_options(train__length=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
 
 
 def free_port() -> int:
@@ -64,7 +64,7 @@ def test_two_processes_equal_one(launcher, alone, tmp_path):
 
 def test_images_of_both_processes_are_compared(tmp_path):
     """The variance-covariance term is of the whole batch, with its gradient, however many processes share it."""
-    options = tiny_options(train__steps=4, train__log_every=1, train__precision="float64", optim__variance_covariance=1)
+    options = tiny_options(train__length=4, train__log_every=1, train__precision="float64", loss__variance_covariance=1)
     done = call("pretrain", "scenes", "--out", tmp_path / "alone", *options)
     assert done.returncode == 0, done.stderr
     done = launch("torchrun", tmp_path / "two", "pretrain", "scenes", *options)
@@ -93,7 +93,7 @@ def test_a_damaged_image_ends_both_processes_after_saving(tmp_path):
     for number in range(24):
         Image.fromarray(random.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
     (folder / "23.png").write_bytes((folder / "23.png").read_bytes()[:200])
-    options = tiny_options(train__steps=40, train__checkpoint_every=100, optim__batch_size=4)
+    options = tiny_options(train__length=40, train__checkpoint_every=100, optim__batch_size=4)
     done = launch("torchrun", tmp_path / "run", "pretrain", folder, *options)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith(("hjepa: ", "hjepa, "))]

@@ -84,7 +84,7 @@ def test_the_seed_decides_alone(kind):
 
 
 def test_the_random_twin_of_an_evaluation_is_drawn_like_the_run(tmp_path):
-    model, train = TINY["model"] | {"initialisation": "xavier"}, TINY["train"] | {"steps": 1}
+    model, train = TINY["model"] | {"initialisation": "xavier"}, TINY["train"] | {"length": 1}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"model": model, "train": train}))
     frozen = hjepa.load_encoder(run)
     by_hand = blank_encoder(frozen.card)

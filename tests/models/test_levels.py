@@ -111,8 +111,8 @@ def test_each_level_has_a_head_of_its_own_and_nothing_on_the_target_side_is_trai
 
 
 def test_weights_of_the_levels_are_those_asked_for():
-    trainer, batches, config = trainer_of(tiny(**THREE, optim={"level_weights": [1, 0, 3]}))
-    assert config.optim.level_weights == (1, 0, 3)
+    trainer, batches, config = trainer_of(tiny(**THREE, loss={"level_weights": [1, 0, 3]}))
+    assert config.loss.level_weights == (1, 0, 3)
     (batch,) = next(batches)
     with torch.no_grad():
         losses = [float(F.smooth_l1_loss(level.predictions, level.targets)) for level in trainer.model(*batch).levels]
@@ -188,7 +188,7 @@ class Five:
 
 @pytest.mark.parametrize(("levels", "parts"), [([[0, 1], [2, 2]], 2), ([[0, 1], [1, 2]], 3)])
 def test_all_is_every_level_and_the_last_block_with_equal_weight(levels, parts, tmp_path):
-    settings = TINY | {"model": TINY["model"] | {"levels": levels}, "train": TINY["train"] | {"steps": 2}}
+    settings = TINY | {"model": TINY["model"] | {"levels": levels}, "train": TINY["train"] | {"length": 2}}
     encoder = hjepa.load_encoder(hjepa.pretrain(pictures(), out=tmp_path / "run", **settings))
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     by_level = [level.mean((1, 2)) for level in encoder.levels(images)]
@@ -217,8 +217,8 @@ def test_a_level_that_is_not_there_is_named(run):
         ({"model": {"levels": [3]}}, r"model\.levels has depth 3, and the encoder has model\.depth = 2 blocks: .* 0,2"),
         ({"model": {"levels": [[1, 0]]}}, "levels has stride 0"),
         ({"model": {"levels": [1, 1]}}, "one or more different levels"),
-        ({"optim": {"level_weights": [1, 2]}}, "2 values for 1 levels"),
-        ({"model": {"levels": [0, 1]}, "optim": {"level_weights": [0, 0]}}, "one is positive"),
+        ({"loss": {"level_weights": [1, 2]}}, "2 values for 1 levels"),
+        ({"model": {"levels": [0, 1]}, "loss": {"level_weights": [0, 0]}}, "at least one must be positive"),
     ],
 )
 def test_impossible_levels_end_in_one_line(settings, message):
@@ -255,7 +255,7 @@ def test_gradient_targets_are_histograms_of_each_patch(patch, parts):
 
 
 def test_a_run_on_gradients_hands_out_the_level_it_predicted(tmp_path):
-    settings = TINY | {"model": TINY["model"] | {"levels": [[0, 1], [2, 1]], "pixel_targets": "gradients"}}
+    settings = TINY | {"model": TINY["model"] | {"levels": [[0, 1], [2, 1]]}, "loss": {"pixel_targets": "gradients"}}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **settings)
     encoder = hjepa.load_encoder(run)
     images = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8)
@@ -271,11 +271,11 @@ def test_empty_patches_are_no_fault_of_the_loop(pixel_targets, tmp_path):
     source = pictures()
     source.images[:, 8:] = 0  # black below
     source.images[:, :, :4] //= 100  # and nearly so on the left
-    model = TINY["model"] | {"levels": [[0, 1], [2, 1]], "pixel_targets": pixel_targets}
-    run = hjepa.pretrain(source, out=tmp_path / "run", **(TINY | {"model": model}))
+    settings = TINY | {"model": TINY["model"] | {"levels": [[0, 1], [2, 1]]}, "loss": {"pixel_targets": pixel_targets}}
+    run = hjepa.pretrain(source, out=tmp_path / "run", **settings)
     assert run.record["audit"]["verdict"] == "conforms"
 
 
 def test_gradients_without_a_level_of_depth_0_are_refused():
-    with pytest.raises(UserError, match="pixel_targets = gradients is of levels of depth 0 and there is none"):
-        tiny(model={"pixel_targets": "gradients"})
+    with pytest.raises(UserError, match=r"loss\.pixel_targets = gradients needs a level of depth 0: add 0 to"):
+        tiny(loss={"pixel_targets": "gradients"})

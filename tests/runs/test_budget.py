@@ -61,9 +61,9 @@ def test_without_a_correction_the_position_is_the_step_itself():
 
 @pytest.mark.parametrize("total", [150, 900])
 def test_schedules_are_continuous_where_the_number_of_steps_was_corrected(total):
-    before = resolve_auto(tiny(train={"steps": 400}, optim={"variance_covariance": 0.2}), pictures())
+    before = resolve_auto(tiny(train={"length": 400}, loss={"variance_covariance": 0.2}), pictures())
     horizon = Horizon(400).corrected(100, total)
-    changes = {"train.steps": (total, "test"), "train.corrections": (horizon.corrections, "test")}
+    changes = {"horizon.steps": (total, "test"), "horizon.corrections": (horizon.corrections, "test")}
     after = derive(before, changes)
     for old, new in zip(_schedules(before.config), _schedules(after.config), strict=True):
         largest = max(abs(old(s + 1) - old(s)) for s in range(399)) * max(1.0, 300 / (total - 100))
@@ -103,7 +103,7 @@ def test_the_time_used_is_within_ten_per_cent_of_the_budget(monkeypatch, pace, p
 
 OPEN = TINY | {
     "model": TINY["model"] | {"levels": [0]},  # a budget chooses hjepa-tiny, whose levels are deeper than this encoder
-    "train": {k: v for k, v in TINY["train"].items() if k != "steps"} | {"checkpoint_every": 16},
+    "train": {k: v for k, v in TINY["train"].items() if k != "length"} | {"checkpoint_every": 16},
 }
 
 
@@ -147,7 +147,7 @@ def test_a_run_shortens_itself_and_can_be_repeated_from_its_own_configuration(tm
     first, *_ = record["corrections"]
     assert first["step"] == 21 and first["steps_before"] == 200 and first["steps"] < 45
     assert re.search(rf"steps: {record['steps']}  # derived: 20s by the pace at step", text)
-    assert load(text).config.train.corrections
+    assert load(text).config.horizon.corrections
 
     again = hjepa.pretrain(pictures(), out=tmp_path / "again", config=run.path / "config.yaml")
     assert again.record["steps"] == record["steps"] and "corrections" not in again.record
@@ -184,4 +184,4 @@ def _tensors(state):
 @pytest.mark.parametrize("wrong", [[[5, 0.5], [5, 0.6]], [[7, 0.5], [5, 0.4]], [[99, 0.5]], [[5, 0.0]], [[0, 1.0]]])
 def test_corrections_that_go_back_are_refused(wrong):
     with pytest.raises(UserError, match="each later than the one before, and a positive pace"):
-        tiny(train={"steps": 12, "corrections": wrong})
+        tiny(horizon={"length": "12 steps", "steps": 12, "corrections": wrong})

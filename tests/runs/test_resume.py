@@ -15,7 +15,7 @@ from hjepa.errors import UserError
 from hjepa.runs.resume import refuse_other_configuration
 
 STEPS = 40
-OPTIONS = tiny_options(train__steps=STEPS, train__log_every=1, train__checkpoint_every=3)
+OPTIONS = tiny_options(train__length=STEPS, train__log_every=1, train__checkpoint_every=3)
 
 
 def pretrain(out: Path, *more: object) -> list[object]:
@@ -211,7 +211,7 @@ def test_a_changed_setting_is_refused(copy):
     "words",
     [
         ["--recipe", "hjepa-tiny", "--model.width", "64"],  # the defaults have 6 heads, which do not divide it
-        ["--recipe", "hjepa-tiny", "--optim.level_weights", "1,2,1"],  # the defaults have one level
+        ["--recipe", "hjepa-tiny", "--loss.level_weights", "1,2,1"],  # the defaults have one level
     ],
 )
 def test_the_same_command_resumes_whatever_the_defaults_are(words, tmp_path):
@@ -219,7 +219,7 @@ def test_the_same_command_resumes_whatever_the_defaults_are(words, tmp_path):
     small = [
         "--optim.batch_size",
         "8",
-        "--train.steps",
+        "--train.length",
         "2",
         "--model.predictor_depth",
         "1",
@@ -280,11 +280,11 @@ def test_extend_to_a_shorter_horizon_is_refused(copy):
 
 def test_init_from_a_run_starts_anew_from_its_weights(undisturbed, tmp_path):
     out = tmp_path / "second"
-    done = call(*pretrain(out, "--init-from", undisturbed, "--train.steps", 1))
+    done = call(*pretrain(out, "--init-from", undisturbed, "--train.length", 1))
     assert done.returncode == 0, done.stderr
     assert f"--init-from {undisturbed}: context_encoder: 29 of 29 tensors matched" in done.stdout
     assert metrics(out)[0]["step"] == 1
-    third = call(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.steps", 1))
+    third = call(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.length", 1))
     assert "encoder: 29 of 29 tensors matched" in third.stdout, third.stderr
 
 

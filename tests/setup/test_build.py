@@ -17,7 +17,7 @@ from hjepa.setup.timing import StepTime
 # A short budget chooses hjepa-tiny, whose levels are deeper than this encoder.
 BUDGET = TINY | {
     "model": TINY["model"] | {"levels": [0]},
-    "train": {name: value for name, value in TINY["train"].items() if name != "steps"},
+    "train": {name: value for name, value in TINY["train"].items() if name != "length"},
 }
 
 
@@ -58,9 +58,9 @@ def test_a_run_with_a_budget_makes_each_part_once(made, resume, tmp_path):
 )
 def test_after_its_time_was_measured_a_trainer_is_as_if_nothing_had_happened(settings):
     train = settings.get("train", {})
-    measured = build(tiny(**settings | {"train": train | {"steps": None, "budget": "1h"}}), pictures())
-    steps = measured.resolved.config.train.steps
-    fresh = build(tiny(**settings | {"train": train | {"steps": steps}}), pictures())
+    measured = build(tiny(**settings | {"train": train | {"length": "1h"}}), pictures())
+    steps = measured.resolved.config.horizon.steps
+    fresh = build(tiny(**settings | {"train": train | {"length": steps}}), pictures())
     assert measured.step_time and not fresh.step_time
     assert same(weights(measured.trainer.model), weights(fresh.trainer.model))
     for parts in (measured, fresh):
@@ -75,7 +75,7 @@ def test_a_plan_with_a_budget_says_one_time_per_step(made, monkeypatch):
     """It was measured twice, and two numbers were printed."""
     monkeypatch.setattr(building, "time_steps", lambda *_: StepTime(0.25, 7, 2))  # stands for a clock
     resolved, found = plan(pictures(), budget="1min", **BUDGET)
-    assert resolved.origin["train.steps"] == "derived: 1min at 0.25 s a step, measured"
+    assert resolved.origin["horizon.steps"] == "derived: 1min at 0.25 s a step, measured"
     assert (found.seconds_per_step, found.steps, found.context_tokens, found.target_tokens) == (0.25, 240, 7, 2)
     assert set(made.values()) == {1}, made
 

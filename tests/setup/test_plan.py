@@ -12,7 +12,6 @@ from conftest import TINY, tiny
 from runs import pictures
 
 import hjepa
-from hjepa.config import Layer, resolve
 from hjepa.errors import UserError
 from hjepa.setup import memory, timing
 from hjepa.setup.autoconfig import resolve_auto
@@ -62,7 +61,7 @@ def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch)
         UserError, match=r"optim\.batch_size = 4096: a step needs about .* use --optim\.accumulate [48]"
     ):
         refuse_too_large(config, masks)
-    whole = config.model_copy(update={"optim": config.optim.model_copy(update={"variance_covariance": 1.0})})
+    whole = config.model_copy(update={"loss": config.loss.model_copy(update={"variance_covariance": 1.0})})
     with pytest.raises(UserError, match=r"are free; use a smaller model or image size, or a smaller --optim"):
         refuse_too_large(whole, masks)  # a batch whose images are all compared cannot be split
     monkeypatch.setattr(memory, "available_memory_gb", lambda _: 1000.0)
@@ -73,15 +72,15 @@ def test_a_budget_becomes_the_steps_that_fit_into_it(monkeypatch):
     """With a clock that says half a second between two looks, a step takes half a second."""
     clock = itertools.count()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock) / 2)
-    resolved = build(tiny(train={"steps": None, "budget": "1min"}), pictures()).resolved
-    assert resolved.config.train.steps == 120
-    assert resolved.origin["train.steps"] == "derived: 1min at 0.5 s a step, measured"
+    resolved = build(tiny(train={"length": "1min"}), pictures()).resolved
+    assert resolved.config.horizon.steps == 120
+    assert resolved.origin["horizon.steps"] == "derived: 1min at 0.5 s a step, measured"
 
 
 def test_a_run_with_a_budget_finishes_and_resumes_with_the_steps_it_began_with(tmp_path):
-    without_steps = {k: v for k, v in TINY["train"].items() if k != "steps"}
+    without_steps = {k: v for k, v in TINY["train"].items() if k != "length"}
     # The recipe that a budget chooses has levels up to its fourth block, and this encoder has two.
-    settings = TINY | {"train": without_steps, "model": TINY["model"] | {"levels": None, "pixel_targets": "values"}}
+    settings = TINY | {"train": without_steps, "model": TINY["model"] | {"levels": None}}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", budget="1s", **settings)
     steps = run.summary()["steps"]
     text = (run.path / "config.yaml").read_text()
@@ -91,17 +90,23 @@ def test_a_run_with_a_budget_finishes_and_resumes_with_the_steps_it_began_with(t
 
 
 @pytest.mark.parametrize(
-    ("layers", "expected"),
+    ("given", "length", "steps"),
     [
-        ([{"steps": 7}, {"epochs": 2}], (None, 2, None)),
-        ([{"steps": 7}, {"budget": "2h"}], (None, 100, "2h")),
-        ([{"epochs": 3}, {"budget": "2h"}, {"steps": 5}], (5, 100, None)),
-        ([{"budget": "2h"}, {"budget": None, "steps": 5}], (5, 100, None)),
-        ([{"steps": 7}, {"log_every": 2}], (7, 100, None)),
-        ([{"steps": 7, "epochs": 3, "budget": "2h"}], (7, 3, "2h")),
+        (7, "7 steps", 7),
+        ("7 steps", "7 steps", 7),
+        ("1 step", "1 steps", 1),
+        ("2 epochs", "2 epochs", 6),
+        ("0.5 epochs", "0.5 epochs", 1),
+        ("2epochs", "2 epochs", 6),
     ],
 )
-def test_the_last_layer_that_says_how_long_takes_back_what_earlier_ones_said(layers, expected):
-    resolved = resolve([Layer(f"layer {number}", {"train": values}) for number, values in enumerate(layers)])
-    train = resolved.config.train
-    assert (train.steps, train.epochs, train.budget) == expected
+def test_a_length_in_steps_or_epochs_says_how_many_steps(given, length, steps):
+    resolved = resolve_auto(tiny(train={"length": given}), pictures(24))  # three batches of 8
+    assert (resolved.config.train.length, resolved.config.horizon.steps) == (length, steps)
+    assert resolved.origin["horizon.steps"].startswith("derived: ")
+
+
+@pytest.mark.parametrize("given", ["20 hours", "1.5 steps", "0", 0, -3, "0min", "soon", "20 min 3", [3, 4]])
+def test_what_is_no_length_is_refused(given):
+    with pytest.raises(UserError, match=r"^train\.length = .* such as 2340 steps, 300 epochs or 20min$"):
+        tiny(train={"length": given})

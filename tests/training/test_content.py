@@ -85,7 +85,7 @@ def test_descriptions_of_any_size_and_gradients_whatever_the_light(shape):
 
 
 def test_a_run_logs_what_its_features_know_and_what_they_knew_before_training(tmp_path):
-    train = TINY["train"] | {"steps": 60, "log_every": 10}
+    train = TINY["train"] | {"length": 60, "log_every": 10}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": train}))
     starts = {line["content_linear_at_start"] for line in run.metrics}
     assert len(starts) == 1 and math.isfinite(starts.pop())
@@ -94,7 +94,7 @@ def test_a_run_logs_what_its_features_know_and_what_they_knew_before_training(tm
 
 def test_what_was_known_before_training_is_of_the_untrained_encoder(tmp_path):
     """A learning rate of nearly nothing: what is known at the end is what was known at the start."""
-    train = TINY["train"] | {"steps": 60, "log_every": 10}
+    train = TINY["train"] | {"length": 60, "log_every": 10}
     still = {"lr": 1e-12, "start_lr": 1e-12, "final_lr": 1e-12, "batch_size": 8}
     run = hjepa.pretrain(pictures(64), out=tmp_path / "run", **(TINY | {"train": train, "optim": still}))
     last = run.metrics[-1]

@@ -48,11 +48,11 @@ def test_tokens_that_say_where_only_are_nothing_without_their_position(images, v
 
 
 def test_a_step_minimises_it_and_logs_the_loss_of_the_predictions_apart():
-    trainer, batches, config = trainer_of(tiny(optim={"variance_covariance": 0.5}, train={"precision": "float64"}))
+    trainer, batches, config = trainer_of(tiny(loss={"variance_covariance": 0.5}, train={"precision": "float64"}))
     (batch,) = next(batches)
     with torch.no_grad():
         forward = trainer.model(*batch)
-    prediction = levels_loss(forward, config.optim.loss, (1.0,))
+    prediction = levels_loss(forward, config.loss.kind, (1.0,))
     term = context_variance_covariance(forward.context, batch.context_index)
     context, index = forward.context.float().flatten(0, 1).numpy(), batch.context_index.flatten().numpy()
     apart = context.copy()
@@ -72,7 +72,7 @@ def test_a_step_minimises_it_and_logs_the_loss_of_the_predictions_apart():
 def test_without_a_weight_nothing_changes():
     ends = []
     for weight in (0.0, 0.3):
-        trainer, batches, _ = trainer_of(tiny(optim={"variance_covariance": weight}))
+        trainer, batches, _ = trainer_of(tiny(loss={"variance_covariance": weight}))
         result = trainer.train_step(next(batches))
         assert (result.regulariser == 0.0) == (weight == 0.0)
         ends.append(weights(trainer.model))

@@ -206,7 +206,7 @@ def test_micro_batches_carry_what_the_model_needs():
 @pytest.mark.parametrize("steps", [3, 6])
 def test_the_last_line_has_a_rank_wherever_it_falls(tmp_path, steps):
     """The queue is filled before every line, the one of the last step too."""
-    train = TINY["train"] | {"steps": steps, "log_every": 100}
+    train = TINY["train"] | {"length": steps, "log_every": 100}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": train}))
     assert [line["step"] for line in run.metrics] == [steps]
     assert run.metrics[-1]["effective_rank"] > 1.0

@@ -26,12 +26,12 @@ def given_layers(
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Layer]:
     """Return what was given, in rising order of precedence."""
-    options = [*options, *(["--train.budget", budget] if budget is not None else [])]
     given = [Layer("call", settings)] if settings else []
-    given += [configuration.read_options(options)] if options else []
+    given += [configuration.read_options(list(options))] if options else []
+    if budget is not None:
+        _refuse_budget(budget, given)
+        given.append(Layer("command line" if options or not settings else "call", {"train": {"length": budget}}))
     trains = [layer.values.get("train") or {} for layer in given]
-    if settings:  # with the call's budget, which is one of its lengths
-        configuration.refuse_two_lengths({"train": {name: v for train in trains for name, v in train.items()}})
     layers = [configuration.read_recipe(recipe)] if recipe else []
     if config is not None:
         layers += (from_file := configuration.read_file(Path(config)))
@@ -40,17 +40,27 @@ def given_layers(
             raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
     elif not recipe:
         asked = {name: v for train in trains for name, v in train.items()}  # the command line last
-        layers += _chosen_recipe(asked.get("budget"), str(asked.get("device", "auto")))
+        layers += _chosen_recipe(asked.get("length"), str(asked.get("device", "auto")))
     return [*layers, *given]
 
 
-def _chosen_recipe(budget: Any, wanted: str) -> list[Layer]:
-    """Return the recipe for a budget on a device of this machine, and why; the default without a budget."""
+def _refuse_budget(budget: str, given: Sequence[Layer]) -> None:
+    """Raise UserError if a budget is no time, or something else says how long to train as well."""
     try:
-        seconds = configuration.budget_seconds(str(budget))
-    except ValueError:  # the budget itself is refused where it is read; None is no budget
+        configuration.budget_seconds(str(budget))
+    except ValueError as error:
+        raise UserError(f"--budget {budget}: {error}") from None
+    if any((layer.values.get("train") or {}).get("length") is not None for layer in given):
+        raise UserError("--budget and --train.length both say how long to train: leave one of them out")
+
+
+def _chosen_recipe(length: Any, wanted: str) -> list[Layer]:
+    """Return the recipe for a time on a device of this machine, and why; the default for another length."""
+    try:
+        seconds = configuration.budget_seconds(str(length))
+    except ValueError:  # no time; what is no length at all is refused where it is read
         return [configuration.read_recipe(DEFAULT_RECIPE)]
     device = choose_device(wanted).type
     shorter, limit, longer = RECIPES_BY_BUDGET[device]
     name = longer if seconds >= limit else shorter
-    return [configuration.read_recipe(name), Layer(f"recipe chosen for {budget} on {device}", {"recipe": name})]
+    return [configuration.read_recipe(name), Layer(f"recipe chosen for {length} on {device}", {"recipe": name})]

@@ -25,6 +25,6 @@ def plan(
     """Say what a run would do and cost: resolved settings, measured memory and time. Writes nothing."""
     resolved = resolve(given_layers(recipe, config, budget, options, settings))
     source = open_source(data, resolved.config.data.channels)
-    with out_of_memory_in_words(resolved.config.optim):
+    with out_of_memory_in_words(resolved.config):
         parts = build(resolved, source)
         return parts.resolved, plan_of(parts)

@@ -69,7 +69,7 @@ def pretrain(
         source = open_source(data, resolved.config.data.channels)
         if before:
             refuse_other_images(source, before.record)
-        with out_of_memory_in_words(resolved.config.optim):
+        with out_of_memory_in_words(resolved.config):
             parts = build(resolved, source, started=started)
             if before:
                 session = Session(parts, folder, before.record, callback, started)
@@ -101,7 +101,7 @@ def _refuse_contradictions(
     if resume and init_from is not None:
         raise UserError("--init-from starts a new run, --resume continues one: leave one of them out")
     if extend_to is not None and not resume:
-        raise UserError("--extend-to lengthens a run that exists: add --resume, or set --train.steps for a new run")
+        raise UserError("--extend-to lengthens a run that exists: add --resume, or set --train.length for a new run")
 
 
 def _hold(folder: RunFolder, held: contextlib.ExitStack) -> None:

@@ -11,18 +11,22 @@ from hjepa.config.layers import (
     read_options,
     read_recipe,
     recipe_names,
-    refuse_two_lengths,
     resolve,
 )
-from hjepa.config.schema import LENGTHS, Config, EMAConfig, OptimConfig, Section, budget_seconds
+from hjepa.config.length import Length, budget_seconds, parse_length
+from hjepa.config.masking import MultiblockMasking, RandomMasking
+from hjepa.config.schema import Config, EMAConfig, OptimConfig
+from hjepa.config.section import Section
 from hjepa.config.texts import describe, unknown_name
 
 __all__ = [
-    "LENGTHS",
     "Config",
     "EMAConfig",
     "Layer",
+    "Length",
+    "MultiblockMasking",
     "OptimConfig",
+    "RandomMasking",
     "Resolved",
     "Section",
     "budget_seconds",
@@ -31,11 +35,11 @@ __all__ = [
     "describe",
     "dump",
     "load",
+    "parse_length",
     "read_file",
     "read_options",
     "read_recipe",
     "recipe_names",
-    "refuse_two_lengths",
     "resolve",
     "unknown_name",
 ]

@@ -1,6 +1,6 @@
 """Layers of settings and where each value came from: default < recipe < file < command line.
 
-What is still open is filled from the data and the machine (``setup/autoconfig.py``). Unknown keys are errors.
+What is still ``auto`` is filled from the data and the machine (``setup/autoconfig.py``). Unknown keys are errors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from hjepa.config.schema import LENGTHS, Config, field_names
+from hjepa.config.schema import Config, HorizonConfig, auto_names, field_names
 from hjepa.config.texts import did_you_mean, example, one_line, plain, unknown_name
 from hjepa.errors import UserError
 
@@ -38,7 +38,7 @@ def resolve(layers: list[Layer]) -> Resolved:
         for name, value in _leaves(layer.values):
             if name not in origin:
                 raise UserError(unknown_name(name, layer.origin))
-            for other in _taken_back_by(name, value):
+            for other in _taken_back_by(name, value, merged):
                 if origin[other] not in ("default", layer.origin):
                     origin[other] = "default"
                     section, key = other.split(".")
@@ -46,21 +46,41 @@ def resolve(layers: list[Layer]) -> Resolved:
             origin[name] = layer.origin
             _put(merged, name, value)
     try:
-        return Resolved(Config.model_validate(merged), origin)
+        resolved = Resolved(Config.model_validate(merged), origin)
     except ValidationError as error:
         raise UserError(one_line(error, origin)) from None
+    return _without_stale_horizon(resolved)
 
 
-def _taken_back_by(name: str, value: Any) -> list[str]:
+def _without_stale_horizon(resolved: Resolved) -> Resolved:
+    """Drop the steps of a run whose configuration is used with another length than it had.
+
+    With the same length they stay, so that the run is repeated as it was, its corrections included.
+    """
+    horizon, length = resolved.config.horizon, resolved.config.train.length
+    if horizon.length is None and horizon.steps is not None:
+        raise UserError(unknown_name("horizon.steps", resolved.origin["horizon.steps"]))
+    if horizon.length in (None, length):
+        return resolved
+    origin = {name: "default" if name.startswith("horizon.") else place for name, place in resolved.origin.items()}
+    return Resolved(resolved.config.model_copy(update={"horizon": HorizonConfig()}), origin)
+
+
+def _taken_back_by(name: str, value: Any, merged: Mapping[str, Any]) -> list[str]:
     """Return the settings that mean nothing any more once a later layer gives this one a value."""
-    if name in LENGTHS and value is not None:
-        return [other for other in LENGTHS if other != name]
-    # The weights are one for each level, so those of a recipe belong to the recipe's levels.
-    return ["optim.level_weights"] if name == "model.levels" else []
+    if name == "masking.sampler" and value != merged.get("masking", {}).get("sampler", "multiblock"):
+        # Each sampler has settings of its own; how many masks an image has is none of theirs.
+        return [f"masking.{key}" for key in merged.get("masking", {}) if key not in ("sampler", "contexts")]
+    if name != "model.levels":
+        return []
+    # A recipe's weights are one for each of its levels, and what its pixel targets are matters to a level of pixels.
+    each = value if isinstance(value, list | tuple) else [value]
+    has_pixels = any(0 in (one if isinstance(one, list | tuple) else [one])[:1] for one in each)
+    return ["loss.level_weights"] + ([] if has_pixels else ["loss.pixel_targets"])
 
 
 def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
-    """Fill open values: dotted name -> (value, reason)."""
+    """Fill values that are auto: dotted name -> (value, reason)."""
     merged = resolved.config.model_dump()
     origin = dict(resolved.origin)
     for name, (value, reason) in values.items():
@@ -113,24 +133,14 @@ def read_options(tokens: list[str]) -> Layer:
             raise UserError(f"unexpected argument {token!r}: options look like --optim.lr 0.001")
         name, equals, text = token[2:].partition("=")
         name = name.replace("-", "_")
-        if name not in field_names():
+        if name not in field_names() or name.startswith("horizon."):
             raise UserError(unknown_name(name, "command line"))
         if not equals:
             text = next(rest, "")
             if not text or text.startswith("--"):
                 raise UserError(f"--{name} needs a value, such as --{name} {example(name)}")
         _put(values, name, _parse(text))
-    refuse_two_lengths(values, "--")
     return Layer("command line", values)
-
-
-def refuse_two_lengths(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError if one place says twice how long to train."""
-    given = values.get("train") or {}
-    lengths = [name for name in LENGTHS if given.get(name.removeprefix("train.")) is not None]
-    if len(lengths) > 1:
-        both = f"{prefix}{lengths[0]} and {prefix}{lengths[1]}"
-        raise UserError(f"{both} both say how long to train: leave one of them out")
 
 
 def dump(resolved: Resolved) -> str:
@@ -143,7 +153,8 @@ def dump(resolved: Resolved) -> str:
             lines.append(f"{head}:")
             section = head
         indent = "  " if head else ""
-        text = yaml.safe_dump(plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        shown = "auto" if value is None and name in auto_names() else plain(value)
+        text = yaml.safe_dump(shown, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
         lines.append(f"{indent}{field}: {text}  # {resolved.origin[name]}")
     return "\n".join(lines) + "\n"
 

@@ -1,35 +1,47 @@
 """Every setting: its type, its default, what it is for, and what it refuses.
 
-A value that is open (None, or ``auto``) is filled from the data and the machine (``setup/autoconfig.py``).
+A value of ``auto`` is filled from the data and the machine (``setup/autoconfig.py``); until then it is None in Python.
 """
 
 import math
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Range = tuple[float, float]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from hjepa.config.length import parse_length
+from hjepa.config.masking import MaskingConfig, MultiblockMasking, Range
+from hjepa.config.section import AUTO, Section, fields_of, is_auto
 
 
 class DataConfig(Section):
     """Which images, and how they are brought to one size."""
 
-    image_size: tuple[int, int] | None = Field(None, description="pixels, one number or H,W; open: from the images")
-    channels: int | None = Field(None, ge=1, description="1 grey, 3 colour; open: as the images are")
-    fit: Literal["crop", "pad"] = Field("crop", description="without random crops: cover and cut, or pad with black")
-    mean: tuple[float, ...] | None = Field(None, description="per channel, in 0..1; open: measured")
-    std: tuple[float, ...] | None = Field(None, description="per channel, in 0..1; open: measured")
-    corrupt: Literal["error", "skip"] = Field("error", description="what to do with an image that cannot be read")
-    workers: int | None = Field(None, ge=0, description="loader processes; open: 0 for images in memory")
+    image_size: tuple[int, int] | None = Field(
+        None,
+        description="Input size in pixels, one number or H,W. auto: from the size of the images.",
+        json_schema_extra=AUTO,
+    )
+    channels: int | None = Field(
+        None, ge=1, description="1 for grey, 3 for colour. auto: as in the images.", json_schema_extra=AUTO
+    )
+    fit: Literal["crop", "pad"] = Field(
+        "crop", description="Resize mode without random crops: resize and centre-crop, or pad with black."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="Mean per channel, in 0..1. auto: measured.", json_schema_extra=AUTO
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="Standard deviation per channel, in 0..1. auto: measured.", json_schema_extra=AUTO
+    )
+    corrupt: Literal["error", "skip"] = Field("error", description="What to do with an image that cannot be decoded.")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="Number of data loader processes. auto: 2 for files, 0 for images in memory.",
+        json_schema_extra=AUTO,
+    )
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -61,9 +73,11 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Random crops and flips."""
 
-    crop_scale: Range | None = Field((0.3, 1.0), description="share of the area kept by a crop; null: no crops")
-    crop_ratio: Range = Field((3 / 4, 4 / 3), description="width / height of a crop")
-    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
+    crop_scale: Range | None = Field(
+        (0.3, 1.0), description="Fraction of the image area that a random crop keeps; none: no crops."
+    )
+    crop_ratio: Range = Field((3 / 4, 4 / 3), description="Aspect ratio (width / height) of a random crop.")
+    flip: float = Field(0.0, ge=0, le=1, description="Probability of a horizontal flip.")
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
@@ -83,25 +97,25 @@ class AugmentConfig(Section):
 class ModelConfig(Section):
     """Sizes of encoder and predictor."""
 
-    patch_size: int | None = Field(None, ge=1, description="side of a patch in pixels; open: 8 patches across")
-    width: int = Field(384, ge=4, description="encoder width D")
-    depth: int = Field(12, ge=1, description="encoder blocks")
-    heads: int = Field(6, ge=1, description="encoder attention heads")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of the MLPs / width")
-    predictor_width: int = Field(192, ge=4, description="predictor width P")
-    predictor_depth: int = Field(6, ge=1, description="predictor blocks")
-    predictor_heads: int = Field(6, ge=1, description="predictor attention heads")
+    patch_size: int | None = Field(
+        None, ge=1, description="Patch size in pixels. auto: 7 or 8 patches across.", json_schema_extra=AUTO
+    )
+    width: int = Field(384, ge=4, description="Embedding dimension of the encoder.")
+    depth: int = Field(12, ge=1, description="Number of encoder blocks.")
+    heads: int = Field(6, ge=1, description="Number of attention heads of the encoder.")
+    mlp_ratio: float = Field(4.0, gt=0, description="Ratio of MLP hidden dimension to embedding dimension.")
+    predictor_width: int = Field(192, ge=4, description="Embedding dimension of the predictor.")
+    predictor_depth: int = Field(6, ge=1, description="Number of predictor blocks.")
+    predictor_heads: int = Field(6, ge=1, description="Number of attention heads of the predictor.")
     initialisation: Literal["released", "xavier", "mimetic"] = Field(
         "released",
-        description="standard deviation 0.02 as released, by the width of each layer, or with attention as trained",
+        description="Weight initialisation: truncated normal (std 0.02) as released, Xavier, or mimetic attention.",
     )
     levels: tuple[tuple[int, int], ...] | None = Field(
         None,
-        description="predicted, shallow to deep: depths (0: pixels), or pairs of depth and stride; open: the last",
-    )
-
-    pixel_targets: Literal["values", "gradients"] = Field(
-        "values", description="what a level of depth 0 is: a patch's pixels, or histograms of their gradients"
+        description="Prediction targets, shallow to deep: encoder depths (0 for pixels) or [depth, stride] pairs. "
+        "auto: the last block.",
+        json_schema_extra=AUTO,
     )
 
     @field_validator("levels", mode="before")
@@ -127,11 +141,6 @@ class ModelConfig(Section):
         if self.levels is not None and list(self.levels) != (ordered := sorted(self.levels)):
             shown = ",".join(str(depth) if stride == 1 else f"[{depth},{stride}]" for depth, stride in ordered)
             raise ValueError(f"levels go from shallow to deep, the last is what verdicts judge: write them as {shown}")
-        if self.pixel_targets != "values" and not any(depth == 0 for depth, _ in self.levels or ()):
-            raise ValueError(
-                f"pixel_targets = {self.pixel_targets} is of levels of depth 0 and there is none: add 0 to levels, "
-                "or use --model.pixel_targets values"
-            )
         return self
 
     @model_validator(mode="after")
@@ -145,59 +154,50 @@ class ModelConfig(Section):
         return self
 
 
-class MaskingConfig(Section):
-    """Context and target blocks."""
+class LossConfig(Section):
+    """What is minimised."""
 
-    sampler: Literal["multiblock", "random", "ijepa-reference"] = Field(
-        "multiblock", description="blocks, single patches at random, or the published blocks with their faults"
+    kind: Literal["smooth-l1", "l2"] = Field(
+        "smooth-l1", description="Prediction loss: smooth L1 as in the released code, or squared L2 as in the paper."
     )
-    contexts: int = Field(1, ge=1, description="masks of an image for one pass of the target encoder")
-    num_targets: int = Field(4, ge=1, description="target blocks K of an image")
-    target_scale: Range = Field((0.15, 0.2), description="share of the grid covered by a target block")
-    target_aspect: Range = Field((0.75, 1.5), description="height / width of a target block; random: not used")
-    context_scale: Range = Field(
-        (0.85, 1.0), description="share of the grid covered by the context block; random: that stays visible"
+    level_weights: tuple[float, ...] | None = Field(
+        None, description="Weight of each level's loss. auto: all equal.", json_schema_extra=AUTO
     )
-    min_context: int = Field(4, ge=1, description="least number of visible patches")
+    pixel_targets: Literal["values", "gradients"] = Field(
+        "values", description="Targets of a level of depth 0: normalised pixels, or histograms of gradients (HOG)."
+    )
+    variance_covariance: float = Field(
+        0.0,
+        ge=0,
+        description="Initial weight of the VICReg variance-covariance regulariser; decays to 0 along a cosine.",
+    )
+
+    @field_validator("level_weights")
+    @classmethod
+    def _weigh(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (min(value, default=0.0) < 0 or sum(value) <= 0):
+            raise ValueError("weights must not be negative, and at least one must be positive")
+        return value
 
 
 class OptimConfig(Section):
     """Optimizer and its schedules."""
 
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="AdamW, or Muon for the matrices of blocks and AdamW for the rest"
+        "adamw", description="AdamW, or Muon for the weight matrices of the blocks and AdamW for everything else."
     )
-    batch_size: int = Field(256, ge=1, description="images of one optimizer step, over all processes")
-    accumulate: int = Field(1, ge=1, description="micro-batches a step is split into")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    start_lr: float = Field(2e-4, ge=0, description="learning rate at the start of the warm-up")
-    final_lr: float = Field(1e-6, ge=0, description="learning rate at the end")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent on warm-up")
-    weight_decay: float = Field(0.04, ge=0, description="weight decay at the start")
-    final_weight_decay: float = Field(0.4, ge=0, description="weight decay at the end (cosine)")
-    betas: Range = Field((0.9, 0.999), description="AdamW's, also beside Muon")
-    clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
-    loss: Literal["smooth-l1", "l2"] = Field("smooth-l1", description="smooth-L1 as released, l2 as in the paper")
-    variance_covariance: float = Field(
-        0.0, ge=0, description="weight at the start of a term that keeps images apart; falls to 0 (cosine)"
+    batch_size: int = Field(256, ge=1, description="Images per optimizer step, over all processes.")
+    accumulate: int = Field(1, ge=1, description="Number of micro-batches per optimizer step (gradient accumulation).")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    start_lr: float = Field(2e-4, ge=0, description="Learning rate at the start of the warm-up.")
+    final_lr: float = Field(1e-6, ge=0, description="Learning rate at the end of training.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Fraction of the steps used for learning rate warm-up.")
+    weight_decay: float = Field(0.04, ge=0, description="Weight decay at the start of training.")
+    final_weight_decay: float = Field(0.4, ge=0, description="Weight decay at the end of training (cosine schedule).")
+    betas: Range = Field((0.9, 0.999), description="Betas of AdamW, also for the AdamW part of Muon.")
+    clip_gradient: float | None = Field(
+        None, gt=0, description="Maximum norm for gradient clipping; none: no clipping."
     )
-    level_weights: tuple[float, ...] | None = Field(None, description="of each level's loss; open: all the same")
-
-    @field_validator("level_weights")
-    @classmethod
-    def _weigh(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and (min(value, default=0.0) < 0 or sum(value) <= 0):
-            raise ValueError("weights are not negative, and one is positive")
-        return value
-
-    @model_validator(mode="after")
-    def _compares_a_whole_batch(self) -> Self:
-        if self.variance_covariance and self.accumulate > 1:
-            raise ValueError(
-                f"variance_covariance compares all images of a step, accumulate = {self.accumulate} never has them "
-                "together: use accumulate 1 and a smaller batch_size, or variance_covariance 0"
-            )
-        return self
 
     @field_validator("betas")
     @classmethod
@@ -210,49 +210,59 @@ class OptimConfig(Section):
 class EMAConfig(Section):
     """The target encoder's momentum: the teacher's share of the average."""
 
-    momentum: float = Field(0.996, ge=0, le=1, description="at step 0")
-    final_momentum: float = Field(1.0, ge=0, le=1, description="at the last step")
-    kind: Literal["linear", "cosine", "constant"] = Field("linear", description="how it gets from one to the other")
-    hold: float = Field(0.0, ge=0, lt=1, description="share of the steps at the first value")
+    momentum: float = Field(0.996, ge=0, le=1, description="EMA momentum at the start of training.")
+    final_momentum: float = Field(1.0, ge=0, le=1, description="EMA momentum at the end of training.")
+    kind: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape of the momentum schedule.")
+    hold: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of the steps for which momentum stays at its first value."
+    )
 
 
-LENGTHS = ("train.steps", "train.epochs", "train.budget")
-"""Three ways to say how long; the last layer that says one takes back what earlier layers said."""
-
-
-def budget_seconds(text: str) -> float:
-    """Return the seconds of a time such as 90s, 20min or 1.5h; raises ValueError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d)", text)
-    if not match or float(match[1]) <= 0:
-        raise ValueError("a time is a number and its unit: 90s, 20min, 8h or 2d")
-    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
+def _plain_number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 class TrainConfig(Section):
     """Length, machine, and what is written how often."""
 
-    steps: int | None = Field(None, ge=1, description="optimizer steps; open: from budget, or epochs")
-    epochs: float = Field(100.0, gt=0, description="passes over the images, if steps is open")
-    budget: str | None = Field(None, description="time that training may take, such as 20min or 8h, if steps is open")
-    corrections: tuple[tuple[int, float], ...] = Field(
-        (), description="written by a run that keeps a budget: steps where its length was corrected, pace from there on"
+    length: str = Field(
+        "100 epochs",
+        description="How long to train: a number of steps, of epochs, or a time (2340 steps, 300 epochs, 20min).",
     )
-    seed: int = Field(0, ge=0, description="of every random draw")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    seed: int = Field(0, ge=0, description="Random seed.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device to train on.")
     precision: Literal["auto", "bf16", "fp16", "float32", "float64"] = Field(
-        "auto", description="format of matrix products; weights stay in float32 (float64: everything)"
+        "auto",
+        description="Data type of matrix products; weights stay in float32 (with float64 everything is float64).",
     )
-    attention: Literal["auto", "fused", "plain"] = Field("auto", description="attention kernel; auto: measured")
-    log_every: int = Field(20, ge=1, description="steps between two lines of metrics.jsonl")
-    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="how many of the newest are kept, besides the best")
+    attention: Literal["auto", "fused", "plain"] = Field(
+        "auto", description="Attention kernel. auto: the faster one, measured."
+    )
+    log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Number of most recent checkpoints to keep, besides the best one."
+    )
 
-    @field_validator("budget", mode="before")
+    @field_validator("length", mode="before")
     @classmethod
-    def _is_a_time(cls, value: Any) -> Any:
-        if value is not None:
-            budget_seconds(str(value))
-        return value
+    def _is_a_length(cls, value: Any) -> Any:
+        text = str(value)
+        length = parse_length(text)
+        return text if length.unit == "seconds" else f"{_plain_number(length.amount)} {length.unit}"
+
+
+class HorizonConfig(Section):
+    """What ``train.length`` came to; written by a run, never set."""
+
+    length: str | None = Field(
+        None, description="The train.length that it came from; with another one it does not count."
+    )
+    steps: int | None = Field(None, ge=1, description="Number of optimizer steps.")
+    corrections: tuple[tuple[int, float], ...] = Field(
+        (),
+        description="Steps at which a run that keeps a time budget corrected its length, and the pace from there on.",
+    )
 
     @model_validator(mode="after")
     def _go_forward(self) -> Self:
@@ -265,14 +275,16 @@ class TrainConfig(Section):
 class Config(Section):
     """Everything that decides what a run computes."""
 
-    recipe: str | None = Field(None, description="the recipe it started from")
+    recipe: str | None = Field(None, description="The recipe it started from.")
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
-    masking: MaskingConfig = MaskingConfig()
+    masking: MaskingConfig = MultiblockMasking()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
     train: TrainConfig = TrainConfig()
+    horizon: HorizonConfig = HorizonConfig()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -281,23 +293,40 @@ class Config(Section):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Return the input size (H, W) in pixels; ValueError while it is open."""
+        """Return the input size (H, W) in pixels; ValueError while it is auto."""
         if self.data.image_size is None:
-            raise ValueError("data.image_size is still open: call resolve_auto() first")
+            raise ValueError("data.image_size is still auto: call resolve_auto() first")
         return self.data.image_size
 
     @property
     def patch_size(self) -> int:
-        """Return the side of a patch in pixels; ValueError while it is open."""
+        """Return the side of a patch in pixels; ValueError while it is auto."""
         if self.model.patch_size is None:
-            raise ValueError("model.patch_size is still open: call resolve_auto() first")
+            raise ValueError("model.patch_size is still auto: call resolve_auto() first")
         return self.model.patch_size
 
     @model_validator(mode="after")
-    def _a_weight_for_each_level(self) -> Self:
-        weights, levels = self.optim.level_weights, self.model.levels or ((self.model.depth, 1),)
+    def _loss_fits_levels(self) -> Self:
+        weights, levels = self.loss.level_weights, self.model.levels or ((self.model.depth, 1),)
         if weights is not None and len(weights) != len(levels):
-            raise ValueError(f"optim.level_weights has {len(weights)} values for {len(levels)} levels: one for each")
+            raise ValueError(
+                f"loss.level_weights has {len(weights)} values for {len(levels)} levels: give one for each"
+            )
+        if self.loss.pixel_targets != "values" and not any(depth == 0 for depth, _ in levels):
+            raise ValueError(
+                f"loss.pixel_targets = {self.loss.pixel_targets} needs a level of depth 0: add 0 to model.levels, "
+                "or use --loss.pixel_targets values"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_a_whole_batch(self) -> Self:
+        if self.loss.variance_covariance and self.optim.accumulate > 1:
+            raise ValueError(
+                f"loss.variance_covariance compares all images of a step, and optim.accumulate = "
+                f"{self.optim.accumulate} never has them together: use optim.accumulate 1 and a smaller "
+                "optim.batch_size, or loss.variance_covariance 0"
+            )
         return self
 
     @model_validator(mode="after")
@@ -323,14 +352,15 @@ class Config(Section):
 
 
 def field_names() -> list[str]:
-    """Return all settings as dotted names."""
+    """Return all settings as dotted names, those that a run writes included."""
     return [name for name, _ in all_fields()]
 
 
-def all_fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each setting's dotted name and pydantic's description of it."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from all_fields(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
+def all_fields() -> Iterator[tuple[str, Any]]:
+    """Yield each setting's dotted name and pydantic's description of it; of a union, each name once."""
+    return fields_of(Config)
+
+
+def auto_names() -> set[str]:
+    """Return the settings whose None is written as ``auto``."""
+    return {name for name, field in all_fields() if is_auto(field)}

@@ -106,6 +106,6 @@ def _check_ends(grid: tuple[int, int], sizes: dict[str, Ints], min_keep: int) ->
         return
     remedy = f"the largest possible is {smallest - 1}" if smallest else "take a larger scale or grid"
     raise UserError(
-        f"masking.min_context = {min_keep} never ends, since masking.{name} gives blocks of {smallest} patches on a "
-        f"{grid[0]}x{grid[1]} grid and each needs more than that; {remedy}"
+        f"masking.min_keep = {min_keep} can never be satisfied: masking.{name} gives blocks of {smallest} patches on a "
+        f"{grid[0]}x{grid[1]} grid and each block needs more than min_keep; {remedy}"
     )

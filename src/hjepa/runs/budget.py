@@ -4,7 +4,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from hjepa.config import Resolved, budget_seconds
+from hjepa.config import Resolved, parse_length
 
 FIRST_CHECK = 21  # a run audits its first 20 steps against the schedules it began with
 CHECKS = 50  # in a run, evenly spread: the first after two per cent
@@ -47,10 +47,11 @@ class Budget:
 def budget_in_force(resolved: Resolved) -> float | None:
     """Return the seconds a run may take; None if its number of steps was set, or came from somewhere else.
 
-    A configuration that was written by a run has both a budget and the steps that came of it: as the configuration of
+    The configuration that a run wrote holds both its budget and the steps that came of it: as the configuration of
     another run it says how many steps, so that the run can be repeated.
     """
-    budget = resolved.config.train.budget
-    if budget is None or not resolved.origin["train.steps"].startswith(f"derived: {budget} "):
+    budget = resolved.config.train.length
+    if not resolved.origin["horizon.steps"].startswith(f"derived: {budget} "):
         return None
-    return budget_seconds(budget)
+    length = parse_length(budget)
+    return length.amount if length.unit == "seconds" else None

@@ -73,7 +73,7 @@ def metrics_line(
         "epoch": round(images / epoch_images, 4),
         "images": images,
         "loss": loss,
-        **({"regulariser": result.regulariser} if config.optim.variance_covariance else {}),
+        **({"regulariser": result.regulariser} if config.loss.variance_covariance else {}),
         **measures,
         "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
         "effective_rank": queue.rank(),

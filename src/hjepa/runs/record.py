@@ -19,7 +19,7 @@ from hjepa.setup.machine import hardware
 from hjepa.version import __version__
 
 CONFIG_NOTE = (
-    "# Used with --config for another run: train.steps says how long; without it train.budget, or train.epochs.\n"
+    "# With --config another run repeats this one, steps included; with another train.length it has other steps.\n"
 )
 
 

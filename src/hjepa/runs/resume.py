@@ -18,10 +18,10 @@ from hjepa.setup.build import momentum_of, schedules_of
 FREE_TO_CHANGE = {
     "data.corrupt",
     "optim.accumulate",
-    "train.steps",
-    "train.epochs",
-    "train.budget",
-    "train.corrections",
+    "train.length",
+    "horizon.length",
+    "horizon.steps",
+    "horizon.corrections",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -68,7 +68,7 @@ def changed_settings(before: Mapping[str, Any], now: Config) -> dict[str, tuple[
     for section, values in now.model_dump(mode="json").items():
         for name, value in values.items() if isinstance(values, dict) else ():
             known = name in before.get(section, {})
-            was = before[section][name] if known else defaults[section][name]
+            was = before[section][name] if known else defaults[section].get(name)
             if was != value and (known or was not in (None, "auto")):
                 changed[f"{section}.{name}"] = (was, value)
     return changed
@@ -99,10 +99,10 @@ def horizon_change(before: Config, after: Config, step: int) -> list[str]:
     rows = [
         (name, getattr(schedules_of(before), name)(step), getattr(schedules_of(after), name)(step))
         for name in ("lr", "weight_decay", "variance_covariance")
-        if name != "variance_covariance" or before.optim.variance_covariance
+        if name != "variance_covariance" or before.loss.variance_covariance
     ]
     rows.append(("momentum", momentum_of(before)(step), momentum_of(after)(step)))
-    horizon = f"at step {step}, horizon {before.train.steps} -> {after.train.steps}"
+    horizon = f"at step {step}, horizon {before.horizon.steps} -> {after.horizon.steps}"
     return [f"{name} {old:.6g} -> {new:.6g} {horizon}" for name, old, new in rows]
 
 
@@ -130,10 +130,10 @@ def _with_given(saved: Resolved, layers: list[Layer], recipe: str | None) -> Res
     changes: dict[str, tuple[Any, str]] = {}
     for name, (own, value) in changed_settings(saved.config.model_dump(mode="json"), wanted.config).items():
         if wanted.origin[name] in ("default", before.origin):
-            continue  # taken back by another length
+            continue  # taken back by what was given
         if value in (None, "auto") and saved.origin[name].startswith("derived"):
             continue  # left open, as it was when the run began
-        length = name in configuration.LENGTHS
+        length = name == "train.length"
         if length or name not in FREE_TO_CHANGE:
             remedy = "use --extend-to" if length else "start a new run, --init-from takes its weights"
             raise UserError(f"{name} = {value} differs from the run's {own}: leave it out to resume, or {remedy}")
@@ -142,10 +142,10 @@ def _with_given(saved: Resolved, layers: list[Layer], recipe: str | None) -> Res
 
 
 def _extended(resolved: Resolved, extend_to: int) -> Resolved:
-    steps = resolved.config.train.steps or 0
+    steps = resolved.config.horizon.steps or 0
     if extend_to < steps:
         raise UserError(f"--extend-to {extend_to}: the run has {steps} steps already, name a larger number")
-    return configuration.derive(resolved, {"train.steps": (extend_to, f"--extend-to, was {steps}")})
+    return configuration.derive(resolved, {"horizon.steps": (extend_to, f"--extend-to, was {steps}")})
 
 
 def _newest_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:

@@ -137,10 +137,10 @@ class Session:
 
     def _correct_length(self, step: int, total_steps: int) -> None:
         """Give the run another number of steps; what is left of every schedule is spread over what is left of them."""
-        budget, before = self.config.train.budget, self.total_steps
+        budget, before = self.config.train.length, self.total_steps
         horizon = horizon_of(self.config).corrected(step, total_steps)
         why = f"{budget} by the pace at step {step}"
-        changes = {"train.steps": (total_steps, why), "train.corrections": (horizon.corrections, why)}
+        changes = {"horizon.steps": (total_steps, why), "horizon.corrections": (horizon.corrections, why)}
         self.resolved = derive(self.resolved, changes)
         self.config, self.total_steps = self.resolved.config, total_steps
         set_schedules(self.trainer, self.config)
@@ -283,7 +283,7 @@ class Session:
                 "hjepa": __version__,
             },
             self.trainer.model.levels,
-            self.config.model.pixel_targets,
+            self.config.loss.pixel_targets,
             self.config.model.initialisation,
         )
         write_atomically(self.folder.encoder, lambda path: path.write_bytes(encoder_bytes(encoder)))

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from hjepa.config import Config, Resolved, derive
+from hjepa.config import Config, Resolved, derive, parse_length
 from hjepa.data.augment import Fit
 from hjepa.data.loader import pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
@@ -35,9 +35,14 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
         from_files = isinstance(source, FileSource)
         reason = "images are read from files" if from_files else "no files to read"
         values["data.workers"] = (2 if from_files else 0, reason)
-    if config.train.steps is None and config.train.budget is None:
-        steps = max(1, int(config.train.epochs * len(source) / config.optim.batch_size))
-        values["train.steps"] = (steps, f"{config.train.epochs:g} epochs of {len(source):,} images")
+    length = parse_length(config.train.length)
+    if config.horizon.length is None:
+        values["horizon.length"] = (config.train.length, "train.length")
+    if config.horizon.steps is None and length.unit == "steps":
+        values["horizon.steps"] = (int(length.amount), "train.length")
+    elif config.horizon.steps is None and length.unit == "epochs":
+        steps = max(1, int(length.amount * len(source) / config.optim.batch_size))
+        values["horizon.steps"] = (steps, f"{length.amount:g} epochs of {len(source):,} images")
     device = choose_device(config.train.device)
     precision, reason = choose_precision(config.train.precision, device)
     if precision != config.train.precision:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from hjepa.config import Config, Resolved, derive
+from hjepa.config import Config, MultiblockMasking, RandomMasking, Resolved, derive
 from hjepa.data.augment import Augment
 from hjepa.data.loader import MicroBatches, Share
 from hjepa.data.sources import ImageSource
@@ -56,9 +56,9 @@ def build(resolved: Resolved, source: ImageSource, *, started: float | None = No
     resolved = broadcast_config(with_attention(resolved, masks))
     batches = build_batches(resolved.config, source, sampler, accelerator)
     refuse_too_large(resolved.config, masks, accelerator.num_processes)
-    by_budget = resolved.config.train.steps is None
+    by_budget = resolved.config.horizon.steps is None
     if by_budget:
-        resolved = derive(resolved, {"train.steps": (1000, "while its time is measured")})
+        resolved = derive(resolved, {"horizon.steps": (1000, "while its time is measured")})
     trainer = build_trainer(resolved.config, build_model(resolved.config), accelerator)
     step_time = None
     if by_budget:
@@ -70,19 +70,25 @@ def build(resolved: Resolved, source: ImageSource, *, started: float | None = No
 
 def build_sampler(config: Config) -> MaskSampler:
     """Return the mask sampler of a configuration; raises UserError for impossible settings."""
-    m = config.masking
-    settings = MaskSettings(
+    m, seed = config.masking, config.train.seed
+    if isinstance(m, RandomMasking):
+        single = MaskSettings(
+            num_targets=m.num_targets,
+            target_scale=m.target_scale,
+            context_scale=m.context_scale,
+            min_context=m.min_context,
+        )
+        return RandomSampler(config.grid, single, seed=seed)
+    blocks = MaskSettings(
         num_targets=m.num_targets,
         target_scale=m.target_scale,
         target_aspect=m.target_aspect,
         context_scale=m.context_scale,
-        min_context=m.min_context,
+        min_context=m.min_context if isinstance(m, MultiblockMasking) else 1,
     )
-    if m.sampler == "multiblock":
-        return MultiBlockSampler(config.grid, settings, seed=config.train.seed)
-    if m.sampler == "random":
-        return RandomSampler(config.grid, settings, seed=config.train.seed)
-    return ReferenceSampler(config.grid, settings, min_keep=m.min_context, seed=config.train.seed)
+    if isinstance(m, MultiblockMasking):
+        return MultiBlockSampler(config.grid, blocks, seed=seed)
+    return ReferenceSampler(config.grid, blocks, min_keep=m.min_keep, seed=seed)
 
 
 def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, accelerator: Accelerator) -> Batches:
@@ -126,7 +132,7 @@ def build_model(config: Config) -> HJEPA:
         momentum=momentum_of(config),
         seed=config.train.seed,
         levels=[Level(*level) for level in m.levels or ()],
-        pixel_targets=m.pixel_targets,
+        pixel_targets=config.loss.pixel_targets,
         initialisation=m.initialisation,
     )
     set_attention(model, config.train.attention)
@@ -146,7 +152,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         ),
         schedules_of(config),
         accelerator=accelerator,
-        objective=Objective(config.optim.loss, level_shares(config.optim.level_weights, len(model.levels))),
+        objective=Objective(config.loss.kind, level_shares(config.loss.level_weights, len(model.levels))),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
@@ -176,7 +182,7 @@ def schedules_of(config: Config) -> Schedules:
     return Schedules(
         lr=along(horizon, lr, ahead=1),
         weight_decay=along(horizon, Cosine(o.weight_decay, o.final_weight_decay, steps), ahead=1),
-        variance_covariance=along(horizon, Cosine(o.variance_covariance, 0.0, steps), ahead=1),
+        variance_covariance=along(horizon, Cosine(config.loss.variance_covariance, 0.0, steps), ahead=1),
     )
 
 
@@ -196,6 +202,6 @@ def momentum_of(config: Config) -> Callable[[int], float]:
 
 def horizon_of(config: Config) -> Horizon:
     """Return how far a run of this configuration is at each of its steps; ValueError while its length is open."""
-    if config.train.steps is None:
-        raise ValueError("train.steps is still open: call build() first")
-    return Horizon(config.train.steps, config.train.corrections)
+    if config.horizon.steps is None:
+        raise ValueError("horizon.steps is not known yet: call build() first")
+    return Horizon(config.horizon.steps, config.horizon.corrections)

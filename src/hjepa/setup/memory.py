@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hjepa.config import Config, OptimConfig
+from hjepa.config import Config
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.setup.machine import available_memory_gb, choose_device
@@ -73,7 +73,7 @@ def refuse_too_large(config: Config, masks: MaskShape, processes: int = 1) -> No
     while need(parts) > free and parts * processes < config.optim.batch_size // 2:
         parts *= 2
     fits = need(parts) <= free and config.optim.batch_size % (parts * processes) == 0
-    fits = fits and not config.optim.variance_covariance  # which compares all images of a step
+    fits = fits and not config.loss.variance_covariance  # which compares all images of a step
     remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
     raise UserError(
         f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB and {free:.0f} GB are free; "
@@ -97,18 +97,19 @@ def refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
 
 
 @contextlib.contextmanager
-def out_of_memory_in_words(optim: OptimConfig) -> Iterator[None]:
+def out_of_memory_in_words(config: Config) -> Iterator[None]:
     """Turn an allocation that failed into the user's version of it; any other error goes its way."""
+    optim = config.optim
     try:
         yield
     except RuntimeError as error:
         text = str(error).lower()
         if "out of memory" not in text and "allocate memory" not in text:
             raise
-        if optim.variance_covariance:
+        if config.loss.variance_covariance:
             raise UserError(
                 f"out of memory with optim.batch_size = {optim.batch_size}: use a smaller one "
-                "(optim.variance_covariance compares all images of a step, so it cannot be split)"
+                "(loss.variance_covariance compares all images of a step, so it cannot be split)"
             ) from None
         raise UserError(
             f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "

@@ -35,7 +35,7 @@ def plan_of(parts: Parts) -> Plan:
     """Say what the whole run will cost; a budget's steps come of the same measurement."""
     config = parts.resolved.config
     step = parts.step_time or time_steps(parts.trainer, parts.batches, 4)
-    total = config.train.steps or 0
+    total = config.horizon.steps or 0
     half_life = half_life_images(config.ema.momentum, config.optim.batch_size)
     return Plan(
         steps=total,

@@ -34,12 +34,12 @@ def time_steps(trainer: Trainer, batches: Batches, steps: int) -> StepTime:
 
 
 def with_fitting_steps(resolved: Resolved, step: StepTime, started: float | None) -> Resolved:
-    """Turn ``train.budget`` into the number of steps that fit into it.
+    """Turn a ``train.length`` that is a time into the number of steps that fit into it.
 
     ``started`` is what ``time.perf_counter()`` said when the time began to count (None: it has not). A run corrects the
     number on its way (``runs/budget.py``).
     """
-    budget = resolved.config.train.budget or ""
+    budget = resolved.config.train.length
     gone = 0.0 if started is None else time.perf_counter() - started
     fits = max(1, int((budget_seconds(budget) - gone) / step.seconds))
-    return derive(resolved, {"train.steps": (fits, f"{budget} at {step.seconds:.3g} s a step, measured")})
+    return derive(resolved, {"horizon.steps": (fits, f"{budget} at {step.seconds:.3g} s a step, measured")})
