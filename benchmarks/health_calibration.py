@@ -61,10 +61,13 @@ def hide_the_context(model: HJEPA) -> None:
 NO_AVERAGE = {"ema": {"momentum": 0.0, "final_momentum": 0.0}}
 TOO_FAST = {"optim": {"lr": 0.2, "start_lr": 0.02}}
 COLLAPSES = {"collapsed", "partial collapse"}
+# Two hundred steps without an average collapse on some machines and with some seeds, and not on others: predictor and
+# stop-gradient can be enough, as in SimSiam. Whatever happened, such a run must not pass for one that has learned.
+NOTHING_LEARNED = COLLAPSES | {"positional collapse", "diverging", "not learned yet", "watch"}
 CASES: dict[str, tuple[Callable[[HJEPA], None], dict[str, dict[str, Any]], set[str]]] = {
     "sound": (sound, {}, {"healthy", "watch", "not learned yet"}),
     "no EMA and no stop-gradient": (share_weights_and_gradients, {}, COLLAPSES),
-    "momentum 0": (sound, NO_AVERAGE, COLLAPSES | {"positional collapse", "diverging"}),
+    "momentum 0": (sound, NO_AVERAGE, NOTHING_LEARNED),
     "learning rate x100": (sound, TOO_FAST, COLLAPSES | {"diverging"}),
     "context hidden": (hide_the_context, {}, {"positional collapse"}),
 }

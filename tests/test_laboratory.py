@@ -25,7 +25,7 @@ EXPERIMENT = {
     "equal": {"steps": 3},
     "threads": 1,
     "seeds": [0, 1],
-    "base": {name: value for name, value in BASE.items() if name != "train.steps"},
+    "base": {name: value for name, value in BASE.items() if name != "train.length"},
     "variants": {"one level": {}, "two levels": {"model.levels": [1, 2]}, "too many heads": {"model.heads": 7}},
 }  # fmt: skip
 
