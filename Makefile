@@ -8,7 +8,7 @@ DEMO := runs/demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all check format clean
+.PHONY: help venv demo test test-slow test-all check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ demo: $(STAMP) ## pretrain on drawn scenes for about three minutes, evaluate, sh
 
 test: $(STAMP) ## the fast tests, about 10 minutes on 2 slow cores
 	$(PYTEST)
+
+test-slow: $(STAMP) ## the slow tests alone
+	$(PYTEST) -m slow
 
 test-all: $(STAMP) ## all tests, the slow ones too
 	$(PYTEST) -m 'slow or not slow'
