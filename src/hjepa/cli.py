@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from hjepa.errors import UserError
-from hjepa.processes import is_first, rank
+from hjepa.processes import is_main_process, rank
 from hjepa.usage import usage_error
 from hjepa.version import __version__
 
@@ -102,7 +102,7 @@ def pretrain(
         )
     finally:
         terminal.close()
-    if not is_first():
+    if not is_main_process():
         return
     if json:
         print(jsonlib.dumps(run.summary()))
@@ -313,14 +313,16 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"unknown option {settings[0]}: hjepa {' '.join(words[:1])} --help lists them")
     if "settings" in ignored:
         bound.arguments["settings"] = settings
-    from hjepa.runs.stopping import Stopped, leave
+    from hjepa.runs.stopping import Stopped, exit_code_after, requeue_slurm_job
 
     try:
         command(*bound.args, **bound.kwargs)
     except Stopped as stopped:
         data, out = (str(bound.arguments.get(*name)) for name in (("data", "DATA"), ("out", "RUN")))
         again = shlex.join(["hjepa", "pretrain", data, "--out", out, "--resume"])
-        return leave(stopped, again=again, say=_complain)
+        _complain(f"{stopped}: saved; continue with {again}")
+        requeue_slurm_job(stopped)
+        return exit_code_after(stopped)
     if words[:1] == ["pretrain"] and {"--help", "-h"} & set(words):
         _print_settings()
     return 0
@@ -342,7 +344,7 @@ def split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _complain(text: str) -> None:
-    who = "hjepa" if is_first() else f"hjepa, process {rank()}"
+    who = "hjepa" if is_main_process() else f"hjepa, process {rank()}"
     print(f"{who}: {text}", file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Return whether this is the process that speaks and writes."""
     return rank() == 0
 

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import hjepa
 from hjepa.errors import UserError
-from hjepa.models.frozen import random_twin
+from hjepa.models.frozen import random_init_copy
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +100,15 @@ def test_it_is_the_target_encoder(run):
     assert any(not torch.equal(t, saved[f"context_encoder.vit.{n}"]) for n, t in encoder.items())
 
 
-def test_the_random_twin_has_the_weights_training_started_from(run):
+def test_the_random_init_control_has_the_weights_training_started_from(run):
     from runs import trainer_of
 
     from hjepa.config import load
 
     encoder = hjepa.load_encoder(run)
     start = trainer_of(load((run.path / "config.yaml").read_text()))[0].model.context_encoder.state_dict()
-    twin = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
-    assert all(torch.equal(twin[name], tensor) for name, tensor in start.items())
+    control = random_init_copy(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
+    assert all(torch.equal(control[name], tensor) for name, tensor in start.items())
 
 
 def test_unsuitable_images_are_refused(run):

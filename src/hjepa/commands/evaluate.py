@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hjepa.data.augment import Fit
-from hjepa.data.loader import FittedImages
+from hjepa.data.augment import ResizeToInput
+from hjepa.data.loader import ResizedImages
 from hjepa.data.sources import fingerprint_with_labels, open_source, renumber_classes
 from hjepa.errors import UserError
 from hjepa.files import write_json
-from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
+from hjepa.models.frozen import FrozenEncoder, load_frozen, random_init_copy
 from hjepa.report import write_report
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.run import Run
@@ -74,13 +74,13 @@ def evaluate(
     device = choose_device("auto")
     precision, _reason = choose_precision("auto", device)
     encoder = load_frozen(path).to(device)
-    control = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
+    control = random_init_copy(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
-    fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
-    sources = [open_source(data, fit.channels) for data in (train, test)]
+    resize = ResizeToInput(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
+    sources = [open_source(data, resize.channels) for data in (train, test)]
     renumber_classes(*sources)
     labelled = [
-        FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
+        ResizedImages(source, resize, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     folder = RunFolder(path)
     of_pixels = {str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hjepa.commands.given import given_layers
-from hjepa.commands.self_audit import audited
+from hjepa.commands.self_audit import audit_first_steps
 from hjepa.config import resolve
 from hjepa.data.sources import open_source
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 from hjepa.report import write_report
 from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.callback import TrainingCallback
@@ -106,7 +106,7 @@ def _refuse_contradictions(
 
 def _hold(folder: RunFolder, held: contextlib.ExitStack) -> None:
     """Keep other processes from training the same run; the first process holds it for all of a launch."""
-    if is_first():
+    if is_main_process():
         held.enter_context(folder.locked())
 
 
@@ -137,7 +137,7 @@ def _train(session: Session) -> None:
     """Run the session; whatever happens, its page is renewed and a run it replaced is not lost."""
     from_weights = session.record.get("init_from") is not None and session.trainer.step == 0
     try:
-        with audited(session, from_weights=from_weights):
+        with audit_first_steps(session, from_weights=from_weights):
             session.run()
     except BaseException:
         if session.main:

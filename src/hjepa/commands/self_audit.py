@@ -48,7 +48,7 @@ def run_spec(
 
 
 @contextlib.contextmanager
-def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
+def audit_first_steps(session: Session, *, from_weights: bool = False) -> Iterator[None]:
     """Watch the first optimizer steps inside; write audit.md and audit.json as soon as they are over."""
     trainer = session.trainer
     schedule = trainer.model.target_encoder.momentum
@@ -56,7 +56,7 @@ def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
 
     def done() -> None:
         if session.main:
-            keep(session, audit.report(), first)
+            write_audit(session, audit.report(), first)
 
     audit = TeacherAudit(
         trainer.model.context_encoder,
@@ -72,7 +72,7 @@ def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
         yield
 
 
-def keep(session: Session, report: Report, first: int) -> None:
+def write_audit(session: Session, report: Report, first: int) -> None:
     """Write the report on the steps from ``first`` on into the run and say what it says in one line.
 
     A run that is resumed shortly before its end keeps the better founded report on its earlier steps, unless

@@ -1,4 +1,4 @@
-"""What goes into a probe (pooled features, raw pixels, a split of the labels) and what comes out."""
+"""What goes into a probe (pooled features, raw pixels, a validation split) and what comes out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.nda
     return flat
 
 
-def held_out(
+def train_val_split(
     labels: np.ndarray,
     *,
     seed: int,
@@ -174,9 +174,9 @@ def held_out(
     share: float = 0.1,
     at_most: int = 5000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split training indices into ``(fit, held)``, stratified, to choose k or C without the test set.
+    """Split training indices into ``(train_idx, val_idx)``, stratified, to choose k or C without the test set.
 
-    A class with a single image stays in ``fit``, so every class is fitted. ``held`` has as many
+    A class with a single image stays in ``train_idx``, so every class is fitted. ``val_idx`` has as many
     images as there are other classes, or more: in tiny sets that is above ``share``.
     ``classes`` are the names of the class numbers, if they have any.
     Raises ``UserError`` when there is one class, or no class has two images.
@@ -193,12 +193,12 @@ def held_out(
             f"{name} has one image per class ({len(numbers)} classes): "
             "choosing k or C needs at least two images of a class"
         )
-    held_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))
-    fit, held = train_test_split(
+    val_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))
+    train_idx, val_idx = train_test_split(
         splittable,
-        test_size=held_count,
+        test_size=val_count,
         stratify=codes[splittable],
         random_state=int(generator(seed, "held-out split").integers(2**31)),
     )
     alone = np.flatnonzero(sizes[codes] == 1)
-    return np.sort(np.concatenate([fit, alone])), np.sort(held)
+    return np.sort(np.concatenate([train_idx, alone])), np.sort(val_idx)

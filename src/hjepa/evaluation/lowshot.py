@@ -41,9 +41,11 @@ def lowshot(
         hits = np.zeros(len(cs))
         for rows in chosen:
             x, y = train_x[rows], train_y[rows]
-            for fit, held in folds.split(x, y):
-                fit_x, held_x = prepare(x[fit], x[held])
-                hits += [(fit_logistic(fit_x, y[fit], c, ITERATIONS)[0].predict(held_x) == y[held]).sum() for c in cs]
+            for train_idx, val_idx in folds.split(x, y):
+                fit_x, val_x = prepare(x[train_idx], x[val_idx])
+                hits += [
+                    (fit_logistic(fit_x, y[train_idx], c, ITERATIONS)[0].predict(val_x) == y[val_idx]).sum() for c in cs
+                ]
         best = float(cs[int(hits.argmax())])
     correct, converged = np.zeros((draws, len(test_y)), dtype=bool), True
     for number, rows in enumerate(chosen):

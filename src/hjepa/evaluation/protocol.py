@@ -15,8 +15,8 @@ from hjepa.evaluation.features import (
     Probe,
     check_known,
     extract,
-    held_out,
     raw_pixels,
+    train_val_split,
 )
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
@@ -177,7 +177,7 @@ def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> Non
         )
     for name, labels in train.labels.items():
         classes = getattr(train, "classes", ()) if name == "label" else ()
-        held_out(labels, seed=seed, name=f"{train.name} ({name})", classes=classes)
+        train_val_split(labels, seed=seed, name=f"{train.name} ({name})", classes=classes)
         if not np.isin(test.labels[name], labels).any():
             raise UserError(
                 f"no class of {test.name} ({name}) occurs in {train.name}: use two parts of one labelled set"

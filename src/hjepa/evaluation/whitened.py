@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from hjepa.evaluation.features import Probe, held_out
+from hjepa.evaluation.features import Probe, train_val_split
 from hjepa.evaluation.knn import knn
 from hjepa.randomness import generator
 
@@ -25,16 +25,16 @@ def whitened_knn(
     Cosine similarity of plain features is decided by their few widest axes. Dividing every principal axis by its
     spread is the usual remedy in image retrieval (Jégou and Chum 2012, "Negative evidences and co-occurences in image
     retrieval: the benefit of PCA and whitening"); it needs no labels. How many axes are kept (the fewest of the best;
-    ``setting["components"]``) is chosen as k is: on a held-out part of the training set. Raises ``UserError`` as
+    ``setting["components"]``) is chosen as k is: on a validation split of the training set. Raises ``UserError`` as
     ``knn`` does.
     """
-    fit, held = held_out(train_y, seed=seed)
-    possible = sorted({min(count, len(fit) - 1, train_x.shape[1]) for count in components})
+    train_idx, val_idx = train_val_split(train_y, seed=seed)
+    possible = sorted({min(count, len(train_idx) - 1, train_x.shape[1]) for count in components})
     chosen = possible[0]
     if len(possible) > 1:
-        fit_x, held_x = _whiten(train_x[fit], train_x[held], possible[-1], seed)
-        y = train_y[fit], train_y[held]
-        hits = [knn(fit_x[:, :n], y[0], held_x[:, :n], y[1], seed=seed).accuracy for n in possible]
+        fit_x, val_x = _whiten(train_x[train_idx], train_x[val_idx], possible[-1], seed)
+        y = train_y[train_idx], train_y[val_idx]
+        hits = [knn(fit_x[:, :n], y[0], val_x[:, :n], y[1], seed=seed).accuracy for n in possible]
         chosen = possible[int(np.argmax(hits))]
     whitened_train, whitened_test = _whiten(train_x, test_x, chosen, seed)
     probe = knn(whitened_train, train_y, whitened_test, test_y, seed=seed)

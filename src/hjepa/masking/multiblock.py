@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Words = NDArray[np.uint32]
 
-LEVELS = 256  # of scale and of aspect: eight random bits pick one without bias
+NUM_BINS = 256  # of scale and of aspect: eight random bits pick one without bias
 ROUNDS = 8  # placements tried per image; about one in ten fails, so one in 10^8 images needs the last resort
 POOL = 256  # placements that stand for a pair of sizes when V is chosen ...
 POOL_SHARE = 0.1  # ... and the share of them that may have fewer than V visible patches
@@ -212,9 +212,9 @@ def windows(grid: tuple[int, int], offsets: Ints, *, inside: bool = True) -> Fla
 
 
 def block_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> Ints:
-    """Return (h, w) for every level of scale and of aspect (height / width): [LEVELS, LEVELS, 2]."""
-    area = np.linspace(*scale, LEVELS)[:, None] * (grid[0] * grid[1])
-    ratio = np.linspace(*aspect, LEVELS)[None, :]
+    """Return (h, w) for every level of scale and of aspect (height / width): [NUM_BINS, NUM_BINS, 2]."""
+    area = np.linspace(*scale, NUM_BINS)[:, None] * (grid[0] * grid[1])
+    ratio = np.linspace(*aspect, NUM_BINS)[None, :]
     height, width = np.sqrt(area * ratio), np.sqrt(area / ratio)
     # A side that is cut to the grid hands its area to the other one. Cutting before rounding keeps both
     # sides monotone in the scale, which `nearest_target_scale` needs.

@@ -22,7 +22,7 @@ from hjepa.errors import UserError
 from hjepa.masking.multiblock import Flags, Ints, Masks, MaskSettings, block_offsets, check_ranges
 from hjepa.randomness import generator
 
-LEVELS = 4096  # of the one random number, so that all reachable sizes can be checked beforehand
+NUM_BINS = 4096  # of the one random number, so that all reachable sizes can be checked beforehand
 TRIES = 20  # context positions per number of targets kept out
 
 
@@ -58,8 +58,8 @@ class ReferenceSampler:
     def before_cut(self, step: int, batch: int) -> tuple[Flags, Ints]:
         """Return the visible patches [B, N] before the cut to the shortest, and the targets [B, K, T]."""
         random = generator(self.seed, "masks", step)
-        target = self._target_sizes[random.integers(LEVELS)]
-        context = self._context_sizes[random.integers(LEVELS)]
+        target = self._target_sizes[random.integers(NUM_BINS)]
+        context = self._context_sizes[random.integers(NUM_BINS)]
         corners = self._corners(random, target, (batch, self.settings.num_targets))
         targets = corners[..., None] + block_offsets(self.grid, target)
         return self._visible(random, context, targets), targets
@@ -91,9 +91,9 @@ class ReferenceSampler:
 
 
 def reference_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> Ints:
-    """Return (h, w) for every level of the one random number: [LEVELS, 2], at most one less than the grid."""
-    area = np.floor(np.linspace(*scale, LEVELS) * (grid[0] * grid[1]))  # whole patches
-    ratio = np.linspace(*aspect, LEVELS)
+    """Return (h, w) for every level of the one random number: [NUM_BINS, 2], at most one less than the grid."""
+    area = np.floor(np.linspace(*scale, NUM_BINS) * (grid[0] * grid[1]))  # whole patches
+    ratio = np.linspace(*aspect, NUM_BINS)
     sides = np.rint(np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=-1))
     sizes: Ints = np.minimum(sides, np.array(grid) - 1).astype(np.int64)
     return sizes

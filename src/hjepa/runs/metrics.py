@@ -66,7 +66,7 @@ def metrics_line(
     pace: Pace,
 ) -> dict[str, Any]:
     """Return everything that is logged of a step; ``loss`` is the mean over processes."""
-    measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_shares)
+    measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_weights)
     images = result.step * config.optim.batch_size
     return {
         "step": result.step,

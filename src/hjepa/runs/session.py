@@ -24,7 +24,7 @@ from hjepa.setup.machine import return_freed_memory
 from hjepa.training.content import NOTHING_KNOWN, Content, Known
 from hjepa.training.health import FeatureQueue, Health, Verdict, described_images, grace_steps
 from hjepa.training.remedies import Remedies
-from hjepa.training.trainer import StepResult, fit
+from hjepa.training.trainer import StepResult, train_loop
 from hjepa.version import __version__
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -70,7 +70,7 @@ class Session:
         self._write_record("running")
         try:
             with self.signals.remembered():
-                self._fit()
+                self._train_loop()
             self.save()
             if trainer.step == self.total_steps:
                 status = "finished"
@@ -98,11 +98,13 @@ class Session:
             f"the next ones (the first: {names[0]}); run.json names all"
         )
 
-    def _fit(self) -> None:
+    def _train_loop(self) -> None:
         trainer = self.trainer
         attempts = trainer.step + trainer.skipped_steps
         try:
-            fit(trainer, self.batches(attempts), total_steps=lambda: self.total_steps, after_step=self._after_step)
+            train_loop(
+                trainer, self.batches(attempts), total_steps=lambda: self.total_steps, after_step=self._after_step
+            )
         except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
             if trainer.step > self.first_step:
                 self.save()
@@ -191,8 +193,8 @@ class Session:
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
         # A damaged image is left to training, which meets it at its place and saves before it leaves.
         with contextlib.suppress(UserError):
-            for pieces in self.batches(0):
-                for batch in pieces:
+            for micro_batches in self.batches(0):
+                for batch in micro_batches:
                     queue.add(encoder(batch.images).mean(1), batch.images)
                 if queue.features is not None and len(queue.features) >= queue.described:
                     break

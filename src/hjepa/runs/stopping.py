@@ -10,10 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,16 +27,21 @@ class Stopped(Exception):
         self.number, self.step = number, step
 
 
-def leave(stopped: Stopped, *, again: str, say: Callable[[str], None]) -> int:
-    """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first.
-
-    ``again`` is the command that goes on; under a launcher (torchrun) it is what follows it.
-    """
-    say(f"{stopped}: saved; go on with {again}")
-    job = os.environ.get("SLURM_JOB_ID")
-    if stopped.number == signal.SIGUSR1 and job and is_first() and shutil.which("scontrol"):
-        subprocess.run(["scontrol", "requeue", job], check=False)
+def exit_code_after(stopped: Stopped) -> int:
+    """Return the exit code of a process that a signal has stopped: 128 + signal, as shells report it."""
     return 128 + stopped.number
+
+
+def requeue_slurm_job(stopped: Stopped) -> bool:
+    """Ask SLURM to queue this job again, if it announced the end of the job's time with SIGUSR1.
+
+    Returns whether it was asked: once per job, and only inside one.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if stopped.number != signal.SIGUSR1 or not job or not is_main_process() or not shutil.which("scontrol"):
+        return False
+    subprocess.run(["scontrol", "requeue", job], check=False)
+    return True
 
 
 class StopSignals:

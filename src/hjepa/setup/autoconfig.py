@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from hjepa.config import Config, Resolved, derive
-from hjepa.data.augment import Fit
+from hjepa.data.augment import ResizeToInput
 from hjepa.data.loader import pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UserError
@@ -26,7 +26,7 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
     refuse_sizes_beyond_memory(config, channels)
     if config.data.mean is None or config.data.std is None:
         skip = config.data.corrupt == "skip"
-        measured = pixel_statistics(source, fit_of(config, channels), skip_corrupt=skip)
+        measured = pixel_statistics(source, resize_of(config, channels), skip_corrupt=skip)
         reason = f"measured on {min(512, len(source))} images"
         for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
             if given is None:
@@ -59,9 +59,9 @@ def with_attention(resolved: Resolved, masks: MaskShape) -> Resolved:
     return resolved if attention == train.attention else derive(resolved, {"train.attention": (attention, reason)})
 
 
-def fit_of(config: Config, channels: int | None = None) -> Fit:
+def resize_of(config: Config, channels: int | None = None) -> ResizeToInput:
     """Return how images are brought to the input size without randomness."""
-    return Fit(config.image_size, channels or config.data.channels or 3, config.data.fit)
+    return ResizeToInput(config.image_size, channels or config.data.channels or 3, config.data.fit)
 
 
 def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:

@@ -8,21 +8,21 @@ from accelerate import Accelerator
 
 from hjepa.config import Config, Resolved, derive
 from hjepa.data.augment import Augment
-from hjepa.data.loader import MicroBatches, Share
+from hjepa.data.loader import MicroBatchDataset, RankShard
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
-from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomSampler, ReferenceSampler
+from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomPatchSampler, ReferenceSampler
 from hjepa.models.encoder import set_attention
 from hjepa.models.hjepa import HJEPA, build_hjepa, initialise_hjepa
 from hjepa.models.levels import Level
 from hjepa.setup.accelerator import broadcast_config, start_accelerator
-from hjepa.setup.autoconfig import fit_of, resolve_auto, with_attention
+from hjepa.setup.autoconfig import resize_of, resolve_auto, with_attention
 from hjepa.setup.machine import autocast_dtype, grad_scaler
 from hjepa.setup.memory import MaskShape, mask_shape, refuse_too_large
 from hjepa.setup.timing import StepTime, time_steps, with_fitting_steps
 from hjepa.training.batches import Batches
 from hjepa.training.horizon import Horizon, along
-from hjepa.training.objective import Objective, level_shares
+from hjepa.training.objective import Objective, normalised_weights
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import Schedules, Trainer
@@ -81,24 +81,24 @@ def build_sampler(config: Config) -> MaskSampler:
     if m.sampler == "multiblock":
         return MultiBlockSampler(config.grid, settings, seed=config.train.seed)
     if m.sampler == "random":
-        return RandomSampler(config.grid, settings, seed=config.train.seed)
+        return RandomPatchSampler(config.grid, settings, seed=config.train.seed)
     return ReferenceSampler(config.grid, settings, min_keep=m.min_context, seed=config.train.seed)
 
 
 def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, accelerator: Accelerator) -> Batches:
     """Return the micro-batches of this process; raises UserError if the batch cannot be split."""
     data, optim = config.data, config.optim
-    share = Share(optim.batch_size, accelerator.num_processes, accelerator.process_index, optim.accumulate)
+    shard = RankShard(optim.batch_size, accelerator.num_processes, accelerator.process_index, optim.accumulate)
     if optim.batch_size // (accelerator.num_processes * optim.accumulate) < 2:
         raise UserError(
             f"optim.batch_size = {optim.batch_size}: a micro-batch needs at least 2 images, because each is "
             "compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
         )
-    augment = Augment(fit_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
+    augment = Augment(resize_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
     skip = data.corrupt == "skip"
     return Batches(
-        MicroBatches(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
-        share,
+        MicroBatchDataset(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
+        shard,
         sampler,
         contexts=config.masking.contexts,
         mean=data.mean or (),
@@ -146,7 +146,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         ),
         schedules_of(config),
         accelerator=accelerator,
-        objective=Objective(config.optim.loss, level_shares(config.optim.level_weights, len(model.levels))),
+        objective=Objective(config.optim.loss, normalised_weights(config.optim.level_weights, len(model.levels))),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),

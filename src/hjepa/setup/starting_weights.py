@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hjepa.errors import UserError
+from hjepa.models.checkpoint_weights import Matched, load_released, refuse_misfit
 from hjepa.models.hjepa import HJEPA
-from hjepa.models.released import Matched, load_released, refuse_misfit
 
 CHECKPOINT_PARTS = ("context_encoder.", "predictor.", "target_encoder.encoder.")
 

@@ -147,18 +147,18 @@ class Verdict:
 
 VERDICTS = ("healthy", "not learned yet", "watch", "partial collapse", "collapsed", "positional collapse", "diverging")
 
-# Thresholds, calibrated on runs made to collapse on purpose and on sound ones; the command and the values
-# measured are in benchmarks/results/health_calibration.md, the test in test_health_calibration.py.
-COLLAPSED_STD = 0.05  # spread of normalised targets over a batch; sound runs stay above 0.25
-COLLAPSED_RANK = 1.1  # all images in one direction
+# Thresholds, calibrated on healthy runs and on runs made to collapse on purpose; the command and the measured
+# values are in benchmarks/results/health_calibration.md; tests/training/test_health_calibration.py repeats one seed.
+COLLAPSED_STD = 0.05  # standard deviation of normalised targets over a batch; healthy runs stay above 0.25
+COLLAPSED_RANK = 1.1  # all features point in one direction
 PARTIAL_RANK = 2.0
 WATCH_RANK = 5.0
-NO_GAP = 0.01  # predictions fit their own image no better than another; sound runs pass 0.05 soon
-WHERE = 0.2  # below this share of the variance, position does not explain the targets either
-TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
-FALLS = 0.6  # newer half of the last five lines against the older: below, the loss is on its way down
-STEADY = 0.95  # each line against the one before it: the same, told by three lines or more
-RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
+MIN_CROSS_SAMPLE_GAP = 0.01  # below, predictions match other images as well; healthy runs soon exceed 0.05
+MIN_POSITION_SHARE = 0.2  # below this fraction of the variance, position does not explain the targets either
+MAX_RELATIVE_LOSS = 1.5  # loss / position baseline; healthy runs fall below 1 within the grace period
+FALLING_HALVES_RATIO = 0.6  # newer / older half of the last five lines: below, the loss is falling
+FALLING_STEP_RATIO = 0.95  # each line / the one before it: below in three lines or more, the loss is falling
+DIVERGENCE_RATIO = 3.0  # loss / best loss so far; the gradient norm has to be high as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
 
 
@@ -193,14 +193,14 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     if step < grace:
         more = "wait" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
         return Verdict("watch", f"too early to tell before step {grace}; {shown}", more)
-    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < NO_GAP
+    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < MIN_CROSS_SAMPLE_GAP
     alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
-    neither = no_gap and now["position_share"] < WHERE
+    neither = no_gap and now["position_share"] < MIN_POSITION_SHARE
     apart = now["effective_rank"] >= WATCH_RANK
-    if alike or (neither and not apart and now["relative_loss"] < TOO_BAD):
+    if alike or (neither and not apart and now["relative_loss"] < MAX_RELATIVE_LOSS):
         found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
         return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
-    if now["relative_loss"] > TOO_BAD:
+    if now["relative_loss"] > MAX_RELATIVE_LOSS:
         return _worse_than_the_mean(history, shown, remedies)
     if neither and apart:
         found = f"features tell images apart, predictions do not yet; {shown}"
@@ -284,10 +284,10 @@ def _falls(lines: Sequence[Mapping[str, Any]]) -> bool:
     Halves are compared, or every line has to be clearly lower than the one before: noise on a plateau is neither.
     """
     losses = [line["relative_loss"] for line in lines]
-    if len(losses) < 2 or (len(losses) > 2 and all(new < STEADY * old for old, new in pairwise(losses))):
+    if len(losses) < 2 or (len(losses) > 2 and all(new < FALLING_STEP_RATIO * old for old, new in pairwise(losses))):
         return True
     newer = len(losses) // 2
-    return _mean(losses[-newer:]) < FALLS * _mean(losses[:-newer])
+    return _mean(losses[-newer:]) < FALLING_HALVES_RATIO * _mean(losses[:-newer])
 
 
 def _diverging(history: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -> str:
@@ -298,7 +298,7 @@ def _diverging(history: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -
     best = min(line["relative_loss"] for line in history)
     # The newest line as well as the mean: a mean that lags behind a steep fall is not a rise.
     least = min(now["relative_loss"], last["relative_loss"])
-    if len(history) >= 5 and least > max(RISE, RISE * best) and now["grad_norm"] > 1.0:
+    if len(history) >= 5 and least > max(DIVERGENCE_RATIO, DIVERGENCE_RATIO * best) and now["grad_norm"] > 1.0:
         return (
             f"loss {now['relative_loss']:.1f} of the position baseline and rising, gradient norm {now['grad_norm']:.1f}"
         )

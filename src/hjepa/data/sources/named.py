@@ -10,7 +10,7 @@ import numpy as np
 from hjepa.data.sources.arrays import ArraySource
 from hjepa.data.sources.npz import open_npz
 from hjepa.errors import UserError
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 
 FASHION_NAMES = "fashion-mnist, fashion-mnist:train, fashion-mnist:test"
 FASHION_FILES = {
@@ -72,7 +72,7 @@ def _has_cifar10(root: Path) -> bool:
 
 def _refuse_to_download_twice(name: str) -> None:
     """Raise UserError in every process of a launch but the first."""
-    if not is_first():
+    if not is_main_process():
         raise UserError(f"{name} is not here: run hjepa once in a single process, so that one fetches it")
 
 

@@ -12,7 +12,7 @@ from hjepa.masking.multiblock import Masks, MaskSettings, check_ranges
 from hjepa.randomness import generator
 
 
-class RandomSampler:
+class RandomPatchSampler:
     """Draws the masks of a step: a pure function of ``(seed, step)``; every patch is as likely as any other.
 
     Shares are drawn once a step, patches for each image. Raises ``UserError`` if context and target cannot stand
