@@ -113,7 +113,7 @@ def test_fit_pads_without_scaling_and_crops_the_centre():
 
 
 def test_a_batch_that_cannot_be_split_names_one_that_can():
-    with pytest.raises(UserError, match=r"optim\.batch_size = 10 cannot be split into 4 processes x 1 .* 8$"):
+    with pytest.raises(UserError, match=r"optim\.batch_size = 10 .*\b4 processes.* 8$"):
         RankShard(10, world_size=4)
 
 
@@ -139,7 +139,7 @@ def test_damaged_images_are_replaced_only_when_allowed(tmp_path):
     (tmp_path / "1.png").write_bytes(b"damaged")
     plain = Augment(RESIZE, None, (1, 1), flip=0.0)
     strict = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=False)
-    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+    with pytest.raises(UserError, match=r"1\.png: cannot decode"):
         next(micro_batches(strict, RankShard(4), first_attempt=0, workers=0))
     lenient = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=True)
     batch = next(micro_batches(lenient, RankShard(4), first_attempt=0, workers=0))

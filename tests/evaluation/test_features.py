@@ -134,16 +134,12 @@ def test_products_are_in_the_format_that_was_asked_for() -> None:
 def test_features_that_are_not_finite_are_counted_and_refused() -> None:
     photos = ArrayImages(np.ones((5, 3, 4, 4), dtype=np.uint8))
     photos.pixels[[1, 3]] = 200
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"2 of 5 images of photos .*non-finite.*earlier checkpoint"):
         extract(PixelEncoder(scale=3e36), photos, ("avg",))
-    assert str(error.value) == (
-        "2 of 5 images of photos have features that are not finite: "
-        "these weights look broken, evaluate an earlier checkpoint"
-    )
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^photos has no images: name a set with at least one$"):
+    with pytest.raises(UserError, match=r"^photos has no images\b.*at least one"):
         extract(PixelEncoder(), images(0, 3, 4, 4), ("avg",))
 
 
@@ -198,11 +194,7 @@ def test_the_split_holds_out_at_most_5000_and_follows_the_seed() -> None:
 
 
 def test_one_class_and_one_image_per_class_are_refused() -> None:
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"^photos \(label\) .*one class\b.*\(class 4, 9 images\).*at least two"):
         train_val_split(np.full(9, 4), seed=0, name="photos (label)")
-    assert str(error.value) == ("photos (label) has one class only (class 4, 9 images): evaluation needs at least two")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"^the training set .*one image per class \(5 classes\).*k or C.*at least two"):
         train_val_split(np.arange(5), seed=0)
-    assert str(error.value) == (
-        "the training set has one image per class (5 classes): choosing k or C needs at least two images of a class"
-    )

@@ -125,16 +125,16 @@ def test_numpy_arrays_are_taken_and_other_things_named(run):
     torch.testing.assert_close(encoder(images).tokens, encoder(torch.from_numpy(images.copy())).tokens)
     torch.testing.assert_close(encoder(images / 255).tokens, encoder(images).tokens)
     assert encoder.grid(images) == (4, 4) and len(encoder.levels(images)) == 1
-    with pytest.raises(UserError, match=r"images are given as list: give a tensor or an array \[B, C, H, W\]"):
+    with pytest.raises(UserError, match=r"images .* list: .*tensor or an array \[B, C, H, W\]"):
         encoder([1, 2])
-    with pytest.raises(UserError, match=r"images are int64: give uint8"):
+    with pytest.raises(UserError, match=r"images are int64: .*uint8"):
         encoder(images.astype(np.int64))
 
 
 def test_damaged_encoders_are_refused(run, tmp_path):
     (tmp_path / "encoder.json").write_text((run.path / "encoder.json").read_text())
     (tmp_path / "encoder.safetensors").write_bytes((run.path / "encoder.safetensors").read_bytes()[:500])
-    with pytest.raises(UserError, match="holds a damaged encoder"):
+    with pytest.raises(UserError, match=r"damaged encoder.*--resume"):
         hjepa.load_encoder(tmp_path)
-    with pytest.raises(UserError, match="holds no encoder"):
+    with pytest.raises(UserError, match=r"nothing .*no encoder"):
         hjepa.load_encoder(tmp_path / "nothing")

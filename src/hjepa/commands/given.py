@@ -1,4 +1,4 @@
-"""From what a command was given to layers of settings, and the recipe where none was named."""
+"""Collect the settings given to a command as layers, and choose a recipe if none is named."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def given_layers(
     options: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Layer]:
-    """Return what was given, in rising order of precedence."""
+    """Return the given settings as layers, in increasing order of precedence."""
     options = [*options, *(["--train.budget", budget] if budget is not None else [])]
     given = [Layer("call", settings)] if settings else []
     given += [configuration.read_options(options)] if options else []
@@ -37,7 +37,7 @@ def given_layers(
         layers += (from_file := configuration.read_file(Path(config)))
         named = from_file[-1].values.get("recipe")
         if recipe and named not in (None, recipe):
-            raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
+            raise UserError(f"--recipe {recipe} contradicts the recipe {named} of {config}: remove one of them")
     elif not recipe:
         asked = {name: v for train in trains for name, v in train.items()}  # the command line last
         layers += _chosen_recipe(asked.get("budget"), str(asked.get("device", "auto")))
@@ -45,7 +45,7 @@ def given_layers(
 
 
 def _chosen_recipe(budget: Any, wanted: str) -> list[Layer]:
-    """Return the recipe for a budget on a device of this machine, and why; the default without a budget."""
+    """Return the recipe for a budget on this machine's device, and why; the default recipe without a budget."""
     try:
         seconds = configuration.budget_seconds(str(budget))
     except ValueError:  # the budget itself is refused where it is read; None is no budget

@@ -114,10 +114,10 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
 def read(
     source: ImageSource, index: int, *, skip_corrupt: bool | None = None, skipped: list[str] | None = None
 ) -> np.ndarray:
-    """Read an image; a damaged one is replaced by the next readable one if that is allowed.
+    """Read an image; with ``skip_corrupt``, an unreadable one is replaced by the next readable one.
 
-    ``skip_corrupt`` None: nobody can allow it (an evaluation counts every image), so the error does not offer it.
-    ``skipped`` gets the names of those that were replaced.
+    ``skip_corrupt`` None: skipping is not an option (an evaluation counts every image), so the error does not offer it.
+    The names of replaced images are appended to ``skipped``.
     """
     for offset in range(len(source)):
         place = (index + offset) % len(source)
@@ -129,9 +129,9 @@ def read(
                     skipped.append(str(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
                 continue
             if skip_corrupt is not None and isinstance(error, UnreadableImage):
-                raise UserError(f"{error}, or leave such files out with --data.corrupt skip") from None
+                raise UserError(f"{error}, or skip unreadable images with --data.corrupt skip") from None
             raise
-    raise UserError(f"{source.name}: not one of its {len(source)} images can be read")
+    raise UserError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
 
 
 class MicroBatchSampler(Sampler[MicroBatchIndex]):

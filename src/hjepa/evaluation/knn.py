@@ -27,14 +27,14 @@ def knn(
     A neighbour of similarity ``s`` votes for its class with weight ``exp(s / temperature)``, 0.07 as
     in Wu et al. (2018), "Unsupervised feature learning via non-parametric instance discrimination",
     and in DINO (Caron et al., 2021). ``k`` is chosen on a validation split of the training set (the
-    smallest of the best); values larger than what is left of it are not tried. ``chunk`` queries
+    smallest of the best); values larger than the rest of it are not tried. ``chunk`` queries
     are compared at a time. Raises ``UserError`` when no ``k`` fits or the labels cannot be split.
     """
     train_idx, val_idx = train_val_split(train_y, seed=seed)
     possible = sorted({k for k in ks if 1 <= k <= len(train_idx)})
     if not possible:
         raise UserError(
-            f"no k of {', '.join(map(str, ks))} fits {len(train_idx)} training images: try 1 to {len(train_idx)}"
+            f"k = {', '.join(map(str, ks))}: too large for {len(train_idx)} training images, use 1 to {len(train_idx)}"
         )
     classes, codes = np.unique(train_y, return_inverse=True)
     bank, bank_codes = _unit_rows(train_x), torch.from_numpy(codes)

@@ -1,7 +1,7 @@
-"""Which patches are seen and which are predicted: masks as pure functions of ``(seed, step)``.
+"""Mask samplers: which patches are visible and which are predicted, as pure functions of ``(seed, step)``.
 
-``MultiBlockSampler`` draws blocks, ``RandomPatchSampler`` single patches; ``ReferenceSampler`` repeats the published
-sampler of blocks, faults included; ``coverage`` measures what one of them does to a grid.
+``MultiBlockSampler`` samples blocks, ``RandomPatchSampler`` single patches; ``ReferenceSampler`` reproduces the
+original I-JEPA sampler, including its bugs; ``coverage`` measures how a sampler covers a grid.
 """
 
 from hjepa.masking.coverage import Coverage, coverage, draw, svg

@@ -1,4 +1,4 @@
-"""Levels: what of an image is predicted, from which depth of the target encoder and how coarse."""
+"""Levels: which features are predicted, from which depth of the target encoder and at which resolution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ ORIENTATIONS = 9
 
 
 class Level(NamedTuple):
-    """One rung of the hierarchy.
+    """One level of prediction targets.
 
-    ``depth`` counts the blocks of the target encoder that the tokens have passed; 0 means the pixels of a patch, or
-    what their gradients say (``PixelTargets``). ``stride`` is the side, in patches, of the cells whose tokens are
-    averaged.
+    ``depth`` is the number of target encoder blocks that the tokens have passed; 0 means the pixels of a patch, or
+    histograms of their gradients (``PixelTargets``). ``stride`` is the side, in patches, of the cells over which tokens
+    are averaged.
     """
 
     depth: int
@@ -29,12 +29,12 @@ class Level(NamedTuple):
 
 
 def last_level(depth: int) -> tuple[Level, ...]:
-    """Return the only level of I-JEPA: every patch, after the last block of an encoder of ``depth`` blocks."""
+    """Return the single level of I-JEPA: every patch, after the last of ``depth`` blocks."""
     return (Level(depth),)
 
 
 def at_least_float32(tokens: Tensor) -> Tensor:
-    """Lift half-precision tokens: statistics over many of them lose too much in 16 bits."""
+    """Cast half-precision tokens to float32: statistics over many of them lose too much in 16 bits."""
     return tokens if tokens.element_size() >= 4 else tokens.float()
 
 

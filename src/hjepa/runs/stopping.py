@@ -1,6 +1,6 @@
-"""A run that is asked to stop by a signal saves first, and all its processes stop at the same step.
+"""Stop signals: a run saves a checkpoint first, and all its ranks stop at the same step.
 
-Heavy modules are imported where they are needed: every command reads this file.
+Heavy modules are imported where they are needed, because every command imports this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """Training stopped on a signal after saving."""
+    """Training was stopped by a signal and has saved a checkpoint."""
 
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"{signal.Signals(number).name} at step {step}")
@@ -28,14 +28,14 @@ class Stopped(Exception):
 
 
 def exit_code_after(stopped: Stopped) -> int:
-    """Return the exit code of a process that a signal has stopped: 128 + signal, as shells report it."""
+    """Return the exit code of a run that was stopped by a signal: 128 + signal number, as in shells."""
     return 128 + stopped.number
 
 
 def requeue_slurm_job(stopped: Stopped) -> bool:
-    """Ask SLURM to queue this job again, if it announced the end of the job's time with SIGUSR1.
+    """Requeue this SLURM job if SLURM announced the end of its time limit with SIGUSR1.
 
-    Returns whether it was asked: once per job, and only inside one.
+    Only rank 0 does so. Returns whether the job was requeued.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if stopped.number != signal.SIGUSR1 or not job or not is_main_process() or not shutil.which("scontrol"):
@@ -45,16 +45,16 @@ def requeue_slurm_job(stopped: Stopped) -> bool:
 
 
 class StopSignals:
-    """Remembers that this process was asked to stop, and lets all processes agree on it."""
+    """Records stop signals of this process, and lets all ranks agree to stop."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.sent: int | None = None  # what this process was sent
-        self.agreed: int | None = None  # what all processes have agreed to stop for
+        self.sent: int | None = None  # signal received by this rank
+        self.agreed: int | None = None  # signal for which all ranks have agreed to stop
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Turn SIGTERM, SIGUSR1 and SIGINT into a wish to stop after the current step."""
+        """Turn SIGTERM, SIGUSR1 and SIGINT into a request to stop after the current step."""
 
         def remember(number: int, _frame: object) -> None:
             self.sent = number
@@ -62,7 +62,7 @@ class StopSignals:
         wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         try:
             before = {number: signal.signal(number, remember) for number in wanted}
-        except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
+        except ValueError:  # not the main thread (a notebook's worker): signals are not ours to handle there
             yield
             return
         try:
@@ -72,7 +72,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def agree(self) -> bool:
-        """Return whether any process got a signal; all must agree to stop at the same step."""
+        """Return whether any rank got a signal; all must agree to stop at the same step."""
         if self.accelerator.num_processes == 1:
             self.agreed = self.sent
         else:

@@ -17,8 +17,8 @@ from hjepa.training.trainer import MicroBatch
 class Batches:
     """Joins images and masks of this rank into micro-batches on the device.
 
-    Everything is a function of the attempt (steps taken + steps skipped), so any point of a run can be
-    entered directly, and a skipped step does not meet the same batch again.
+    Everything is a function of the attempt (steps taken + steps skipped), so a run can be entered at any
+    point, and a skipped step does not get the same batch again.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Batches:
         accelerator: Accelerator,
     ) -> None:
         self.images, self.shard, self.masks = images, shard, masks
-        self.contexts, self.workers = contexts, workers  # masks of an image; loader processes
+        self.contexts, self.workers = contexts, workers  # masks per image; loader processes
         self.accelerator, self.device = accelerator, accelerator.device
         self.on_cuda = self.device.type == "cuda"
         self.mean, self.std = (
@@ -45,8 +45,8 @@ class Batches:
     def __call__(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of each attempt, for ever.
 
-        Raises UserError when an image cannot be read: in all processes before the same step, with that image's name.
-        A launcher stops the others as soon as the first has left, which need not be the one that met it.
+        Raises UserError if an image cannot be read: on all ranks before the same step, with the name of that image.
+        A launcher stops the other ranks as soon as one exits, which need not be the one that met the image.
         """
         batches = self._of_this_rank(first_attempt)
         while True:
@@ -79,12 +79,12 @@ class Batches:
             attempt += 1
 
     def _masks(self, attempt: int, rows: slice) -> Masks:
-        """Return the masks of some images, those of one image one after the other."""
+        """Return the masks of ``rows`` of the global batch; the masks of one image are adjacent."""
         each = self.contexts
         return self.masks.sample(attempt, each * self.shard.batch_size, slice(each * rows.start, each * rows.stop))
 
     def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
-        # Only CUDA orders an asynchronous copy before the memory it reads is used again.
+        # Only CUDA finishes an asynchronous copy before its source memory is reused.
         pixels, context, targets = (
             tensor.to(self.device, non_blocking=self.on_cuda)
             for tensor in (pixels, torch.from_numpy(masks.context), torch.from_numpy(masks.targets))
