@@ -53,7 +53,7 @@ def pretrain(
         A folder (searched recursively), a .txt or .csv list of paths, an .npz file of arrays (FILE.npz or
         FILE.npz:test), or the name of a dataset: cifar10, fashion-mnist or scenes, optionally with :train or :test.
     out
-        Folder of the run. It must be new or empty.
+        Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe
         Name of a predefined configuration (default: hjepa-small, unless --config is given).
     config

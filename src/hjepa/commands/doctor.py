@@ -19,13 +19,9 @@ def doctor() -> dict[str, Any]:
     fashion = (
         "found"
         if fashion_mnist_is_here()
-        else "not found; apt-get install dataset-fashion-mnist, or download it by using it once online"
+        else "not found; apt-get install dataset-fashion-mnist, or go online to download it"
     )
-    cifar10 = (
-        "found"
-        if cifar10_is_here()
-        else "not found; put cifar10.npz into ./data, or download it by using it once online"
-    )
+    cifar10 = "found" if cifar10_is_here() else "not found; put cifar10.npz into ./data, or go online to download it"
     return {
         "hjepa": __version__,
         "python": platform.python_version(),

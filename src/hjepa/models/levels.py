@@ -54,10 +54,10 @@ def patch_pixels(images: Tensor, patch_size: int) -> Tensor:
 def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
     """Return histograms of the gradients in each patch [B, N, 9 * parts**2 * C] of images [B, C, H, W].
 
-    Orientations without sign in nine bins, each gradient with its length as weight, per channel and quarter of the
-    patch (parts 2; of patches of an odd side, the whole), divided by the length of the histogram: Dalal and Triggs
-    (2005), as targets Wei et al. (2022, arXiv:2112.09133), section 3. At the border of the image the difference is
-    one-sided. Grey without structure gives zeros: 0.1, in units of normalised pixels, is added to the length.
+    Histograms of oriented gradients (Dalal and Triggs 2005), used as targets by Wei et al. (2022, arXiv:2112.09133,
+    section 3): nine bins of unsigned orientation, weighted by gradient magnitude, per channel and quarter of a patch
+    (parts 2; for patches with an odd side, per patch), divided by the norm of the histogram. At the border of the image
+    the difference is one-sided. Uniform areas give zeros, because 0.1 (in normalised pixels) is added to the norm.
     """
     parts = _parts(patch_size)
     cells = gradient_histograms(
@@ -67,7 +67,7 @@ def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
 
 
 def gradient_histograms(images: Tensor, grid: Grid) -> Tensor:
-    """Return one histogram of gradients for each cell of a grid and channel, [B, C, 9, GH, GW], of [B, C, H, W].
+    """Return one histogram of gradients per cell of a grid and channel, [B, C, 9, GH, GW], of [B, C, H, W].
 
     As in ``patch_gradients``; a grid that does not divide the image has cells that overlap by a pixel.
     """
@@ -89,7 +89,7 @@ def _parts(patch_size: int) -> int:
 def level_cells(
     level: Level, by_depth: Mapping[int, Tensor], images: Tensor, grid: Grid, pixel_targets: PixelTargets = "values"
 ) -> Tensor:
-    """Return what a level knows of whole images: layer-normalised cells [B, M, D], in raster order.
+    """Return the targets of a level for whole images: layer-normalised cells [B, M, D], in raster order.
 
     ``by_depth`` holds the encoder's tokens [B, N, D] after some blocks; ``grid`` is the patch grid of ``images``.
     """

@@ -81,7 +81,7 @@ def choose_attention(
                 seconds[kind] += fastest
     best = min(seconds, key=lambda kind: seconds[kind])
     other = max(seconds.values()) / max(seconds[best], 1e-9)
-    return best, f"{other:.1f} times as fast as the other at this model's sizes"
+    return best, f"{other:.1f} times as fast as the other kernel at these sizes"
 
 
 def matmul_speed(dtype: torch.dtype, *, repeats: int = 5) -> float:

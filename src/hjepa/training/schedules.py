@@ -44,7 +44,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class EMAScheduler:
-    """Momentum, the teacher's share of the average: ``base_value`` during the warm-up, then towards ``final_value``.
+    """EMA momentum, the weight of the teacher: ``base_value`` during the warm-up, then towards ``final_value``.
 
     ``kind`` is ``linear`` (I-JEPA: 0.996 at step 0, 1.0 at the end), ``cosine`` (DINO) or ``constant``
     (V-JEPA 2: ``base_value`` throughout). After the last step the final value stays.
@@ -60,9 +60,9 @@ class EMAScheduler:
     def __post_init__(self) -> None:
         for value in (self.base_value, self.final_value):
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"momentum is the teacher's share and lies in [0, 1], got {value}")
+                raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {value}")
         if self.kind not in ("linear", "cosine", "constant"):
-            raise ValueError(f"momentum kind is linear, cosine or constant, got {self.kind!r}")
+            raise ValueError(f"momentum kind must be linear, cosine or constant, got {self.kind!r}")
 
     def __call__(self, step: float) -> float:
         """Return the momentum applied after optimizer step ``step`` (0-based)."""
