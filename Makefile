@@ -10,10 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow test-all check format clean
 
-help: ## list the targets
+help: ## list all targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-venv: $(STAMP) ## create .venv with the project and everything its tests need
+venv: $(STAMP) ## create .venv with the project and its test dependencies
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,17 +22,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## pretrain on drawn scenes for about three minutes, evaluate, show a verdict
+demo: $(STAMP) ## pretrain on synthetic scenes for about three minutes, evaluate, print a verdict
 	$(BIN)/hjepa pretrain scenes --out $(DEMO) --recipe demo --overwrite
 	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --protocols knn --pooling grid4 --max-train 4000 --max-test 2000
 
 test: $(STAMP) ## the fast tests, about 10 minutes on 2 slow cores
 	$(PYTEST)
 
-test-slow: $(STAMP) ## the slow tests alone
+test-slow: $(STAMP) ## only the slow tests
 	$(PYTEST) -m slow
 
-test-all: $(STAMP) ## all tests, the slow ones too
+test-all: $(STAMP) ## all tests, including the slow ones
 	$(PYTEST) -m 'slow or not slow'
 
 check: $(STAMP) ## formatting, lint, types, import direction
@@ -41,7 +41,7 @@ check: $(STAMP) ## formatting, lint, types, import direction
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
-format: $(STAMP) ## format and mend what can be mended
+format: $(STAMP) ## format the code and fix lint errors where possible
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

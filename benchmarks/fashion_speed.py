@@ -30,7 +30,7 @@ from hjepa.runs.session import Session
 from hjepa.setup.autoconfig import resolve_auto
 from hjepa.setup.build import build, build_batches, build_sampler
 from hjepa.setup.machine import autocast_dtype, choose_precision, keep_freed_memory, peak_memory_gb
-from hjepa.training.trainer import fit
+from hjepa.training.trainer import train_loop
 
 STEPS = 10
 BATCH = 128
@@ -60,7 +60,7 @@ def work(which: str, total: int, precision: str) -> None:
 
             def take(steps: int) -> None:
                 until = session.trainer.step + steps
-                fit(session.trainer, stream, total_steps=lambda: until, after_step=session._after_step)
+                train_loop(session.trainer, stream, total_steps=lambda: until, after_step=session._after_step)
         else:
             if which == "tuned":
                 keep_freed_memory()

@@ -68,12 +68,9 @@ if __name__ == "__main__":
             taken[case].append(seconds_per_step(*case))
     alone = statistics.median(taken["hjepa", 1, False])
     print("# Two threads beside a busy process\n\n`python benchmarks/threads.py`\n")
-    print(
-        f"{os.cpu_count()} cores, torch {torch.__version__}; medians of {rounds} rounds, lowest and highest in brackets.\n"
-    )
-    print(
-        "| threads wait | threads | beside a busy process | seconds a step | speed against one thread alone |\n|---|---|---|---|---|"
-    )
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}; median of {rounds} rounds and range.\n")
+    print("| start | threads | beside a busy process | seconds per step | speed relative to one thread alone |")
+    print("|---|---|---|---|---|")
     for (start, threads, beside), seconds in taken.items():
         middle = statistics.median(seconds)
         spread = f"{middle:.3f} [{min(seconds):.3f}, {max(seconds):.3f}]"

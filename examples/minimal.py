@@ -1,8 +1,8 @@
-"""I-JEPA in one file: the whole method without the library, on pictures drawn here.
+"""I-JEPA in one file: the whole method without the library, on synthetic images.
 
 Run it:  python examples/minimal.py        (about a minute on two CPU cores)
 
-Shape letters: B images, N patches (G*G grid), V visible patches, K target blocks, T patches a block,
+Shape letters: B images, N patches (G*G grid), V visible patches, K target blocks, T patches per block,
 D encoder width, P predictor width. The method: arXiv:2301.08243. Read `train_step` first.
 """
 

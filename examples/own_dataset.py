@@ -1,4 +1,4 @@
-"""Pretrain on a Dataset of your own: anything with a length that gives images by number.
+"""Pretrain on your own Dataset: anything with a length that returns images by index.
 
 Run it:  python examples/own_dataset.py
 """

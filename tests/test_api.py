@@ -92,7 +92,7 @@ def test_evaluate_stands_beside_its_controls(run):
     written = json.loads((run.path / "evaluation.json").read_text())
     assert written["conclusion"] == result.conclusion
     assert written["precision"] in ("bf16", "float32")  # whichever is faster on this machine
-    assert result.conclusion.startswith("Training and test images are the same")
+    assert re.search(r"^(The )?[Tt]raining and test images are (the same|identical)", result.conclusion)
     assert html.escape(result.conclusion) in run.report.read_text()
 
 
@@ -113,11 +113,11 @@ def test_an_encoder_that_training_has_ruined_is_called_so_on_the_terminal_and_on
         main(["evaluate", "ruined", "--train", "train.npz", "--test", "test.npz", "--protocols", "knn"])
     assert left.value.code == 0
     said = capsys.readouterr().out
-    assert "worse than those of the untrained encoder (knn, avg: " in said and "train longer" in said
+    assert re.search(r"worse.*\(knn, avg: ", said) and "train longer" in said
     harm = json.loads((path / "evaluation.json").read_text())["harm"]
     page = (path / "report.html").read_text()
-    assert html.escape(harm) in page and page.index("Below the untrained encoder") < page.index('id="verdict"')
-    assert "Below the untrained encoder" not in run.report.read_text()
+    assert html.escape(harm) in page and page.index('id="harm"') < page.index('id="verdict"')
+    assert 'id="harm"' not in run.report.read_text()
 
 
 def test_what_was_evaluated_before_stays_beside_what_is_measured_now(run):
@@ -259,7 +259,7 @@ def test_a_run_goes_on_with_other_accumulation(run, tmp_path):
 
 
 def test_a_call_says_once_how_long_to_train(tmp_path):
-    with pytest.raises(UserError, match=r"both say how long to train: leave one of them out"):
+    with pytest.raises(UserError, match=r"both.*how long.*one of them"):
         hjepa.pretrain(pictures(), out=tmp_path / "run", budget="20min", train={"length": 7})
     assert not (tmp_path / "run").exists()
 
@@ -301,7 +301,7 @@ def test_every_public_name_is_there():
 
 
 def test_images_that_are_neither_bytes_nor_in_0_to_1_are_refused(run):
-    with pytest.raises(UserError, match=r"images are floats up to 255: give uint8, or floats in 0\.\.1"):
+    with pytest.raises(UserError, match=r"floats up to 255: .*uint8.*floats in 0\.\.1"):
         hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 255.0))
     assert hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 1.05)).pooled.shape == (1, 32)  # a resize overshoots
 
@@ -369,9 +369,8 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
         main(["pretrain", "scenes", *words, *options])
     error = capsys.readouterr().err
     assert left.value.code == 2
-    assert error == "hjepa: out of memory with optim.batch_size = 8 in 1 micro-batches: use --optim.accumulate 2; " + (
-        "add --resume if the run had saved a checkpoint\n"
-    )
+    remedy = r"^hjepa: out of memory.*optim\.batch_size = 8\b.*--optim\.accumulate 2\b.*--resume.*checkpoint\n$"
+    assert re.search(remedy, error) and error.count("\n") == 1
 
 
 def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):

@@ -53,236 +53,185 @@ def complaint(capsys, here):
 def test_a_pattern_that_the_shell_has_spelled_out_ends_in_one_short_line(complaint):
     """It was one line of 69,025 characters."""
     line = complaint("pretrain", *(f"photos/{number}.jpg" for number in range(5000)), "--out", "run")
-    assert line == (
-        "one DATA is expected, and photos/1.jpg and 4,998 more came after it: name the folder that holds the images, "
-        "or a .txt file with a path per line"
-    )
-    assert complaint("doctor", "more") == "unexpected argument more: hjepa doctor --help lists what is expected"
+    assert re.search(r"one DATA.*photos/1\.jpg and 4,998 more.*folder.*\.txt", line) and len(line) < 300
+    assert re.search(r"unexpected argument more: .*hjepa doctor --help", complaint("doctor", "more"))
 
 
+# What must stand in each line, in this order: the thing, its value, the remedy. The words between may change.
 CASES = {
-    "levels from deep to shallow": (
-        "pretrain scenes --out run --model.levels 6,3,0",
-        "model.levels go from shallow to deep, the last is what verdicts judge: write them as 0,3,6",
-    ),
+    "levels from deep to shallow": ("pretrain scenes --out run --model.levels 6,3,0", r"model\.levels.*0,3,6$"),
     "crops in training, black bars in evaluation": (
         "pretrain photos --out run --data.fit pad --augment.crop_scale 0.5,1.0",
-        "data.fit = pad pads the images of evaluation, augment.crop_scale fills those of training with crops: "
-        "use data.fit crop, or augment.crop_scale none",
+        r"data\.fit = pad.*augment\.crop_scale.*data\.fit crop.*augment\.crop_scale none",
     ),
     "images compared over a split batch": (
         "pretrain scenes --out run --loss.variance_covariance 1 --optim.accumulate 2",
-        "loss.variance_covariance compares all images of a step, and optim.accumulate = 2 never has them together: "
-        "use optim.accumulate 1 and a smaller optim.batch_size, or loss.variance_covariance 0",
+        r"loss\.variance_covariance.*accumulate = 2.*accumulate 1.*batch_size.*variance_covariance 0",
     ),
     "a budget without a unit": (
         "pretrain scenes --out run --budget 20",
-        "--budget 20: must be a time, such as 90s, 20min, 8h or 2d",
+        r"^--budget 20: .*time.*90s, 20min, 8h or 2d",
     ),
     "a budget that is no time": (
         "pretrain scenes --out run --budget soon",
-        "--budget soon: must be a number of steps, of epochs, or a time, such as 2340 steps, 300 epochs or 20min",
+        r"^--budget soon: .*time.*2340 steps, 300 epochs or 20min",
     ),
     "two lengths": (
         "pretrain scenes --out run --budget 20min --train.length 5",
-        "--budget and --train.length both say how long to train: leave one of them out",
+        r"--budget and --train\.length both.*one of them",
     ),
     "a length of earlier versions": (
         "pretrain scenes --out run --train.steps 5",
-        "--train.steps is now --train.length, such as --train.length '300 steps'",
+        r"^--train\.steps is now --train\.length, such as --train\.length '300 steps'$",
     ),
     "a length that a run writes": (
         "pretrain scenes --out run --horizon.steps 5",
-        "--horizon.steps is written by a run and cannot be set: use --train.length",
+        r"^--horizon\.steps .*cannot be set: use --train\.length$",
     ),
-    "a loss where it was": (
-        "pretrain scenes --out run --optim.loss l2",
-        "--optim.loss is now --loss.kind",
-    ),
+    "a loss where it was": ("pretrain scenes --out run --optim.loss l2", r"^--optim\.loss is now --loss\.kind$"),
     "a setting of another sampler": (
         "masks --grid 8x8 --masking.sampler random --masking.target_aspect 1,2",
-        "masking.target_aspect is a setting of masking.sampler multiblock or ijepa-reference only: leave it out, or "
-        "choose that sampler",
+        r"^masking\.target_aspect .*masking\.sampler multiblock or ijepa-reference.*leave it out",
     ),
     "a sampler that does not exist": (
         "masks --grid 8x8 --masking.sampler blocks",
-        "masking.sampler = 'blocks': must be one of multiblock, random, ijepa-reference",
+        r"^masking\.sampler = 'blocks': .*multiblock, random, ijepa-reference$",
     ),
-    "missing folder": (
-        "pretrain nowhere --out run",
-        "nowhere is neither a folder nor a known data set: check the path, or use cifar10, fashion-mnist or scenes",
-    ),
+    "missing folder": ("pretrain nowhere --out run", r"^nowhere .*check the path.*cifar10, fashion-mnist or scenes"),
     "plan of a run that exists": (
         "pretrain scenes --out run --plan --resume",
-        "--plan says what a new run would do: leave out --resume, --extend-to and --init-from",
+        r"--plan.*new run.*--resume, --extend-to and --init-from",
     ),
     "masks with a setting of another section": (
         "masks --grid 8x8 --data.image_size 28",
-        "--data.*: hjepa masks takes settings of the section masking only",
+        r"--data\..*hjepa masks.*section masking",
     ),
-    "no masks": ("masks --grid 8x8 --steps 0", "--steps 0: must be at least 1"),
+    "no masks": ("masks --grid 8x8 --steps 0", r"^--steps 0: must be at least 1$"),
     "a reference sampler that would never end": (
         "masks --grid 8x8 --masking.sampler ijepa-reference --masking.min_keep 10",
-        "masking.min_keep = 10 can never be satisfied: masking.target_scale gives blocks of 9 patches on a 8x8 grid "
-        "and each block needs more than min_keep; the largest possible is 8",
+        r"masking\.min_keep = 10.*masking\.target_scale.* 9 patches.*8x8 grid.* 8$",
     ),
     "random masks that do not fit": (
         "masks --grid 8x8 --masking.sampler random --masking.context_scale 0.85,1 --masking.target_scale 0.15,0.2",
-        "masking.context_scale = (0.85, 1.0) and masking.target_scale = (0.15, 0.2): 64 random patches to see and 12 "
-        "to predict are more than there are on a 8x8 grid; use scales that add up to at most 1, such as 0.3,0.3 and "
-        "0.7,0.7",
+        r"masking\.context_scale = \(0\.85, 1\.0\).*masking\.target_scale = \(0\.15, 0\.2\).*\b64\b.*\b12\b.*8x8 grid.*"
+        r"0\.3,0\.3 and 0\.7,0\.7",
     ),
     "gradients that nothing predicts": (
         "pretrain scenes --out run --recipe hjepa-tiny --model.levels 4 --loss.pixel_targets gradients",
-        "loss.pixel_targets = gradients needs a level of depth 0: add 0 to model.levels, or use "
-        "--loss.pixel_targets values",
+        r"loss\.pixel_targets = gradients.*depth 0.*levels.*--loss\.pixel_targets values",
     ),
-    "folder without images": (
-        "pretrain empty --out run",
-        "empty holds no images: looked in all its subfolders for .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, "
-        ".tiff, .webp",
-    ),
-    "a file as data": (
-        "pretrain notes.md --out run",
-        "notes.md is a file: pass a folder of images, a .txt or .csv list of paths, or an .npz file of arrays",
-    ),
-    "empty list": ("pretrain empty.txt --out run", "empty.txt names no images: write one path a line"),
-    "list with a missing file": (
-        "pretrain list.txt --out run",
-        "list.txt names gone.png, which does not exist: correct the list",
-    ),
-    "list without its column": (
-        "pretrain table.csv --out run",
-        "table.csv has no column 'path': its first line must name the columns path and, if any, label",
-    ),
+    "folder without images": ("pretrain empty --out run", r"^empty .*no images.*\.bmp.*\.jpeg.*\.png.*\.webp"),
+    "a file as data": ("pretrain notes.md --out run", r"^notes\.md is a file.*folder.*\.txt.*\.csv.*\.npz"),
+    "empty list": ("pretrain empty.txt --out run", r"^empty\.txt .*no images.*path"),
+    "list with a missing file": ("pretrain list.txt --out run", r"^list\.txt .*gone\.png.*does not exist.*list"),
+    "list without its column": ("pretrain table.csv --out run", r"^table\.csv .*'path'.*first line.*path.*label"),
     "unknown split": (
         "pretrain fashion-mnist:val --out run",
-        "fashion-mnist has no split 'val': use one of fashion-mnist, fashion-mnist:train, fashion-mnist:test",
+        r"fashion-mnist.*'val'.*fashion-mnist, fashion-mnist:train, fashion-mnist:test",
     ),
     "unknown recipe": (
         "pretrain scenes --out run --recipe hjepa-smal",
-        "unknown recipe 'hjepa-smal', did you mean hjepa-small?: the recipes are demo, hjepa-base, hjepa-large, "
-        "hjepa-small, hjepa-tiny, ijepa-code, ijepa-code-fashion, ijepa-paper",
+        r"'hjepa-smal', did you mean hjepa-small\?.*demo, hjepa-base, .*hjepa-small, hjepa-tiny, ijepa-code",
     ),
     "misspelt setting": (
         "pretrain scenes --out run --optim.lrr 1",
-        "unknown setting --optim.lrr, did you mean --optim.lr?",
+        r"^unknown setting --optim\.lrr, did you mean --optim\.lr\?$",
     ),
     "setting in the wrong section": (
         "pretrain scenes --out run --train.lr 1",
-        "unknown setting --train.lr, did you mean --optim.lr?",
+        r"--train\.lr, did you mean --optim\.lr\?$",
     ),
-    "misspelt option": (
-        "pretrain scenes --out run --recpie demo",
-        "unknown setting --recpie, did you mean --recipe?",
-    ),
+    "misspelt option": ("pretrain scenes --out run --recpie demo", r"--recpie, did you mean --recipe\?$"),
     "misspelt setting in a file": (
         "pretrain scenes --out run --config typo.yaml",
-        "unknown setting model.widht in file typo.yaml, did you mean model.width?",
+        r"model\.widht.*typo\.yaml, did you mean model\.width\?$",
     ),
     "file that is not YAML": (
         "pretrain scenes --out run --config broken.yaml",
-        "--config broken.yaml, line 2: not valid YAML",
+        r"^--config broken\.yaml, line 2\b.*YAML",
     ),
-    "file that is missing": ("pretrain scenes --out run --config gone.yaml", "--config gone.yaml: no such file"),
+    "file that is missing": ("pretrain scenes --out run --config gone.yaml", r"^--config gone\.yaml: no such file"),
     "wrong value in a file": (
         "pretrain scenes --out run --config wrong.yaml",
-        "optim.lr = 'fast' (file wrong.yaml): input should be a valid number, unable to parse string as a number",
+        r"^optim\.lr = 'fast' \(file wrong\.yaml\): .*number",
     ),
-    "wrong value": (
-        "pretrain scenes --out run --optim.batch_size many",
-        "optim.batch_size = 'many': input should be a valid integer, unable to parse string as an integer",
-    ),
+    "wrong value": ("pretrain scenes --out run --optim.batch_size many", r"^optim\.batch_size = 'many': .*integer"),
     "value out of range": (
         "pretrain scenes --out run --ema.momentum 1.5",
-        "ema.momentum = 1.5: input should be less than or equal to 1",
+        r"^ema\.momentum = 1\.5: .*less than or equal to 1$",
     ),
     "unknown choice": (
         "pretrain scenes --out run --train.precision bf8",
-        "train.precision = 'bf8': input should be 'auto', 'bf16', 'fp16', 'float32' or 'float64'",
+        r"^train\.precision = 'bf8': .*'auto', 'bf16', 'fp16', 'float32' or 'float64'",
     ),
-    "setting without a value": (
-        "pretrain scenes --out run --optim.lr",
-        "--optim.lr needs a value, such as --optim.lr 0.001",
-    ),
+    "setting without a value": ("pretrain scenes --out run --optim.lr", r"^--optim\.lr needs a value.*0\.001"),
     "budget without a value": (
         "pretrain scenes --out run --train.length",
-        "--train.length needs a value, such as --train.length '100 epochs'",
+        r"^--train\.length needs a value.*'100 epochs'",
     ),
     "patch size that does not divide": (
         "pretrain scenes --out run --data.image_size 30 --model.patch_size 4",
-        "model.patch_size = 4 does not divide data.image_size = 30: use an image size of 28 or 32",
+        r"model\.patch_size = 4.*data\.image_size = 30.*28 or 32",
     ),
     "grid too small": (
         "pretrain scenes --out run --data.image_size 16 --model.patch_size 16",
-        "a 1x1 grid is too small for masks; the smallest possible is 2x2",
+        r"1x1 grid.*2x2",
     ),
-    "grid that is none": ("masks --grid large", "--grid large: expected rows x columns, such as 14x14"),
+    "grid that is none": ("masks --grid large", r"^--grid large: .*14x14$"),
     "width that heads do not divide": (
         "pretrain scenes --out run --model.heads 5",
-        "model.width = 192 must be divisible by 4 and by its 5 heads",
+        r"model\.width = 192.*divisible by 4.*5 heads",
     ),
     "batch that cannot be split": (
         "pretrain scenes --out run --optim.batch_size 10 --optim.accumulate 4",
-        "optim.batch_size = 10 cannot be split into 1 processes x 4 micro-batches: use --optim.batch_size 8",
+        r"optim\.batch_size = 10 .*\b1 process.*\b4 micro-batches.*--optim\.batch_size 8$",
     ),
     "micro-batch of one image": (
         "pretrain scenes --out run --optim.batch_size 4 --optim.accumulate 4",
-        "optim.batch_size = 4: a micro-batch needs at least 2 images, because each is compared with another one; "
-        "use a larger --optim.batch_size or a smaller --optim.accumulate",
+        r"optim\.batch_size = 4: .*at least 2 images.*--optim\.batch_size.*--optim\.accumulate",
     ),
-    "no out folder": (
-        "pretrain scenes",
-        "--out is missing: name a folder for the run, such as --out runs/first",
-    ),
+    "no out folder": ("pretrain scenes", r"^--out is missing.*--out runs/first$"),
     "out folder that is not empty": (
         "pretrain scenes --out full",
-        "--out full: not empty; continue that run with --resume, replace it with --overwrite, or name another folder",
+        "^--out full: not empty; continue that run with --resume, replace it with --overwrite, or name another folder$",
     ),
-    "overwriting what is no run": (
-        "pretrain scenes --out full --overwrite",
-        "--out full: not empty and not a run, --overwrite only replaces runs",
-    ),
-    "out that is a file": ("pretrain scenes --out notes.md", "--out notes.md: is a file, name a folder"),
-    "resuming nothing": ("pretrain scenes --out run --resume", "run is not a run: it has no run.json"),
+    "overwriting what is no run": ("pretrain scenes --out full --overwrite", r"^--out full: .*not a run.*--overwrite"),
+    "out that is a file": ("pretrain scenes --out notes.md", r"^--out notes\.md: .*is a file.*folder$"),
+    "resuming nothing": ("pretrain scenes --out run --resume", r"^run is not a run.*run\.json"),
     "resume and overwrite": (
         "pretrain scenes --out run --resume --overwrite",
-        "--resume and --overwrite contradict each other: continue the run, or replace it",
+        r"--resume and --overwrite.*continue.*replace",
     ),
     "extending without resuming": (
         "pretrain scenes --out run --extend-to 9",
-        "--extend-to lengthens a run that exists: add --resume, or set --train.length for a new run",
+        r"--extend-to.*add --resume.*--train\.length",
     ),
     "fp16 on a CPU": (
         "pretrain scenes --out run --train.device cpu --train.precision fp16",
-        "train.precision = fp16: made for GPUs, use bf16 or float32 on a CPU",
+        r"^train\.precision = fp16: .*bf16 or float32 on a CPU$",
     ),
     "starting weights that are missing": (
         "pretrain scenes --out run --init-from gone.safetensors",
-        "--init-from gone.safetensors: does not exist; name a run folder or a weights file",
+        r"^--init-from gone\.safetensors: .*not exist.*run folder or.*weights",
     ),
     "starting weights that are damaged": (
         "pretrain scenes --out run --init-from bad.safetensors",
-        "--init-from bad.safetensors: damaged or not a safetensors file",
+        r"^--init-from bad\.safetensors: .*damaged.*safetensors",
     ),
     "starting weights that are something else": (
         "pretrain scenes --out run --init-from notes.md",
-        "--init-from notes.md: neither safetensors nor a checkpoint that loads without running code (UnpicklingError)",
+        r"^--init-from notes\.md: .*safetensors.*checkpoint.*UnpicklingError",
     ),
     "evaluating what is no run": (
         "evaluate empty --train scenes --test scenes:test",
-        "empty holds no encoder (encoder.safetensors, encoder.json): name a run that has trained",
+        r"^empty .*no encoder.*encoder\.safetensors.*a run\b",
     ),
-    "reporting what is no run": ("report empty", "empty is not a run folder: it has no run.json"),
+    "reporting what is no run": ("report empty", r"^empty is not a run.*run\.json"),
     "unknown command": (
         "pretrian scenes",
-        'Unknown command "pretrian". Did you mean "pretrain"? Available commands: pretrain, evaluate, masks, doctor, '
-        "audit, report. (hjepa --help)",
+        r"pretrian.*Did you mean \"pretrain\"\?.*pretrain, evaluate, masks, doctor, audit, report.*hjepa --help",
     ),
-    "settings where there are none": (
-        "doctor --optim.lr 1",
-        "unknown option --optim.lr: hjepa doctor --help lists them",
-    ),
+    "settings where there are none": ("doctor --optim.lr 1", r"--optim\.lr.*hjepa doctor --help"),
 }
 
 
@@ -300,15 +249,15 @@ def test_message(name, complaint, here):
     (here / "broken.yaml").write_text("model: {width\n: [")
     (here / "bad.safetensors").write_bytes(b"not weights")
     words, expected = CASES[name]
-    assert complaint(*words.split()) == expected
+    assert re.search(expected, complaint(*words.split()))
 
 
 def test_corrupt_image(complaint, photos, here, capsys):
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__length=2)]
     line = complaint(*words, "--out", "run", "--data.mean", "none")  # measuring the mean meets it
-    assert line.startswith("photos/a/0.png cannot be read as an image (")
-    assert line.endswith("): replace it or take it out, or leave such files out with --data.corrupt skip")
+    assert re.search(r"^photos/a/0\.png\b.*cannot decode.*replace it.*--data\.corrupt skip$", line)
+    assert "delete" not in line
     main_ok(*words, "--out", "run", "--data.corrupt", "skip")
     assert (here / "run" / "encoder.safetensors").exists()
 
@@ -320,9 +269,7 @@ def test_skipped_images_are_named(photos, here, capsys, workers):
         "pretrain", "photos", "--out", "run",
         *tiny_options(optim__batch_size=4, train__length=2, data__corrupt="skip", data__workers=workers),
     )  # fmt: skip
-    assert "1 of 4 images could not be read and were replaced by the next ones (the first: photos/a/2.png)" in (
-        capsys.readouterr().out
-    )
+    assert re.search(r"1 of 4 images could not be read.*replaced.*photos/a/2\.png", capsys.readouterr().out)
     assert json.loads((here / "run" / "run.json").read_text())["unreadable_images"] == ["photos/a/2.png"]
 
 
@@ -332,7 +279,7 @@ def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, c
         main(["pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=2, train__length=9)])
     assert left.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("hjepa: photos/a/0.png cannot be read as an image (") and error.count("\n") == 1
+    assert re.search(r"^hjepa: photos/a/0\.png\b.*cannot decode", error) and error.count("\n") == 1
     assert '"status": "failed"' in (here / "run" / "run.json").read_text()
 
 
@@ -346,10 +293,8 @@ def test_checkpoint_of_another_shape(complaint, photos, capsys):
     main_ok("pretrain", "photos", "--out", "small", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
     wide = tiny_options(model__width=64, optim__batch_size=4)
-    assert complaint("pretrain", "photos", "--out", "run", "--init-from", "small/encoder.safetensors", *wide) == (
-        "encoder: pos_embed is (1, 16, 32), this model needs (1, 16, 64) (0 of 29 tensors matched); "
-        "set model.* to the checkpoint's sizes"
-    )
+    line = complaint("pretrain", "photos", "--out", "run", "--init-from", "small/encoder.safetensors", *wide)
+    assert re.search(r"pos_embed.*\(1, 16, 32\).*\(1, 16, 64\).*0 of 29 tensors.*model\.\*", line)
 
 
 def test_not_enough_memory(complaint):
@@ -357,13 +302,12 @@ def test_not_enough_memory(complaint):
     exact = {"train.precision": "float32", "data.mean": "0,0,0", "data.std": "1,1,1"}
     words = [word for name, value in (big | exact).items() for word in (f"--{name}", str(value))]
     line = complaint("pretrain", "scenes", "--out", "run", *words)
-    assert line.startswith("optim.batch_size = 4000000: a step needs about ")
-    assert line.endswith(", or a smaller --optim.batch_size")
+    assert re.search(r"^optim\.batch_size = 4000000: .*\d GB.*smaller --optim\.batch_size$", line)
 
 
 def test_impossible_masks_name_the_nearest_possible(complaint):
     line = complaint(*["masks", "--grid", "14x14", "--masking.target_scale", "0.95,1.0"])
-    assert line.startswith("masking.target_scale = (0.95, 1.0)") and "the nearest possible is" in line
+    assert re.search(r"^masking\.target_scale = \(0\.95, 1\.0\).*the nearest possible.* \d", line)
 
 
 def test_cuda_that_is_not_there(complaint):
@@ -371,9 +315,8 @@ def test_cuda_that_is_not_there(complaint):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    assert complaint("pretrain", "scenes", "--out", "run", "--train.device", "cuda").startswith(
-        "train.device = cuda: not available here, this machine has cpu"
-    )
+    line = complaint("pretrain", "scenes", "--out", "run", "--train.device", "cuda")
+    assert re.search(r"^train\.device = cuda: .*not available.*\bcpu\b", line)
 
 
 def test_fashion_mnist_absent_and_offline_says_all_three_ways(complaint, monkeypatch):
@@ -384,10 +327,8 @@ def test_fashion_mnist_absent_and_offline_says_all_three_ways(complaint, monkeyp
 
     monkeypatch.setattr(named, "FASHION_FOLDERS", (Path("fashion-mnist"),))
     monkeypatch.setattr(datasets, "FashionMNIST", offline)  # stands for the network
-    assert complaint("pretrain", "fashion-mnist", "--out", "run") == (
-        "fashion-mnist is not here and could not be downloaded: install Debian's dataset-fashion-mnist, or put its "
-        "four files into ./fashion-mnist, or go online once so that torchvision can fetch it"
-    )
+    line = complaint("pretrain", "fashion-mnist", "--out", "run")
+    assert re.search(r"^fashion-mnist .*dataset-fashion-mnist.*\./fashion-mnist.*online.*torchvision", line)
 
 
 def test_evaluation_mistakes(complaint, photos, capsys):
@@ -404,7 +345,7 @@ def test_evaluation_mistakes(complaint, photos, capsys):
 
 def test_a_size_beyond_memory_is_refused_before_anything_is_allocated(complaint, photos):
     line = complaint("pretrain", "photos", "--out", "run", *tiny_options(data__image_size=100_000))
-    assert line.startswith("data.image_size = 100000,100000: two images alone need ")
+    assert re.search(r"^data\.image_size = 100000,100000: .*\d GB.*smaller --data\.image_size$", line)
     statistics_too = [word for word in tiny_options(data__image_size=100_000)]
     for name in ("--data.mean", "--data.std"):
         del statistics_too[statistics_too.index(name) : statistics_too.index(name) + 2]
@@ -419,9 +360,9 @@ def test_missing_labels_say_what_to_do(complaint, photos, capsys):
     shutil.copy(files[0], photos.parent / "only.png")
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "list.csv", "--test", "photos")
-    assert line == "list.csv has no labels: evaluation needs them, line 4 has no label, others do: fill it in"
+    assert re.search(r"^list\.csv has no labels.*line 4\b", line)
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", "--max-train", "1")
-    assert "photos (label) has one class only (class a, 1 images)" in line
+    assert re.search(r"^photos \(label\).*one class.*\(class a, 1 image", line)
 
 
 def test_in_a_real_process_too(tmp_path):
@@ -437,9 +378,7 @@ def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, 
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos")
-    assert line.startswith("photos/a/0.png cannot be read as an image (") and line.endswith(
-        "): replace it or take it out"
-    )
+    assert re.search(r"^photos/a/0\.png\b.*cannot decode.*replace it", line) and "--data.corrupt" not in line
 
 
 @pytest.mark.parametrize("which", ["train", "test"])
@@ -447,15 +386,14 @@ def test_evaluating_on_no_images(complaint, photos, capsys, which):
     main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos", f"--max-{which}", "0")
-    assert line == f"--max-{which} 0: must be at least 1, leave it out to use all images"
+    assert re.search(rf"^--max-{which} 0: must be at least 1\b.*all images$", line)
 
 
 def test_a_resumed_run_keeps_its_length(complaint, photos, capsys):
     main_ok("pretrain", "photos", "--out", "run", *tiny_options(optim__batch_size=4, train__length=1))
     capsys.readouterr()
-    assert complaint("pretrain", "photos", "--out", "run", "--resume", "--train.length", "500 epochs") == (
-        "train.length = 500 epochs differs from the run's 1 steps: leave it out to resume, or use --extend-to"
-    )
+    line = complaint("pretrain", "photos", "--out", "run", "--resume", "--train.length", "500 epochs")
+    assert re.search(r"train\.length = 500 epochs .*1 steps.*--extend-to$", line)
 
 
 def test_what_was_left_open_may_be_left_open_again_on_resume(photos, capsys):
@@ -469,7 +407,7 @@ def test_a_run_that_explodes_says_so(photos, here, capsys):
     with pytest.raises(SystemExit) as left:
         main(["pretrain", "photos", "--out", "run", *options])
     error = capsys.readouterr().err
-    assert left.value.code == 2 and error.startswith("hjepa: diverging: 20 steps in a row"), error
+    assert left.value.code == 2 and re.search(r"^hjepa: .*diverg.*\b20\b.*--optim\.lr below 1e\+10", error), error
     assert error.count("\n") == 1
     assert (here / "run" / "checkpoints" / "last").exists()
 
@@ -485,10 +423,8 @@ def test_an_interrupt_outside_training(monkeypatch, capsys):
 
 
 def test_an_image_size_without_a_patch_size(complaint, photos):
-    assert complaint("pretrain", "photos", "--out", "run", "--data.image_size", "67") == (
-        "data.image_size = 67,67 cannot be cut into about 8 equal patches a side: use multiples of 8, "
-        "or choose --model.patch_size"
-    )
+    line = complaint("pretrain", "photos", "--out", "run", "--data.image_size", "67")
+    assert re.search(r"^data\.image_size = 67,67 .*multiples? of 8.*--model\.patch_size$", line)
 
 
 @pytest.mark.parametrize("command", ["pretrain", "evaluate", "masks"])

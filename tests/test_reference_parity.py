@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hjepa.models.checkpoint_weights import load_released
 from hjepa.models.hjepa import build_hjepa
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
-from hjepa.models.released import load_released
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import MicroBatch, Schedules, Trainer

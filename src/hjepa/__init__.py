@@ -1,4 +1,4 @@
-"""Pretrain image encoders by predicting representations, and learn whether it worked."""
+"""Pretrain image encoders with joint-embedding prediction, and find out whether it worked."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

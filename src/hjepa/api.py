@@ -1,4 +1,4 @@
-"""Everything the commands do, as one Python call each."""
+"""The Python API: one function per command."""
 
 from hjepa.commands.doctor import doctor
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder

@@ -1,6 +1,6 @@
-"""The commands: parse, call, print. Nothing is computed here.
+"""The command line: parses arguments, calls the commands, prints their results. Nothing is computed here.
 
-Heavy modules are imported inside the commands, so that ``hjepa --help`` answers at once.
+Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
 import json as jsonlib
@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from hjepa.errors import UserError
-from hjepa.processes import is_first, rank
+from hjepa.processes import is_main_process, rank
 from hjepa.usage import usage_error
 from hjepa.version import __version__
 
 app = App(
     name="hjepa",
-    help="Pretrain image encoders on your own unlabelled images, and learn whether it worked.",
+    help="Pretrain image encoders on your own unlabelled images, and find out whether it worked.",
     version=__version__,
     version_flags=["--version"],
 )
@@ -44,35 +44,35 @@ def pretrain(
     json: bool = False,
     settings: Settings,
 ) -> None:
-    """Pretrain an encoder on images without labels.
+    """Pretrain an encoder on unlabelled images.
 
-    Any setting can be given as --section.field value; they are listed below.
+    Every setting can be given as --section.field value. All settings are listed below.
 
     Parameters
     ----------
     data
-        A folder (searched with all its subfolders), a .txt or .csv list of paths, an .npz file of arrays (FILE.npz or
-        FILE.npz:test), or a data set's name: cifar10, fashion-mnist, scenes, each with :train or :test.
+        A folder (searched recursively), a .txt or .csv list of paths, an .npz file of arrays (FILE.npz or
+        FILE.npz:test), or the name of a dataset: cifar10, fashion-mnist or scenes, optionally with :train or :test.
     out
-        The run's folder, new or empty.
+        Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe
-        A named configuration (default: hjepa-small, unless --config is given).
+        Name of a predefined configuration (default: hjepa-small, unless --config is given).
     config
-        A YAML file of settings, such as another run's config.yaml.
+        YAML file with settings, such as the config.yaml of another run.
     budget
-        The time that the run may take, such as 20min or 8h; the number of steps follows the pace of the machine.
+        Wall-clock time that the run may take, such as 20min or 8h. The number of steps is chosen to fit.
     plan
-        Print every derived value, the measured memory and time, and stop.
+        Dry run: print the resolved configuration, memory and time estimates, and exit.
     resume
-        Go on with the run in --out where it stopped.
+        Resume the run in --out from its last checkpoint.
     overwrite
         Replace the run in --out.
     extend_to
-        With --resume: a new, larger number of steps; prints what that does to each schedule.
+        Use with --resume: a new, larger number of steps. Prints how each schedule changes.
     init_from
-        Start from weights: a run, an encoder.safetensors, or a released I-JEPA checkpoint.
+        Initialise weights from a run, an encoder.safetensors, or a released I-JEPA checkpoint.
     json
-        Print one line of JSON at the end; everything else goes to standard error.
+        Print the result as one line of JSON; all other output goes to standard error.
     """
     from hjepa.commands import plan as planning
     from hjepa.commands import pretrain as pretraining
@@ -80,7 +80,7 @@ def pretrain(
 
     if plan:
         if resume or extend_to is not None or init_from is not None:
-            raise UserError("--plan says what a new run would do: leave out --resume, --extend-to and --init-from")
+            raise UserError("--plan describes a new run: remove --resume, --extend-to and --init-from")
         _print_plan(*planning.plan(data, recipe=recipe, config=config, budget=budget, options=settings), json=json)
         return
     if out is None:
@@ -103,7 +103,7 @@ def pretrain(
         )
     finally:
         terminal.close()
-    if not is_first():
+    if not is_main_process():
         return
     if json:
         print(jsonlib.dumps(run.summary()))
@@ -127,31 +127,32 @@ def evaluate(
     seed: int = 0,
     json: bool = False,
 ) -> None:
-    """Probe a run's encoder on labelled images, beside a random-init encoder and raw pixels.
+    """Probe the encoder of a run on labelled images, with a random-init encoder and raw pixels as baselines.
 
     Parameters
     ----------
     run
-        A run's folder.
+        Folder of a run.
     train
-        Labelled images to fit on: a folder with one subfolder per class, a .csv with columns path and label, an .npz
-        file, cifar10:train, fashion-mnist:train, scenes:train ...
+        Labelled training images: a folder with one subfolder per class, a .csv file with the columns path and label,
+        an .npz file, or a dataset such as cifar10:train, fashion-mnist:train or scenes:train.
     test
-        Labelled images to measure on, of the same classes.
+        Labelled test images of the same classes.
     protocols
-        knn, knn-whitened (after PCA whitening by the training images), linear, lowshot (10 labels per class, the mean
-        of 10 draws), or several with commas between.
+        Comma-separated list: knn, knn-whitened (PCA whitening fitted on the training images), linear (linear probe),
+        lowshot (10-shot linear probe, averaged over 10 random subsets).
     pooling
-        avg (mean over patches, the published one), last4, grid4, or several with commas between.
+        Comma-separated list: avg (mean over all patch tokens, as published), last4 (the means of the last four blocks,
+        concatenated), grid4 (4x4 average-pooled tokens, concatenated).
     level
-        last (the tokens of the last block), a level's number (0 is the finest), or all: every level and the last
-        block side by side, each with the same weight.
+        Which features to probe: last (tokens of the last block), the number of a level (0 is the finest), or all (all
+        levels and the last block, L2-normalised and concatenated).
     max_train
-        Use only so many training images, spread evenly.
+        Maximum number of training images (evenly subsampled).
     max_test
-        Use only so many test images, spread evenly.
+        Maximum number of test images (evenly subsampled).
     seed
-        Of the held-out split and the bootstrap.
+        Random seed for the validation split and the bootstrap.
     json
         Print the results as JSON.
     """
@@ -194,20 +195,20 @@ def masks(
     json: bool = False,
     settings: Settings,
 ) -> None:
-    """Show what a mask setting does to a grid: coverage of each patch, numbers of tokens.
+    """Show how a mask sampler covers a patch grid, and how many tokens it yields.
 
-    Any setting of the section masking can be given, such as --masking.target_scale 0.1,0.2.
+    Every setting of the section masking can be given, such as --masking.target_scale 0.1,0.2.
 
     Parameters
     ----------
     grid
-        Rows x columns of patches, such as 14x14.
+        Patch grid as rows x columns, such as 14x14.
     steps
-        How many batches of masks are drawn.
+        Number of batches to sample.
     batch
-        How many images are in a batch; with --masking.contexts each has several masks.
+        Number of images per batch. With --masking.contexts, each image has several masks.
     seed
-        Of the draws.
+        Random seed.
     json
         Print the statistics as JSON.
     """
@@ -223,12 +224,12 @@ def masks(
 
 @app.command
 def doctor(*, json: bool = False) -> None:
-    """Say what this machine can do: devices, number formats, threads, memory, versions, data sets.
+    """Report what this machine offers: devices, precision, threads, memory, package versions and datasets.
 
     Parameters
     ----------
     json
-        Print it as JSON.
+        Print the report as JSON.
     """
     from hjepa.commands import doctor as machine
 
@@ -242,21 +243,21 @@ def doctor(*, json: bool = False) -> None:
 
 @app.command
 def audit(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
-    """Run any training script and learn whether its teacher is updated as it should be.
+    """Run a training script and check whether its EMA teacher is updated correctly.
 
-    hjepa audit [OPTIONS] SCRIPT [ARGUMENTS]; hjepa audit --help lists the options.
+    Usage: hjepa audit [OPTIONS] SCRIPT [ARGUMENTS]. Run hjepa audit --help for the options.
     """
     raise AssertionError("main() hands these words to hjepa.audit.command, which knows where the script begins")
 
 
 @app.command
 def report(run: Path) -> None:
-    """Rebuild the page of a run.
+    """Rebuild the HTML report of a run.
 
     Parameters
     ----------
     run
-        A run's folder.
+        Folder of a run.
     """
     from hjepa.report import write_report
 
@@ -275,7 +276,7 @@ def _let_idle_threads_sleep() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 when done, 2 for anything the user can mend, 128 + n after signal n."""
+    """Run one command and exit: 0 on success, 2 for user errors, 128 + n after signal n."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["audit"]:
         sys.exit(_audit(arguments[1:]))
@@ -295,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _complain("interrupted")
         code = 130
-    except BrokenPipeError:  # the reader (head, less) has gone
+    except BrokenPipeError:  # the reader (head, less) has exited
         sys.stderr.close()
     except OSError as error:
         if debug or error.errno is None:
@@ -323,17 +324,19 @@ def _dispatch(arguments: list[str]) -> int:
     except CycloptsError as error:
         raise UserError(usage_error(error, words)) from None
     if settings and "settings" not in ignored:
-        raise UserError(f"unknown option {settings[0]}: hjepa {' '.join(words[:1])} --help lists them")
+        raise UserError(f"unknown option {settings[0]}: see hjepa {' '.join(words[:1])} --help")
     if "settings" in ignored:
         bound.arguments["settings"] = settings
-    from hjepa.runs.stopping import Stopped, leave
+    from hjepa.runs.stopping import Stopped, exit_code_after, requeue_slurm_job
 
     try:
         command(*bound.args, **bound.kwargs)
     except Stopped as stopped:
         data, out = (str(bound.arguments.get(*name)) for name in (("data", "DATA"), ("out", "RUN")))
         again = shlex.join(["hjepa", "pretrain", data, "--out", out, "--resume"])
-        return leave(stopped, again=again, say=_complain)
+        _complain(f"stopped by {stopped}: saved; resume with {again}")
+        requeue_slurm_job(stopped)
+        return exit_code_after(stopped)
     if words[:1] == ["pretrain"] and {"--help", "-h"} & set(words):
         _print_settings()
     return 0
@@ -355,7 +358,7 @@ def split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _complain(text: str) -> None:
-    who = "hjepa" if is_first() else f"hjepa, process {rank()}"
+    who = "hjepa" if is_main_process() else f"hjepa, rank {rank()}"
     print(f"{who}: {text}", file=sys.stderr)
 
 
@@ -382,7 +385,7 @@ def _print_plan(resolved: Any, plan: Any, *, json: bool) -> None:
 def _print_settings() -> None:
     from hjepa.config import describe
 
-    print("Settings (--section.field value), with their defaults before the recipe:\n")
+    print("Settings (--section.field value) with their defaults, which recipes override:\n")
     for name, default, text in describe():
         print(f"  --{name:<30} {default:<22} {text}")
 

@@ -1,12 +1,12 @@
-"""The one exception a user may see."""
+"""The exceptions that a user may see."""
 
 
 class UserError(ValueError):
-    """Something the user can mend, said in one line: what, which value, and what to do.
+    """An error that the user can fix, described in one line: what, which value, and what to do.
 
     The command line prints the message and exits with code 2; in Python it is a ``ValueError``.
     """
 
 
 class UnreadableImage(UserError):
-    """An image file that is damaged, or no image."""
+    """An image file that is damaged or not an image."""

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Atomic file writes: a file is replaced as a whole or not at all."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a crash, sees the old or the new text."""
+    """Replace a text file atomically: after a crash, either the old or the new text is there."""
     write_atomically(path, lambda beside: beside.write_text(text))
 
 
@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Have the operating system write a file's or folder's content out (fsync)."""
+    """Flush the content of a file or folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,18 +1,18 @@
-"""Which process of a launch (torchrun, accelerate launch) this one is, before any library has been set up."""
+"""Rank and world size of this process (torchrun, accelerate launch), before any library has been initialised."""
 
 import os
 
 
 def rank() -> int:
-    """Return the number of this process among all of its launch; 0 without a launcher."""
+    """Return the global rank of this process; 0 without a launcher."""
     return int(os.environ.get("RANK", "0"))
 
 
-def is_first() -> bool:
-    """Return whether this is the process that speaks and writes."""
+def is_main_process() -> bool:
+    """Return whether this is rank 0, the only process that prints and writes files."""
     return rank() == 0
 
 
 def world_size() -> int:
-    """Return how many processes were launched together."""
+    """Return the number of processes that were launched together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,7 +1,7 @@
-"""Every random draw of hjepa is a pure function of ``(seed, what, counters)``.
+"""All random numbers of hjepa are pure functions of ``(seed, what, counters)``.
 
-Nothing here has state: no generator is carried from step to step, so resuming, the number of
-workers and the number of processes cannot change a draw.
+There is no state: no generator is carried from step to step, so neither resuming nor the number of
+workers or ranks can change a random number.
 """
 
 import zlib
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def generator(seed: int, what: str, *counters: int) -> np.random.Generator:
-    """Return a fresh generator for one purpose at one place of the run.
+    """Return a fresh generator for one purpose at one point of the run.
 
-    ``what`` names the purpose ("order", "masks", "crop" ...); ``counters`` say where (step, epoch,
+    ``what`` names the purpose ("order", "masks", "crop" ...); ``counters`` say when (step, epoch,
     sample). Streams of different arguments are independent (NumPy ``SeedSequence`` into Philox,
     Salmon et al., 2011). A batch drawn as ``random((B, n))`` is filled row by row, so row ``i``
     does not depend on ``B``.

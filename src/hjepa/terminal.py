@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar on a terminal, plain lines otherwise."""
+"""Terminal output during training: a progress bar on a terminal, plain lines otherwise."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from hjepa.training.health import Verdict
 
 
 class Terminal(TrainingCallback):
-    """Prints a run's start, its lines, and every change of the verdict."""
+    """Prints the configuration, the logged lines, and every change of the verdict."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -22,7 +22,7 @@ class Terminal(TrainingCallback):
         self.total_steps = 0
 
     def on_start(self, resolved: Resolved, record: Mapping[str, Any], first_step: int) -> None:
-        """Say in a few lines what is going to happen."""
+        """Summarise the run in a few lines."""
         for line in opening_lines(resolved, record, first_step):
             self._say(line)
         self.total_steps = resolved.config.horizon.steps or 0
@@ -35,7 +35,7 @@ class Terminal(TrainingCallback):
             self.task = self.bar.add_task("", total=self.total_steps, completed=first_step)
 
     def on_line(self, line: dict[str, Any], total_steps: int) -> None:
-        """Show the newest measures."""
+        """Show the latest measurements."""
         if self.bar is not None:
             self.bar.update(self.task, completed=line["step"], total=total_steps, description=measures_text(line))
             return
@@ -55,17 +55,17 @@ class Terminal(TrainingCallback):
         self._say(text)
 
     def close(self) -> None:
-        """Take the live bar away."""
+        """Remove the progress bar."""
         if self.bar is not None:
             self.bar.stop()
 
     def _say(self, text: str) -> None:
-        # Paths and names may contain brackets: nothing here is markup.
+        # Paths and names may contain brackets, so markup is off.
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int) -> list[str]:
-    """Return what the run is going to do, with the reasons of what was chosen for the user."""
+    """Summarise the run, with the reasons for automatic choices."""
     config, origin = resolved.config, resolved.origin
     model, data = config.model, record["data"]
     counts = record["parameters"]
@@ -75,7 +75,7 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
         return f" ({text.removeprefix('derived: ')})" if text.startswith("derived: ") else ""
 
     height, width = config.image_size
-    start = f", going on at step {first_step:,}" if first_step else ""
+    start = f", resuming at step {first_step:,}" if first_step else ""
     return [
         f"data       {data['source']}: {data['images']:,} images, "
         f"{config.data.channels} channels, {height}x{width} pixels",
@@ -90,7 +90,7 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
 
 
 def measures_text(line: Mapping[str, Any]) -> str:
-    """Return the measures of one logged line in a few words."""
+    """Summarise one logged line."""
     return (
         f"loss {line['loss']:.4f} ({line['relative_loss']:.2f} of baseline)  rank {line['effective_rank']:.1f}  "
         f"gap {line['cross_sample_gap']:.3f}  {line['images_per_second']:.0f} images/s  wait {line['data_wait']:.0%}"
@@ -98,7 +98,7 @@ def measures_text(line: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them."""
+    """Format a duration for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -120,5 +120,5 @@ def print_table(console: Console, rows: Sequence[Sequence[str]]) -> None:
 
 def new_console(*, to_stderr: bool) -> Console:
     """Return a console; with ``--json`` everything but the result goes to standard error."""
-    # Without emoji=False the source "fashion-mnist:train:" is printed with a tram in it.
+    # Without emoji=False, rich turns ":train:" in "fashion-mnist:train:" into a picture.
     return Console(file=sys.stderr if to_stderr else sys.stdout, emoji=False)

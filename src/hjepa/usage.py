@@ -1,4 +1,4 @@
-"""What a command says, in one line, to words that it cannot make sense of."""
+"""One-line error messages for command lines that cannot be parsed."""
 
 from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
@@ -7,7 +7,7 @@ LONGEST_LINE = 240  # characters: three lines of a terminal
 
 
 def usage_error(error: CycloptsError, words: list[str]) -> str:
-    """Turn the parser's complaint into one line."""
+    """Turn a parser error into one line."""
     if isinstance(error, UnknownOptionError) and words[:1] == ["pretrain"]:
         from hjepa.config import unknown_name
 
@@ -23,11 +23,11 @@ def usage_error(error: CycloptsError, words: list[str]) -> str:
 
 
 def _too_many_words(unused: list[str], words: list[str]) -> str:
-    """Say what a command has no use for; the shell may have made a thousand names of one pattern."""
+    """Name the first unexpected argument only: the shell may have expanded one pattern into thousands of names."""
     shown = unused[0] if len(unused) == 1 else f"{unused[0]} and {len(unused) - 1:,} more"
     if words[:1] == ["pretrain"]:
         return (
-            f"one DATA is expected, and {shown} came after it: name the folder that holds the images, or a .txt file "
-            "with a path per line"
+            f"expected one DATA argument, but {shown} followed it: pass the folder that contains the images, or a .txt "
+            "file with one path per line"
         )
-    return f"unexpected argument {shown}: hjepa {' '.join(words[:1])} --help lists what is expected"
+    return f"unexpected argument {shown}: see hjepa {' '.join(words[:1])} --help"

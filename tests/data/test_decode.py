@@ -59,13 +59,13 @@ def test_a_file_cut_short_is_named(tmp_path):
     file = tmp_path / "a.jpg"
     Image.fromarray(noise(64, 64)).save(file)
     file.write_bytes(file.read_bytes()[:700])
-    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read as an image \(.*\): replace it or take it out$"):
+    with pytest.raises(UnreadableImage, match=r"a\.jpg\b.*cannot decode .*image \(.*\).*replace it"):
         read_image(file)
 
 
 def test_a_text_file_is_named(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(UserError, match=r"a\.png cannot be read as an image \(not an image file\)"):
+    with pytest.raises(UserError, match=r"a\.png\b.*cannot decode .*image \(not an image file\)"):
         read_image(tmp_path / "a.png")
 
 
@@ -74,5 +74,5 @@ def test_channels():
     assert np.array_equal(to_channels(grey, 3), grey.repeat(3, -1))
     expected = np.rint(colour @ np.array([0.299, 0.587, 0.114]))
     assert np.abs(to_channels(colour, 1)[..., 0] - expected).max() <= 1
-    with pytest.raises(UserError, match=r"images have 5 channels and 3 are wanted: set --data\.channels 5"):
+    with pytest.raises(UserError, match=r"5 channels.*data\.channels = 3: .*--data\.channels 5"):
         to_channels(noise(2, 2, 5), 3)

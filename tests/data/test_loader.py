@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from runs import pictures
 
-from hjepa.data.augment import DRAWS, Augment, Fit, crop_box
-from hjepa.data.loader import FittedImages, MicroBatches, Share, micro_batches, pixel_statistics, sample_order
+from hjepa.data.augment import DRAWS, Augment, ResizeToInput, crop_box
+from hjepa.data.loader import MicroBatchDataset, RankShard, ResizedImages, micro_batches, pixel_statistics, sample_order
 from hjepa.data.sources import open_source
 from hjepa.errors import UserError
 
-FIT = Fit((16, 16), 3)
-CROPS = Augment(FIT, (0.3, 1.0), (0.75, 4 / 3), flip=0.5)
+RESIZE = ResizeToInput((16, 16), 3)
+CROPS = Augment(RESIZE, (0.3, 1.0), (0.75, 4 / 3), flip=0.5)
 
 
 @given(images=st.integers(1, 40), batch=st.integers(1, 17), seed=st.integers(0, 5))
@@ -40,11 +40,11 @@ def test_epochs_and_seeds_differ():
 @pytest.mark.parametrize("first", [0, 3])
 def test_processes_and_micro_batches_share_one_batch(processes, micro, first):
     """However it is split, and wherever it is entered, the global batch is the same."""
-    whole = MicroBatches(pictures(), CROPS, seed=3, batch_size=8, skip_corrupt=False)
-    expected = torch.cat(list(itertools.islice(micro_batches(whole, Share(8), first_attempt=first, workers=0), 3)))
+    whole = MicroBatchDataset(pictures(), CROPS, seed=3, batch_size=8, skip_corrupt=False)
+    expected = torch.cat(list(itertools.islice(micro_batches(whole, RankShard(8), first_attempt=first, workers=0), 3)))
     parts = []
     for process in range(processes):
-        stream = micro_batches(whole, Share(8, processes, process, micro), first_attempt=first, workers=0)
+        stream = micro_batches(whole, RankShard(8, processes, process, micro), first_attempt=first, workers=0)
         pieces = [torch.cat(list(itertools.islice(stream, micro))) for _ in range(3)]
         parts.append(pieces)
     joined = torch.cat([torch.cat([p[a] for p in parts]) for a in range(3)])
@@ -55,8 +55,8 @@ def test_workers_change_nothing(tmp_path):
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    data = MicroBatches(open_source(tmp_path), CROPS, seed=1, batch_size=4, skip_corrupt=False)
-    streams = [micro_batches(data, Share(4, micro=2), first_attempt=2, workers=w) for w in (0, 2)]
+    data = MicroBatchDataset(open_source(tmp_path), CROPS, seed=1, batch_size=4, skip_corrupt=False)
+    streams = [micro_batches(data, RankShard(4, accumulate=2), first_attempt=2, workers=w) for w in (0, 2)]
     for _ in range(6):
         assert torch.equal(next(streams[0]), next(streams[1]))
 
@@ -66,8 +66,8 @@ def test_a_batch_is_cropped_like_its_images():
     draws = np.random.default_rng(0).random((6, DRAWS))
     for augment in (
         CROPS,
-        Augment(FIT, None, (1, 1), flip=0.5),
-        Augment(Fit((24, 24), 3, "pad"), None, (1, 1), flip=0.5),
+        Augment(RESIZE, None, (1, 1), flip=0.5),
+        Augment(ResizeToInput((24, 24), 3, "pad"), None, (1, 1), flip=0.5),
     ):
         one_by_one = torch.stack([augment(image, row) for image, row in zip(images, draws, strict=True)])
         assert torch.equal(augment.batch(images, draws), one_by_one)
@@ -95,39 +95,39 @@ def test_crops_reach_every_border():
 def test_flips_happen_as_often_as_asked():
     images = pictures(1).images.repeat(2000, axis=0)
     draws = np.random.default_rng(0).random((2000, DRAWS))
-    out = Augment(FIT, None, (1, 1), flip=0.25).batch(images, draws)
+    out = Augment(RESIZE, None, (1, 1), flip=0.25).batch(images, draws)
     flipped = (out != out[int(np.argmax(draws[:, -1]))]).flatten(1).any(1).float().mean()
     assert float(flipped) == pytest.approx(0.25, abs=0.03)
 
 
 def test_fit_pads_without_scaling_and_crops_the_centre():
     image = np.full((28, 28, 1), 200, dtype=np.uint8)
-    padded = Fit((32, 32), 3, "pad")(image)
+    padded = ResizeToInput((32, 32), 3, "pad")(image)
     assert padded.shape == (3, 32, 32)
     assert int(padded[:, 2:30, 2:30].min()) == 200
     assert int(padded.sum()) == 3 * 28 * 28 * 200
     wide = np.zeros((10, 30, 3), dtype=np.uint8)
     wide[:, 10:20] = 255
-    assert int(Fit((10, 10), 3)(wide).min()) == 255
-    assert Fit((8, 8), 3, "pad")(wide).shape == (3, 8, 8)
+    assert int(ResizeToInput((10, 10), 3)(wide).min()) == 255
+    assert ResizeToInput((8, 8), 3, "pad")(wide).shape == (3, 8, 8)
 
 
 def test_a_batch_that_cannot_be_split_names_one_that_can():
-    with pytest.raises(UserError, match=r"optim\.batch_size = 10 cannot be split into 4 processes x 1 .* 8$"):
-        Share(10, processes=4)
+    with pytest.raises(UserError, match=r"optim\.batch_size = 10 .*\b4 processes.* 8$"):
+        RankShard(10, world_size=4)
 
 
 def test_limits_take_images_evenly():
     source = pictures(10)
     source._labels = {"label": np.arange(10)}
-    some = FittedImages(source, FIT, limit=5)
+    some = ResizedImages(source, RESIZE, limit=5)
     assert some.labels["label"].tolist() == [0, 2, 4, 6, 8]
-    assert torch.equal(torch.cat(list(some.batches(2))), torch.stack([FIT(source[i]) for i in (0, 2, 4, 6, 8)]))
+    assert torch.equal(torch.cat(list(some.batches(2))), torch.stack([RESIZE(source[i]) for i in (0, 2, 4, 6, 8)]))
 
 
 def test_pixel_statistics():
     source = pictures(50)
-    mean, std = pixel_statistics(source, FIT)
+    mean, std = pixel_statistics(source, RESIZE)
     values = source.images.reshape(-1, 3) / 255.0
     assert mean == pytest.approx(values.mean(0).tolist(), abs=1e-3)
     assert std == pytest.approx(values.std(0).tolist(), abs=1e-3)
@@ -137,10 +137,10 @@ def test_damaged_images_are_replaced_only_when_allowed(tmp_path):
     for number in range(4):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"damaged")
-    plain = Augment(FIT, None, (1, 1), flip=0.0)
-    strict = MicroBatches(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=False)
-    with pytest.raises(UserError, match=r"1\.png cannot be read"):
-        next(micro_batches(strict, Share(4), first_attempt=0, workers=0))
-    lenient = MicroBatches(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=True)
-    batch = next(micro_batches(lenient, Share(4), first_attempt=0, workers=0))
+    plain = Augment(RESIZE, None, (1, 1), flip=0.0)
+    strict = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=False)
+    with pytest.raises(UserError, match=r"1\.png: cannot decode"):
+        next(micro_batches(strict, RankShard(4), first_attempt=0, workers=0))
+    lenient = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=True)
+    batch = next(micro_batches(lenient, RankShard(4), first_attempt=0, workers=0))
     assert sorted(batch[:, 0, 0, 0].tolist()) == [0, 2, 2, 3]

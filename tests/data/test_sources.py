@@ -38,7 +38,7 @@ def test_class_folders_become_labels(tmp_path, classes):
 def test_a_folder_that_is_called_as_a_data_set_is_not_passed_over_in_silence(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / name / "a.png")
-    with pytest.raises(UserError, match=rf"{name} is a folder of images here .*: write \./{name} for the folder, or"):
+    with pytest.raises(UserError, match=rf"^{name} .*folder.*data ?set.*\./{name} .*{name}:train"):
         open_source(name)
     assert len(open_source(f"./{name}")) == 1
 
@@ -75,7 +75,7 @@ def test_arrays(tmp_path):
     assert len(source) == 2 and source.channels == 3
     assert np.array_equal(source[1], images[1])
     assert open_source(images[..., 0]).channels == 1
-    with pytest.raises(UserError, match=r"an array of images is uint8 \[n, H, W, C\], got float64"):
+    with pytest.raises(UserError, match=r"uint8 \[n, H, W, C\].* float64"):
         open_source(images / 2)
 
 
@@ -110,7 +110,7 @@ def test_any_dataset(item):
 
 
 def test_normalised_tensors_are_refused():
-    with pytest.raises(UserError, match=r"the Dataset gave floats from -1 to -1: give uint8, or floats in 0\.\.1"):
+    with pytest.raises(UserError, match=r"floats from -1 to -1: .*uint8.*floats in 0\.\.1"):
         open_source(Pairs(torch.full((3, 4, 4), -1.0)))
 
 
@@ -148,9 +148,9 @@ def test_targets_of_a_dataset_become_labels():
     ("targets", "said"),
     [
         ([0, 1], r"Pairs.targets has 2 entries for 3 images"),
-        ([0.7, 1.0, 0.0], r"Pairs.targets has 0.7, which is no class"),
-        ([[0], [1, 2], []], r"Pairs.targets is not one class for each image"),
-        ([{"box": 1}] * 3, r"Pairs.targets is not one class for each image"),
+        ([0.7, 1.0, 0.0], r"Pairs.targets .*\b0\.7\b.*not a class"),
+        ([[0], [1, 2], []], r"Pairs.targets .*one class (for each|per) image"),
+        ([{"box": 1}] * 3, r"Pairs.targets .*one class (for each|per) image"),
     ],
 )
 def test_targets_that_are_no_classes_are_refused_when_labels_are_asked_for(targets, said):
@@ -160,7 +160,7 @@ def test_targets_that_are_no_classes_are_refused_when_labels_are_asked_for(targe
 
 
 def test_things_that_are_no_images():
-    with pytest.raises(UserError, match="DATA is a int: pass a folder"):
+    with pytest.raises(UserError, match=r"DATA is .*int.*: pass a folder"):
         open_source(3)
     with pytest.raises(UserError, match="is empty"):
         open_source([])
@@ -179,7 +179,7 @@ def test_fashion_mnist_from_a_local_folder(tmp_path, monkeypatch):
     assert source[0].shape == (28, 28, 1) and int(source[0][0, 5, 0]) == 5
     assert source.labels["label"].tolist() == [7, 9]
     (folder / images).write_bytes(header + b"short")
-    with pytest.raises(UserError, match="is damaged: get it again"):
+    with pytest.raises(UserError, match=r"is damaged: (get|download) it again"):
         open_source("fashion-mnist:test")
 
 
@@ -252,7 +252,7 @@ def test_cifar10_that_is_not_here_says_where_it_is_looked_for(tmp_path, monkeypa
     with pytest.raises(UserError, match="cifar10 has no split 'val'"):
         open_source("cifar10:val")
     monkeypatch.setenv("RANK", "1")  # not the process that may fetch it
-    with pytest.raises(UserError, match="run hjepa once in a single process"):
+    with pytest.raises(UserError, match=r"cifar10.*run hjepa once in a single process"):
         open_source("cifar10")
 
 
@@ -270,12 +270,16 @@ def test_an_npz_file_is_opened_by_its_splits(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "spec", "said"),
     [
-        ({"x": np.zeros(3)}, "", r"holds x: expected train_images .*, or images"),
-        ({"images": np.zeros((2, 4, 4, 3))}, "", r"an array of images is uint8 \[n, H, W, C\], got float64"),
-        ({"train_images": photographs(2, 0)}, ":test", r"has no split 'test': it has .*:train"),
+        ({"x": np.zeros(3)}, "", r"odd\.npz .*\bx: expected train_images .*, or images"),
+        ({"images": np.zeros((2, 4, 4, 3))}, "", r"uint8 \[n, H, W, C\].* float64"),
+        ({"train_images": photographs(2, 0)}, ":test", r"no split 'test'.*:train"),
         ({"images": photographs(2, 0), "labels": np.zeros((2, 14), np.uint8)}, "", r"labels is uint8 \[2, 14\] for 2"),
         ({"images": photographs(2, 0), "labels": np.zeros(3, np.uint8)}, "", r"labels is uint8 \[3\] for 2 images"),
-        ({"images": photographs(2, 0), "labels": np.zeros(2)}, "", r"expected one whole number for each image"),
+        (
+            {"images": photographs(2, 0), "labels": np.zeros(2)},
+            "",
+            r"expected one integer per image",
+        ),
         ({"images": np.array([{}, {}], dtype=object)}, "", r"cannot be read as an \.npz file"),
     ],
 )
@@ -314,5 +318,5 @@ def test_labels_that_are_numbers_fit_a_list_that_names_them(tmp_path):
 
 
 def test_names_do_not_pass_for_numbers(tmp_path):
-    with pytest.raises(UserError, match=r"has the class 'boot', which numbers does not have: its classes are 0, 1"):
+    with pytest.raises(UserError, match=r"'boot'.*numbers.* 0, 1"):
         sources.renumber_classes(numbered([0, 1]), listed(tmp_path, ["1", "boot"]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hjepa.errors import UserError
 from hjepa.evaluation import extract, pool, raw_pixels
-from hjepa.evaluation.features import held_out
+from hjepa.evaluation.features import train_val_split
 
 
 class ArrayImages:
@@ -134,16 +134,12 @@ def test_products_are_in_the_format_that_was_asked_for() -> None:
 def test_features_that_are_not_finite_are_counted_and_refused() -> None:
     photos = ArrayImages(np.ones((5, 3, 4, 4), dtype=np.uint8))
     photos.pixels[[1, 3]] = 200
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"2 of 5 images of photos .*non-finite.*earlier checkpoint"):
         extract(PixelEncoder(scale=3e36), photos, ("avg",))
-    assert str(error.value) == (
-        "2 of 5 images of photos have features that are not finite: "
-        "these weights look broken, evaluate an earlier checkpoint"
-    )
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^photos has no images: name a set with at least one$"):
+    with pytest.raises(UserError, match=r"^photos has no images\b.*at least one"):
         extract(PixelEncoder(), images(0, 3, 4, 4), ("avg",))
 
 
@@ -175,34 +171,30 @@ def test_the_split_is_stratified_and_fits_every_class(sizes: list[int], seed: in
     labels = np.repeat(np.arange(len(sizes)) * 7, sizes)
     if max(sizes) < 2:
         with pytest.raises(UserError, match="one image per class"):
-            held_out(labels, seed=seed)
+            train_val_split(labels, seed=seed)
         return
-    fit, held = held_out(labels, seed=seed)
-    assert sorted([*fit, *held]) == list(range(len(labels)))
-    assert set(labels[fit]) == set(labels)
+    train_idx, val_idx = train_val_split(labels, seed=seed)
+    assert sorted([*train_idx, *val_idx]) == list(range(len(labels)))
+    assert set(labels[train_idx]) == set(labels)
     expected = max(round(0.1 * len(labels)), sum(size > 1 for size in sizes))
-    assert len(held) == expected
+    assert len(val_idx) == expected
     share = expected / sum(size for size in sizes if size > 1)
     for label, size in zip(np.unique(labels), sizes, strict=True):
-        held_of_class = (labels[held] == label).sum()
+        held_of_class = (labels[val_idx] == label).sum()
         assert held_of_class == 0 if size == 1 else abs(held_of_class - share * size) <= 1
 
 
 def test_the_split_holds_out_at_most_5000_and_follows_the_seed() -> None:
     labels = np.arange(60_000) % 10
-    fit, held = held_out(labels, seed=0)
-    assert (len(fit), len(held)) == (55_000, 5_000)
-    assert np.bincount(labels[held]).tolist() == [500] * 10
-    assert held.tolist() == held_out(labels, seed=0)[1].tolist()
-    assert held.tolist() != held_out(labels, seed=1)[1].tolist()
+    train_idx, val_idx = train_val_split(labels, seed=0)
+    assert (len(train_idx), len(val_idx)) == (55_000, 5_000)
+    assert np.bincount(labels[val_idx]).tolist() == [500] * 10
+    assert val_idx.tolist() == train_val_split(labels, seed=0)[1].tolist()
+    assert val_idx.tolist() != train_val_split(labels, seed=1)[1].tolist()
 
 
 def test_one_class_and_one_image_per_class_are_refused() -> None:
-    with pytest.raises(UserError) as error:
-        held_out(np.full(9, 4), seed=0, name="photos (label)")
-    assert str(error.value) == ("photos (label) has one class only (class 4, 9 images): evaluation needs at least two")
-    with pytest.raises(UserError) as error:
-        held_out(np.arange(5), seed=0)
-    assert str(error.value) == (
-        "the training set has one image per class (5 classes): choosing k or C needs at least two images of a class"
-    )
+    with pytest.raises(UserError, match=r"^photos \(label\) .*one class\b.*\(class 4, 9 images\).*at least two"):
+        train_val_split(np.full(9, 4), seed=0, name="photos (label)")
+    with pytest.raises(UserError, match=r"^the training set .*one image per class \(5 classes\).*k or C.*at least two"):
+        train_val_split(np.arange(5), seed=0)

@@ -131,5 +131,5 @@ def test_every_k_of_one_search_equals_a_search_of_its_own() -> None:
 def test_k_larger_than_the_set_is_left_out() -> None:
     train_x, train_y = clusters(12, 0.1)
     assert knn(train_x, train_y, train_x, train_y, ks=(5, 200)).setting["k"] == 5
-    with pytest.raises(UserError, match=r"^no k of 50, 200 fits 9 training images: try 1 to 9$"):
+    with pytest.raises(UserError, match=r"50, 200.*\b9 training images.*\b9$"):
         knn(train_x, train_y, train_x, train_y, ks=(50, 200))

@@ -104,5 +104,5 @@ def test_the_callers_features_are_left_as_they_were() -> None:
 
 def test_one_class_is_refused() -> None:
     x, y = blobs(20, 0)
-    with pytest.raises(UserError, match="the training set has one class only"):
+    with pytest.raises(UserError, match=r"the training set .*one class"):
         linear(x, np.zeros_like(y), x, y)

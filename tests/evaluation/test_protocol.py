@@ -1,6 +1,7 @@
 """The whole evaluation with a tiny real encoder; intervals, controls, JSON, table and words."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -119,8 +120,8 @@ def test_results_come_by_label_protocol_and_pooling_with_progress_before_each() 
     assert order == [(n, p, q) for n in names for p in ("knn", "linear") for q in ("avg", "grid4")]
     assert {result.level for result in results} == {"2"}
     assert lines[:5] == [
-        "features, pretrained: 90 images",
-        "features, random_init: 90 images",
+        "extracting features, pretrained: 90 images",
+        "extracting features, random_init: 90 images",
         "knn, label, raw_pixels",
         "knn, label, avg",
         "knn, label, grid4",
@@ -235,47 +236,38 @@ def test_table_has_a_header_and_a_row_per_result() -> None:
     [
         (
             result(),
-            "Pretraining helped: knn with avg pooling gives 71.6 %, random init 58.9 %, and the "
-            "intervals are apart. It is below raw pixels (86.1 %).",
+            r"^Pretraining helped: knn.*avg.* 71\.6%.* 58\.9%.*do not overlap\..* worse than raw pixels \(86\.1%\)\.$",
         ),
         (
             result(random=0.70, raw=0.72),
-            "Pretraining made no clear difference: knn with avg pooling gives 71.6 %, random init "
-            "70.0 %, and the intervals overlap. It is not clearly apart from raw pixels (72.0 %).",
+            r"no clear difference: .* 71\.6%.* 70\.0%.* intervals overlap\..* not clearly .*raw pixels \(72\.0%\)\.$",
         ),
         (
             result(random=0.80, raw=0.50),
-            "Pretraining made it worse: knn with avg pooling gives 71.6 %, random init 80.0 %, and the "
-            "intervals are apart. It is above raw pixels (50.0 %).",
+            r"^Pretraining was harmful: .* 71\.6%.* 80\.0%.*do not overlap\..* better than raw pixels \(50\.0%\)\.$",
         ),
     ],
 )
 def test_the_conclusion_of_one_measurement(measured: Result, words: str) -> None:
-    assert conclusion([measured]) == words
+    assert re.search(words, conclusion([measured]))
 
 
 def test_the_conclusion_of_several_counts_them() -> None:
     several = [result(), result(random=0.70, raw=0.5), result(random=0.8, raw=0.72)]
     assert conclusion(several) == (
-        "Pretraining helped in 1 of 3 measurements: against random init better in 1, no clear "
-        "difference in 1, worse in 1. Against raw pixels it is better in 1, no clear difference in 1, "
-        "worse in 1."
+        "Pretraining helped in 1 of 3 measurements. Compared with random init: 1 better, 1 with no clear difference, "
+        "1 worse. Compared with raw pixels: 1 better, 1 with no clear difference, 1 worse."
     )
-    assert conclusion(several[1:]).startswith("Pretraining did not help in any of 2 measurements: ")
+    assert re.search(r"^Pretraining did not .*\b2 measurements\b", conclusion(several[1:]))
     assert conclusion([]) == "Nothing was measured."
 
 
 def test_harm_is_said_in_one_line_with_what_to_do() -> None:
     assert harm([result(), result(random=0.72)]) == ""  # better, and no clear difference
     said = harm([result(random=0.80), result(), replace(result(random=0.9), protocol="linear", labels="shape")])
-    assert said == (
-        "Pretraining has made these features worse than those of the untrained encoder in 2 of 3 measurements "
-        "(linear, avg, shape: 71.6 %, untrained 90.0 %): do not use this encoder for such labels; "
-        "train longer, or start again with another recipe, and evaluate again."
-    )
-    assert harm([result(random=0.80)]).startswith(
-        "Pretraining has made these features worse than those of the untrained encoder (knn, avg: 71.6 %"
-    )
+    worst = r"2 of 3 measurements.*linear, avg, shape: 71\.6 ?%.* 90\.0 ?%.*[Dd]o not use.*train longer.*recipe"
+    assert re.search(worst, said) and "\n" not in said
+    assert re.search(r"worse.*\(knn, avg: 71\.6 ?%", harm([result(random=0.80)]))
 
 
 def unlabelled() -> Squares:
@@ -297,44 +289,43 @@ def relabelled(labels: list[int]) -> Squares:
             TRAIN,
             unlabelled(),
             {},
-            "squares-1 has no labels: evaluation needs them, for instance one folder per class",
+            r"squares-1 has no labels.*one folder per class",
         ),
         (
             TRAIN,
             Squares(20, 1, ("texture", "shade")),
             {},
-            "label names differ: squares-0 has label; squares-1 has texture, shade: use two parts of one labelled set",
+            r"squares-0 has label\b.*squares-1 has texture, shade\b.*same labelled",
         ),
         (
             relabelled([3] * 8),
             TEST,
             {},
-            "squares-1 (label) has one class only (class 3, 8 images): evaluation needs at least two",
+            r"squares-1 \(label\) .*one class\b.*\(class 3, 8 images\).*at least two",
         ),
         (
             relabelled([0, 1, 2, 3]),
             TEST,
             {},
-            "squares-1 (label) has one image per class (4 classes): "
-            "choosing k or C needs at least two images of a class",
+            r"squares-1 \(label\) .*one image per class \(4 classes\).*k or C.*at least two",
         ),
         (
             TRAIN,
             relabelled([8, 9, 8, 9]),
             {},
-            "no class of squares-1 (label) occurs in squares-0: use two parts of one labelled set",
+            r"squares-1 \(label\).*squares-0.*same labelled",
         ),
         (
             TRAIN,
             TEST,
             {"protocols": ("liner",)},
-            "unknown protocol 'liner': choose from knn, knn-whitened, linear, lowshot (did you mean 'linear'?)",
+            r"'liner'.*knn, knn-whitened, linear, lowshot.*did you mean 'linear'\?",
         ),
         (
             TRAIN,
             TEST,
             {"poolings": ("avg", "attention")},
-            "unknown pooling 'attention': choose from avg, last4, grid4",
+            r"'attention'.*avg, last4, grid4",
         ),
     ],
 )
@@ -342,9 +333,8 @@ def test_wrong_input_is_one_line_before_any_work(
     train: Squares, test: Squares, options: dict[str, tuple[str, ...]], message: str
 ) -> None:
     lines: list[str] = []
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=message):
         evaluate(ENCODER, CONTROL, train, test, progress=lines.append, **options)
-    assert str(error.value) == message
     assert lines == []
 
 

@@ -53,5 +53,5 @@ def test_more_axes_than_there_are_is_all_of_them():
 
 def test_one_class_is_refused():
     x, y = drowned(30, 1)
-    with pytest.raises(UserError, match="one class only"):
+    with pytest.raises(UserError, match="one class"):
         whitened_knn(x, 0 * y, x, y)

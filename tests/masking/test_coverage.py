@@ -65,7 +65,7 @@ def test_probabilities_agree_with_the_token_counts():
 
 def test_drawing_shows_both_maps_and_leaves_unused_patches_blank(of_two_kinds):
     assert draw(of_two_kinds).splitlines() == [
-        "seen 0.0% to 50.0%        predicted 0.0% to 100.0%",
+        "visible 0.0% to 50.0%     predicted 0.0% to 100.0%",
         "██                          ██▒▒",
         "████                          ▒▒",
     ]
@@ -84,7 +84,7 @@ def test_svg_is_self_contained_and_shows_maps_and_four_images():
     assert len(squares) == (2 + 4) * 45
     labels = [label.text for label in picture.findall(".//{http://www.w3.org/2000/svg}text")]
     assert [label.split(":")[0] for label in labels] == [
-        "Seen (context)",
+        "Visible (context)",
         "Predicted (target)",
         "Image 1",
         "Image 2",

@@ -244,67 +244,45 @@ def test_aspect_is_height_over_width():
     np.testing.assert_array_equal(block_sizes((14, 14), (0.2, 0.2), (0.75, 0.75))[0, 0], [5, 7])
 
 
-ERRORS = [
+SHARES = r".*0 < low <= high <= 1$"
+ERRORS = [  # what was asked for, and the setting, the value and the nearest possible that the message has to name
     (
         {"target_scale": (0.95, 1.0)},
-        "masking.target_scale = (0.95, 1.0) leaves no context patch on a 14x14 grid; "
-        "the nearest possible is (0.929, 0.929)",
+        r"masking\.target_scale = \(0\.95, 1\.0\).* 14x14 .*nearest possible is \(0\.929, 0\.929\)$",
     ),
     (
         {"target_scale": (0.3, 1.0)},
-        "masking.target_scale = (0.3, 1.0) leaves no context patch on a 14x14 grid; "
-        "the nearest possible is (0.3, 0.929)",
+        r"masking\.target_scale = \(0\.3, 1\.0\).* 14x14 .*nearest possible is \(0\.3, 0\.929\)$",
     ),
     (
         {"target_scale": (0.95, 1.0), "min_context": 150},
-        "masking.target_scale = (0.95, 1.0) leaves no context patch on a 14x14 grid; "
-        "the nearest possible is (0.929, 0.929) with masking.min_context = 13",
+        r"masking\.target_scale = \(0\.95, 1\.0\).*\(0\.929, 0\.929\) with masking\.min_context = 13$",
     ),
-    (
-        {"min_context": 140},
-        "masking.min_context = 140 is more than the blocks can leave on a 14x14 grid; the largest possible is 139",
-    ),
-    (
-        {"min_context": 170, "allow_overlap": True},
-        "masking.min_context = 170 is more than the blocks can leave on a 14x14 grid; the largest possible is 169",
-    ),
-    ({"min_context": 0}, "masking.min_context = 0 is too small; the smallest possible is 1"),
-    ({"num_targets": 0}, "masking.num_targets = 0 is too small; the smallest possible is 1"),
-    (
-        {"target_scale": (0, 0.2)},
-        "masking.target_scale = (0, 0.2) must be two shares of the grid, 0 < low <= high <= 1",
-    ),
-    (
-        {"target_scale": (0.3, 0.2)},
-        "masking.target_scale = (0.3, 0.2) must be two shares of the grid, 0 < low <= high <= 1",
-    ),
-    (
-        {"context_scale": (0.85, 1.2)},
-        "masking.context_scale = (0.85, 1.2) must be two shares of the grid, 0 < low <= high <= 1",
-    ),
-    (
-        {"target_aspect": (0, 1.5)},
-        "masking.target_aspect = (0, 1.5) must be two ratios height / width, 0 < low <= high",
-    ),
+    ({"min_context": 140}, r"masking\.min_context = 140 .* 14x14 .*largest possible is 139$"),
+    ({"min_context": 170, "allow_overlap": True}, r"masking\.min_context = 170 .*largest possible is 169$"),
+    ({"min_context": 0}, r"masking\.min_context = 0 .*smallest possible is 1$"),
+    ({"num_targets": 0}, r"masking\.num_targets = 0 .*smallest possible is 1$"),
+    ({"target_scale": (0, 0.2)}, r"masking\.target_scale = \(0, 0\.2\)" + SHARES),
+    ({"target_scale": (0.3, 0.2)}, r"masking\.target_scale = \(0\.3, 0\.2\)" + SHARES),
+    ({"context_scale": (0.85, 1.2)}, r"masking\.context_scale = \(0\.85, 1\.2\)" + SHARES),
+    ({"target_aspect": (0, 1.5)}, r"masking\.target_aspect = \(0, 1\.5\).*height / width, 0 < low <= high$"),
     (
         {"context_aspect": (float("nan"), 1.5)},
-        "masking.context_aspect = (nan, 1.5) must be two ratios height / width, 0 < low <= high",
+        r"masking\.context_aspect = \(nan, 1\.5\).*height / width, 0 < low <= high$",
     ),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), ERRORS)
 def test_error_names_the_setting_and_the_nearest_possible(changes, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=message):
         MultiBlockSampler((14, 14), MaskSettings(**changes))
-    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("grid", [(1, 14), (14, 1), (0, 0)])
 def test_grid_below_2x2_is_refused(grid):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=rf"{grid[0]}x{grid[1]} grid is too small.*2x2$"):
         MultiBlockSampler(grid)
-    assert str(error.value) == f"a {grid[0]}x{grid[1]} grid is too small for masks; the smallest possible is 2x2"
 
 
 @given(GRIDS, pairs(0.3, 1), pairs(0.2, 5), pairs(0.1, 1), st.integers(1, 1200))

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import hjepa
 from hjepa.errors import UserError
-from hjepa.models.frozen import random_twin
+from hjepa.models.frozen import random_init_copy
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +100,15 @@ def test_it_is_the_target_encoder(run):
     assert any(not torch.equal(t, saved[f"context_encoder.vit.{n}"]) for n, t in encoder.items())
 
 
-def test_the_random_twin_has_the_weights_training_started_from(run):
+def test_the_random_init_control_has_the_weights_training_started_from(run):
     from runs import trainer_of
 
     from hjepa.config import load
 
     encoder = hjepa.load_encoder(run)
     start = trainer_of(load((run.path / "config.yaml").read_text()))[0].model.context_encoder.state_dict()
-    twin = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
-    assert all(torch.equal(twin[name], tensor) for name, tensor in start.items())
+    control = random_init_copy(encoder, seed=encoder.card["provenance"]["seed"]).encoder.state_dict()
+    assert all(torch.equal(control[name], tensor) for name, tensor in start.items())
 
 
 def test_unsuitable_images_are_refused(run):
@@ -125,16 +125,16 @@ def test_numpy_arrays_are_taken_and_other_things_named(run):
     torch.testing.assert_close(encoder(images).tokens, encoder(torch.from_numpy(images.copy())).tokens)
     torch.testing.assert_close(encoder(images / 255).tokens, encoder(images).tokens)
     assert encoder.grid(images) == (4, 4) and len(encoder.levels(images)) == 1
-    with pytest.raises(UserError, match=r"images are given as list: give a tensor or an array \[B, C, H, W\]"):
+    with pytest.raises(UserError, match=r"images .* list: .*tensor or an array \[B, C, H, W\]"):
         encoder([1, 2])
-    with pytest.raises(UserError, match=r"images are int64: give uint8"):
+    with pytest.raises(UserError, match=r"images are int64: .*uint8"):
         encoder(images.astype(np.int64))
 
 
 def test_damaged_encoders_are_refused(run, tmp_path):
     (tmp_path / "encoder.json").write_text((run.path / "encoder.json").read_text())
     (tmp_path / "encoder.safetensors").write_bytes((run.path / "encoder.safetensors").read_bytes()[:500])
-    with pytest.raises(UserError, match="holds a damaged encoder"):
+    with pytest.raises(UserError, match=r"damaged encoder.*--resume"):
         hjepa.load_encoder(tmp_path)
-    with pytest.raises(UserError, match="holds no encoder"):
+    with pytest.raises(UserError, match=r"nothing .*no encoder"):
         hjepa.load_encoder(tmp_path / "nothing")

@@ -8,7 +8,7 @@ from conftest import TINY, tiny
 from runs import pictures, same, weights
 
 import hjepa
-from hjepa.models.frozen import blank_encoder, random_twin
+from hjepa.models.frozen import encoder_from_card, random_init_copy
 from hjepa.models.initialisation import initialise
 from hjepa.setup.autoconfig import resolve_auto
 from hjepa.setup.build import build_model
@@ -87,8 +87,8 @@ def test_the_random_twin_of_an_evaluation_is_drawn_like_the_run(tmp_path):
     model, train = TINY["model"] | {"initialisation": "xavier"}, TINY["train"] | {"length": 1}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"model": model, "train": train}))
     frozen = hjepa.load_encoder(run)
-    by_hand = blank_encoder(frozen.card)
+    by_hand = encoder_from_card(frozen.card)
     initialise(by_hand, seed=3, kind="xavier")
-    assert same(weights(random_twin(frozen, seed=3).encoder), weights(by_hand))
+    assert same(weights(random_init_copy(frozen, seed=3).encoder), weights(by_hand))
     initialise(by_hand, seed=3, kind="released")
-    assert not same(weights(random_twin(frozen, seed=3).encoder), weights(by_hand))
+    assert not same(weights(random_init_copy(frozen, seed=3).encoder), weights(by_hand))

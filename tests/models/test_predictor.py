@@ -6,13 +6,13 @@ from timm.models.vision_transformer import Block
 
 from hjepa.models.encoder import set_attention
 from hjepa.models.initialisation import initialise
-from hjepa.models.predictor import LastBlock
+from hjepa.models.predictor import QueryOnlyBlock
 
 
 @pytest.mark.parametrize("kernel", ["plain", "fused"])
 @pytest.mark.parametrize("answers", [1, 3, 7])
 def test_the_last_block_gives_what_timms_block_gives_and_the_same_gradients(kernel, answers):
-    whole, last = (kind(16, 2, qkv_bias=True).double() for kind in (Block, LastBlock))
+    whole, last = (kind(16, 2, qkv_bias=True).double() for kind in (Block, QueryOnlyBlock))
     initialise(whole, seed=3, kind="xavier")
     last.load_state_dict(whole.state_dict())
     for block in (whole, last):

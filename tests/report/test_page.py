@@ -301,7 +301,7 @@ def test_values_of_another_kind_do_not_stop_the_page(tmp_path: Path) -> None:
         "metrics.jsonl": '{"step": "x"}\n[1]\n\n{"step": 1, "loss": "NaN", "grad_norm": -1, "lr": 1e999}\n{"',
     }
     text = Page(read(make_run(tmp_path / "run", files=files, **odd))).all_text()
-    assert "metrics.jsonl: lines left out because they are broken: 1." in text
+    assert "metrics.jsonl: 1 broken line skipped." in text
 
 
 def test_diverged_numbers_can_be_drawn(tmp_path: Path) -> None:
@@ -385,9 +385,8 @@ def test_full_disk_leaves_the_old_page_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_folder_without_run_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError, match=rf"^{tmp_path} is not a run.*run\.json"):
         write_report(tmp_path)
-    assert str(refusal.value) == f"{tmp_path} is not a run folder: it has no run.json"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,7 +75,7 @@ def test_a_plan_with_a_budget_says_one_time_per_step(made, monkeypatch):
     """It was measured twice, and two numbers were printed."""
     monkeypatch.setattr(building, "time_steps", lambda *_: StepTime(0.25, 7, 2))  # stands for a clock
     resolved, found = plan(pictures(), budget="1min", **BUDGET)
-    assert resolved.origin["horizon.steps"] == "derived: 1min at 0.25 s a step, measured"
+    assert resolved.origin["horizon.steps"] == "derived: 1min at 0.25 s per step, measured"
     assert (found.seconds_per_step, found.steps, found.context_tokens, found.target_tokens) == (0.25, 240, 7, 2)
     assert set(made.values()) == {1}, made
 
@@ -85,7 +85,7 @@ def test_a_plan_with_a_budget_says_one_time_per_step(made, monkeypatch):
     [
         ({"masking": {"min_context": 15}}, "masking.min_context"),
         ({"optim": {"batch_size": 8, "accumulate": 3}}, "optim.batch_size = 8 cannot be split"),
-        ({"optim": {"batch_size": 4, "accumulate": 4}}, "a micro-batch needs at least 2 images"),
+        ({"optim": {"batch_size": 4, "accumulate": 4}}, "at least 2 images"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_built(settings, part, made):

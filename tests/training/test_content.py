@@ -8,7 +8,7 @@ from conftest import TINY
 from runs import pictures
 
 import hjepa
-from hjepa.training.content import NOTHING_KNOWN, content, describe_images
+from hjepa.training.content import NOT_MEASURED, content, describe_images
 
 N, D = 400, 24
 
@@ -21,14 +21,14 @@ def test_features_that_hold_the_descriptions_know_nearly_all():
     described = normal(N, 6)
     features = torch.cat([described, 0.01 * normal(N, D, seed=1)], dim=1)
     known = content(features, [described])
-    assert known.linear.share > 0.99
-    assert known.neighbours.share > 0.6  # the mean of ten neighbours is not the image itself
+    assert known.linear.value > 0.99
+    assert known.neighbours.value > 0.6  # the mean of ten neighbours is not the image itself
 
 
 def test_features_of_other_images_know_nothing():
     known = content(normal(N, D, seed=1), [normal(N, 6)])
-    assert abs(known.linear.share) < 3 * known.linear.error + 0.02
-    assert abs(known.neighbours.share) < 3 * known.neighbours.error + 0.02
+    assert abs(known.linear.value) < 3 * known.linear.error + 0.02
+    assert abs(known.neighbours.value) < 3 * known.neighbours.error + 0.02
 
 
 def test_spreading_features_over_noise_takes_neighbours_away_and_leaves_rank():
@@ -36,16 +36,16 @@ def test_spreading_features_over_noise_takes_neighbours_away_and_leaves_rank():
     described = normal(N, 6)
     known = content(described, [described])
     spread = content(torch.cat([described, 3.0 * normal(N, 60, seed=2)], dim=1), [described])
-    assert spread.neighbours.share < 0.5 * known.neighbours.share
-    assert spread.linear.share < known.linear.share
+    assert spread.neighbours.value < 0.5 * known.neighbours.value
+    assert spread.linear.value < known.linear.value
 
 
 def test_a_linear_map_does_not_care_how_features_are_scaled_or_shifted():
     described, features = normal(N, 6), normal(N, D, seed=1)
     features[:, :6] += described
     other = 100.0 * features * torch.linspace(0.1, 3.0, D) + 7.0
-    assert content(other, [described]).linear.share == pytest.approx(
-        content(features, [described]).linear.share, abs=1e-4
+    assert content(other, [described]).linear.value == pytest.approx(
+        content(features, [described]).linear.value, abs=1e-4
     )
 
 
@@ -56,10 +56,10 @@ def test_each_description_counts_the_same_whatever_its_size_and_forgetting_one_i
     both = content(torch.cat([gradients, colours], dim=1), described)
     for features in (gradients, colours):
         known = content(features, described)
-        assert known.linear.share < 0.2 * both.linear.share
-        assert known.neighbours.share < 0.5 * both.neighbours.share
+        assert known.linear.value < 0.2 * both.linear.value
+        assert known.neighbours.value < 0.5 * both.neighbours.value
     faint = content(torch.cat([gradients, 0.01 * colours + 0.01 * normal(N, 6, seed=2)], dim=1), described)
-    assert faint.linear.share == pytest.approx((1.0 * 0.5) ** 0.5, abs=0.05)  # all of one, half of the other
+    assert faint.linear.value == pytest.approx((1.0 * 0.5) ** 0.5, abs=0.05)  # all of one, half of the other
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_each_description_counts_the_same_whatever_its_size_and_forgetting_one_i
     ],
 )
 def test_what_is_all_alike_or_too_few_or_broken_is_not_measured(features, described):
-    assert content(features, [described]) is NOTHING_KNOWN
+    assert content(features, [described]) is NOT_MEASURED
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 28), (3, 30, 44), (3, 200, 96), (4, 2, 3)])

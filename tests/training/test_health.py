@@ -171,7 +171,7 @@ def lines_with(losses, **changes):
 def test_a_loss_that_still_falls_is_not_called_diverging(losses):
     """Every run begins far above the baseline; a short one is there still when its grace ends."""
     verdict = judge(lines_with(losses, grad_norm=3.0), grace=20)
-    assert verdict.verdict == "watch" and "run away" not in str(verdict) and "rising" not in str(verdict)
+    assert verdict.verdict == "watch" and "falling" in str(verdict) and "rising" not in str(verdict)
 
 
 @pytest.mark.parametrize(
@@ -198,19 +198,18 @@ def test_remedies_are_not_what_the_run_does_already():
         assert verdict.verdict == name
         for value in ("momentum 0.996", "crop_scale 0.3,1", "target_scale 0.1,0.15", "clip_gradient 1"):
             assert value not in verdict.next_step
-    assert judge(bad, grace=20, remedies=Remedies({"ema.momentum": 1.0})).next_step.endswith(
-        "with a tenth of --optim.lr"
-    )
+    frozen = judge(bad, grace=20, remedies=Remedies({"ema.momentum": 1.0})).next_step
+    assert "--optim.lr" in frozen and "--ema.momentum" not in frozen
     runaway = judge(lines_with([8.0] * 6, loss=math.nan), grace=20, remedies=remedies)
-    assert runaway.next_step.endswith("a tenth of --optim.lr or --optim.clip_gradient 0.1")
+    assert re.search(r"--optim\.lr\b.* or --optim\.clip_gradient 0\.1$", runaway.next_step)
 
 
 def test_targets_of_pixels_are_not_told_to_move_more_slowly():
     of_pixels = Remedies({"model.levels": ((0, 1),), "ema.momentum": 0.98})
     for lines in (lines_with([2.0] * 6), lines_with([0.5] * 6, target_std=0.0)):
         verdict = judge(lines, grace=20, remedies=of_pixels)
-        assert verdict.next_step == "start again with a tenth of --optim.lr"
-        assert "targets run away" not in verdict.evidence
+        assert "--optim.lr" in verdict.next_step and "--ema.momentum" not in verdict.next_step
+        assert "targets move" not in verdict.evidence
     mixed = Remedies({"model.levels": ((0, 1), (4, 1)), "ema.momentum": 0.98})
     assert "--ema.momentum 0.996" in judge(lines_with([2.0] * 6), grace=20, remedies=mixed).next_step
 
@@ -230,9 +229,9 @@ def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
 
 
 def test_a_finished_run_is_not_told_to_wait():
-    assert judge(lines_with([0.5]), grace=60, remedies=Remedies({}, 40)).next_step == "wait"
+    assert judge(lines_with([0.5]), grace=60, remedies=Remedies({}, 40)).next_step == "keep training"
     finished = judge(lines_with([0.5, 0.5]), grace=60, remedies=Remedies({}, 40))
-    assert finished.next_step == "train longer (hjepa pretrain DATA --out RUN --resume --extend-to 120)"
+    assert re.search(r"train longer.*hjepa pretrain DATA --out RUN --resume --extend-to 120\b", finished.next_step)
 
 
 def test_health_remembers_what_it_needs_only():

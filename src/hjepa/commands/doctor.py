@@ -1,4 +1,4 @@
-"""``hjepa doctor``: what this machine can do."""
+"""``hjepa doctor``: report what this machine offers."""
 
 import platform
 from importlib.metadata import version
@@ -12,12 +12,16 @@ from hjepa.version import __version__
 
 
 def doctor() -> dict[str, Any]:
-    """Return what this machine can do."""
+    """Return devices, precision, threads, memory, package versions and datasets of this machine."""
     device = choose_device("auto")
     precision, reason = choose_precision("auto", device)
     speeds = {str(kind).removeprefix("torch."): round(matmul_speed(kind)) for kind in (torch.float32, torch.bfloat16)}
-    fashion = "found" if fashion_mnist_is_here() else "not here; apt-get install dataset-fashion-mnist, or be online"
-    cifar10 = "found" if cifar10_is_here() else "not here; put cifar10.npz into ./data, or be online"
+    fashion = (
+        "found"
+        if fashion_mnist_is_here()
+        else "not found; apt-get install dataset-fashion-mnist, or go online to download it"
+    )
+    cifar10 = "found" if cifar10_is_here() else "not found; put cifar10.npz into ./data, or go online to download it"
     return {
         "hjepa": __version__,
         "python": platform.python_version(),
@@ -26,7 +30,7 @@ def doctor() -> dict[str, Any]:
         "memory free (GB)": round(available_memory_gb(device), 1),
         "matrix products (GFLOP/s)": ", ".join(f"{name} {speed}" for name, speed in speeds.items()),
         "precision": f"{precision}: {reason}",
-        "data set scenes": "embedded",
+        "data set scenes": "built in",
         "data set fashion-mnist": fashion,
         "data set cifar10": cifar10,
     }

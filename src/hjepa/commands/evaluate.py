@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hjepa.data.augment import Fit
-from hjepa.data.loader import FittedImages
+from hjepa.data.augment import ResizeToInput
+from hjepa.data.loader import ResizedImages
 from hjepa.data.sources import fingerprint_with_labels, open_source, renumber_classes
 from hjepa.errors import UserError
 from hjepa.files import write_json
-from hjepa.models.frozen import FrozenEncoder, load_frozen, random_twin
+from hjepa.models.frozen import FrozenEncoder, load_frozen, random_init_copy
 from hjepa.report import write_report
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.run import Run
@@ -24,17 +24,17 @@ from hjepa.setup.machine import autocast_dtype, choose_device, choose_precision
 if TYPE_CHECKING:
     from hjepa.evaluation import Result
 
-OF_PIXELS = "Level {} is computed from pixels, no weight takes part: it says nothing about pretraining."
-SAME_IMAGES = "Training and test images are the same: this says nothing about other images; name two sets."
+OF_PIXELS = "Level {} is computed from pixels without any weights, so it reveals nothing about pretraining."
+SAME_IMAGES = "Training and test images are the same, so these results do not generalise; use two different sets."
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results beside their controls, and what they say in words."""
+    """Results with their baselines, and a summary in words."""
 
     results: list[Result]
     conclusion: str
-    harm: str = ""  # what it means that the encoder is below random init, and what to do; empty if it is not
+    harm: str = ""  # a warning if the encoder is worse than random init, with what to do; otherwise empty
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable form of ``hjepa evaluate --json``."""
@@ -55,32 +55,32 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Probe a run's target encoder on labelled images, beside random-init and raw pixels.
+    """Probe a run's target encoder on labelled images, with a random-init encoder and raw pixels as baselines.
 
-    ``protocols`` and ``poolings`` are names, or one with commas as on the command line.
-    ``level`` is ``last``, the number of a level (0 is the finest), or ``all``: every level and the last block side by
-    side, each with the same weight.
-    Writes evaluation.json into the run after each measurement and renews its report at the end; what was measured
-    before on the same images stays in both, unless it is measured again. Raises UserError in one line.
+    ``protocols`` and ``poolings`` are lists of names, or one comma-separated string as on the command line.
+    ``level`` is ``last``, the number of a level (0 is the finest), or ``all``: all levels and the last block,
+    L2-normalised and concatenated.
+    Writes evaluation.json into the run after each measurement and rebuilds its report at the end. Earlier results on
+    the same images are kept unless they are measured again. Raises UserError in one line.
     """
-    from hjepa.evaluation import protocol  # brings scikit-learn: not needed to train
+    from hjepa.evaluation import protocol  # imports scikit-learn, which training does not need
     from hjepa.evaluation.levels import views_of
 
     protocols, poolings = _names(protocols), _names(poolings)
     for name, limit in (("max_train", max_train), ("max_test", max_test)):
         if limit is not None and limit < 1:
-            raise UserError(f"--{name.replace('_', '-')} {limit}: must be at least 1, leave it out to use all images")
+            raise UserError(f"--{name.replace('_', '-')} {limit}: must be at least 1; omit it to use all images")
     path = _path(run)
     device = choose_device("auto")
     precision, _reason = choose_precision("auto", device)
     encoder = load_frozen(path).to(device)
-    control = random_twin(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
+    control = random_init_copy(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
-    fit = Fit(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
-    sources = [open_source(data, fit.channels) for data in (train, test)]
+    resize = ResizeToInput(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
+    sources = [open_source(data, resize.channels) for data in (train, test)]
     renumber_classes(*sources)
     labelled = [
-        FittedImages(source, fit, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
+        ResizedImages(source, resize, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)
     ]
     folder = RunFolder(path)
     of_pixels = {str(number) for number, each in enumerate(encoder.card_levels) if each.depth == 0}
@@ -123,12 +123,12 @@ def evaluate(
 
 
 def _judged(results: Sequence[Result], of_pixels: Collection[str]) -> list[Result]:
-    """Return the results that say something of the encoder: levels of pixels are the same for every one."""
+    """Return the results that depend on the encoder: levels of pixels are the same for every encoder."""
     return [result for result in results if result.level not in of_pixels]
 
 
 def _in_words(results: Sequence[Result], *, same_images: bool, of_pixels: Collection[str]) -> str:
-    """Say what results show; levels in ``of_pixels`` judge no encoder."""
+    """Summarise the results in words; levels in ``of_pixels`` do not count."""
     from hjepa.evaluation import protocol
 
     judged = _judged(results, of_pixels)
@@ -139,7 +139,7 @@ def _in_words(results: Sequence[Result], *, same_images: bool, of_pixels: Collec
 
 
 def _measured_before(path: Path, now: Sequence[Result], record: Mapping[str, Any]) -> list[Result]:
-    """Return what evaluation.json holds that was measured in the same way, and not again now."""
+    """Return earlier results from evaluation.json that were measured in the same way and are not measured again now."""
     from hjepa.evaluation import Result
 
     try:
@@ -154,12 +154,12 @@ def _measured_before(path: Path, now: Sequence[Result], record: Mapping[str, Any
 
 
 def load_encoder(run: Run | str | os.PathLike[str]) -> FrozenEncoder:
-    """Load a run's target encoder: a module that maps images [B, C, H, W] to tokens and pooled features."""
+    """Load the target encoder of a run: a module that maps images [B, C, H, W] to tokens and pooled features."""
     return load_frozen(_path(run))
 
 
 def _names(given: str | Sequence[str]) -> Sequence[str]:
-    """Return names given one by one, or in one string as on the command line."""
+    """Split a comma-separated string into names; a list of names is returned as it is."""
     return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
 
 

@@ -1,4 +1,4 @@
-"""From what a command was given to layers of settings, and the recipe where none was named."""
+"""Collect the settings given to a command as layers, and choose a recipe if none is named."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def given_layers(
     options: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Layer]:
-    """Return what was given, in rising order of precedence."""
+    """Return the given settings as layers, in increasing order of precedence."""
     given = [Layer("call", settings)] if settings else []
     given += [configuration.read_options(list(options))] if options else []
     if budget is not None:
@@ -37,7 +37,7 @@ def given_layers(
         layers += (from_file := configuration.read_file(Path(config)))
         named = from_file[-1].values.get("recipe")
         if recipe and named not in (None, recipe):
-            raise UserError(f"--recipe {recipe} and the recipe {named} of {config}: leave one of them out")
+            raise UserError(f"--recipe {recipe} contradicts the recipe {named} of {config}: remove one of them")
     elif not recipe:
         asked = {name: v for train in trains for name, v in train.items()}  # the command line last
         layers += _chosen_recipe(asked.get("length"), str(asked.get("device", "auto")))
@@ -45,20 +45,20 @@ def given_layers(
 
 
 def _refuse_budget(budget: str, given: Sequence[Layer]) -> None:
-    """Raise UserError if a budget is no time, or something else says how long to train as well."""
+    """Raise UserError if a budget is not a time, or if the length of training is set elsewhere as well."""
     try:
         configuration.budget_seconds(str(budget))
     except ValueError as error:
         raise UserError(f"--budget {budget}: {error}") from None
     if any((layer.values.get("train") or {}).get("length") is not None for layer in given):
-        raise UserError("--budget and --train.length both say how long to train: leave one of them out")
+        raise UserError("--budget and --train.length both set how long to train: leave one of them out")
 
 
 def _chosen_recipe(length: Any, wanted: str) -> list[Layer]:
-    """Return the recipe for a time on a device of this machine, and why; the default for another length."""
+    """Return the recipe for a time budget on this machine's device, and why; the default recipe without one."""
     try:
         seconds = configuration.budget_seconds(str(length))
-    except ValueError:  # no time; what is no length at all is refused where it is read
+    except ValueError:  # not a time; what is not a length at all is refused where it is read
         return [configuration.read_recipe(DEFAULT_RECIPE)]
     device = choose_device(wanted).type
     shorter, limit, longer = RECIPES_BY_BUDGET[device]

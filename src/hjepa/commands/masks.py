@@ -1,4 +1,4 @@
-"""``hjepa masks``: what a mask setting does to a grid."""
+"""``hjepa masks``: how a mask sampler covers a grid."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from hjepa.setup.build import build_sampler
 def mask_statistics(
     grid: str, *, options: Sequence[str] = (), steps: int = 200, batch: int = 256, seed: int = 0
 ) -> Coverage:
-    """Draw masks on a grid such as ``14x14`` with settings of the section ``masking``, and count."""
+    """Sample masks on a grid such as ``14x14`` with settings of the section ``masking``; return their statistics."""
     rows, cross, columns = grid.lower().partition("x")
     if not (cross and rows.isdigit() and columns.isdigit()):
         raise UserError(f"--grid {grid}: expected rows x columns, such as 14x14")
@@ -22,7 +22,7 @@ def mask_statistics(
     sides = int(rows), int(columns)
     given = configuration.read_options(list(options))
     if other := sorted(given.values.keys() - {"masking"}):
-        raise UserError(f"--{other[0]}.*: hjepa masks takes settings of the section masking only")
+        raise UserError(f"--{other[0]}.*: hjepa masks accepts only settings of the section masking")
     layers = [Layer("grid", {"data": {"image_size": sides}, "model": {"patch_size": 1}, "train": {"seed": seed}})]
     resolved = configuration.resolve([*layers, given])
     at_once = batch * resolved.config.masking.contexts

@@ -1,4 +1,4 @@
-"""``hjepa pretrain --plan``: what a run would do and cost."""
+"""``hjepa pretrain --plan``: a dry run that estimates memory and time."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ def plan(
     options: Sequence[str] = (),
     **settings: Mapping[str, Any],
 ) -> tuple[Resolved, Plan]:
-    """Say what a run would do and cost: resolved settings, measured memory and time. Writes nothing."""
+    """Return the resolved settings of a run, with measured memory and time. Writes nothing."""
     resolved = resolve(given_layers(recipe, config, budget, options, settings))
     source = open_source(data, resolved.config.data.channels)
     with out_of_memory_in_words(resolved.config):

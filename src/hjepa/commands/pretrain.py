@@ -1,4 +1,4 @@
-"""``hjepa pretrain``: from images and settings to a run on disk."""
+"""``hjepa pretrain``: pretrain an encoder and write a run to disk."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hjepa.commands.given import given_layers
-from hjepa.commands.self_audit import audited
+from hjepa.commands.self_audit import audit_first_steps
 from hjepa.config import resolve
 from hjepa.data.sources import open_source
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 from hjepa.report import write_report
 from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.callback import TrainingCallback
@@ -48,10 +48,10 @@ def pretrain(
 ) -> Run:
     """Pretrain an encoder on ``data`` and write the run folder ``out``.
 
-    ``data`` is a folder, a list file, an .npz file, a data set's name, a uint8 array [n, H, W, C] or a Dataset.
-    ``budget`` is the time that the run may take, such as ``20min``. Settings are given by section:
-    ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything a user can mend; a
-    refused call leaves everything on disk as it was.
+    ``data`` is a folder, a list file, an .npz file, the name of a dataset, a uint8 array [n, H, W, C] or a Dataset.
+    ``budget`` is the wall-clock time that the run may take, such as ``20min``. Settings are given by section:
+    ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything the user can fix; a
+    call that is refused leaves the disk untouched.
     """
     callback, started = callback or TrainingCallback(), time.perf_counter()
     folder = RunFolder(Path(out))
@@ -60,7 +60,7 @@ def pretrain(
     with contextlib.ExitStack() as held:
         before = None
         if resume:
-            folder.read_record()  # a folder that is no run is called so before it is held
+            folder.read_record()  # a folder that is not a run is reported as such before it is locked
             _hold(folder, held)
             before = read_run(folder, layers, recipe, extend_to)
         else:
@@ -97,21 +97,21 @@ def _refuse_contradictions(
     *, resume: bool, overwrite: bool, extend_to: int | None, init_from: str | os.PathLike[str] | None
 ) -> None:
     if resume and overwrite:
-        raise UserError("--resume and --overwrite contradict each other: continue the run, or replace it")
+        raise UserError("--resume and --overwrite contradict each other: either continue the run or replace it")
     if resume and init_from is not None:
-        raise UserError("--init-from starts a new run, --resume continues one: leave one of them out")
+        raise UserError("--init-from starts a new run, but --resume continues one: remove one of them")
     if extend_to is not None and not resume:
-        raise UserError("--extend-to lengthens a run that exists: add --resume, or set --train.length for a new run")
+        raise UserError("--extend-to extends an existing run: add --resume, or use --train.length for a new run")
 
 
 def _hold(folder: RunFolder, held: contextlib.ExitStack) -> None:
-    """Keep other processes from training the same run; the first process holds it for all of a launch."""
-    if is_first():
+    """Keep other processes from training the same run; rank 0 holds the lock for all ranks."""
+    if is_main_process():
         held.enter_context(folder.locked())
 
 
 def _go_on(session: Session, before: Resumed) -> list[str]:
-    """Bring a session to where its run stopped; return what a person should know of it."""
+    """Restore a session to where its run stopped; return notices for the user."""
     if before.checkpoint:
         session.restore(before.checkpoint)
         return before.notices
@@ -125,7 +125,7 @@ def _load_into(model: HJEPA, path: str | os.PathLike[str] | None) -> list[str]:
 
 
 def _tell_start(session: Session, notices: Sequence[str]) -> None:
-    """Write what the run is made of, and say it."""
+    """Write and announce the configuration of the run."""
     write_config(session.folder, session.resolved)
     write_mask_statistics(session.folder, session.config, session.parts.sampler)
     session.callback.on_start(session.resolved, session.record, session.trainer.step)
@@ -134,10 +134,10 @@ def _tell_start(session: Session, notices: Sequence[str]) -> None:
 
 
 def _train(session: Session) -> None:
-    """Run the session; whatever happens, its page is renewed and a run it replaced is not lost."""
+    """Run the session; whatever happens, its report is rebuilt and a run that it replaces is not lost."""
     from_weights = session.record.get("init_from") is not None and session.trainer.step == 0
     try:
-        with audited(session, from_weights=from_weights):
+        with audit_first_steps(session, from_weights=from_weights):
             session.run()
     except BaseException:
         if session.main:
@@ -149,7 +149,7 @@ def _train(session: Session) -> None:
 
 
 def _repeat(data: Any, out: str | os.PathLike[str], init_from: str | os.PathLike[str] | None) -> str | None:
-    """Return the command that does the run again from its own config.yaml; None if DATA was a Python object."""
+    """Return the command that repeats the run from its config.yaml; None if DATA was a Python object."""
     if not isinstance(data, str | os.PathLike):
         return None
     words = ["hjepa", "pretrain", str(data), "--config", str(Path(out) / "config.yaml"), "--out", f"{Path(out)}-again"]

@@ -1,4 +1,4 @@
-"""Every run audits its own first steps, as ``hjepa audit`` would audit anybody's, and keeps the report."""
+"""Every run audits its own first steps, as ``hjepa audit`` does for any training loop, and saves the report."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """What this run's own configuration prescribes; the momentum is the schedule itself."""
+    """The specification given by the run's own configuration; the momentum is the schedule itself."""
 
     schedule: Callable[[int], float] | None = None
 
@@ -30,7 +30,7 @@ def run_spec(
 ) -> RunSpec:
     """Return the specification of a run: I-JEPA's order, frozen equal teacher, normalised targets, its schedule.
 
-    A run that starts ``from_weights`` may have been given a teacher of its own, which lags behind its student.
+    A run that starts ``from_weights`` may have loaded a teacher that differs from its student.
     """
     return RunSpec(
         name="this run's configuration",
@@ -48,15 +48,15 @@ def run_spec(
 
 
 @contextlib.contextmanager
-def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
-    """Watch the first optimizer steps inside; write audit.md and audit.json as soon as they are over."""
+def audit_first_steps(session: Session, *, from_weights: bool = False) -> Iterator[None]:
+    """Audit the first optimizer steps inside the block; then write audit.md and audit.json at once."""
     trainer = session.trainer
     schedule = trainer.model.target_encoder.momentum
     first = trainer.step + 1
 
     def done() -> None:
         if session.main:
-            keep(session, audit.report(), first)
+            write_audit(session, audit.report(), first)
 
     audit = TeacherAudit(
         trainer.model.context_encoder,
@@ -72,11 +72,11 @@ def audited(session: Session, *, from_weights: bool = False) -> Iterator[None]:
         yield
 
 
-def keep(session: Session, report: Report, first: int) -> None:
-    """Write the report on the steps from ``first`` on into the run and say what it says in one line.
+def write_audit(session: Session, report: Report, first: int) -> None:
+    """Write the report on the steps from ``first`` on into the run folder and announce its verdict in one line.
 
-    A run that is resumed shortly before its end keeps the better founded report on its earlier steps, unless
-    the new one has found something.
+    A run that is resumed shortly before its end keeps the report on more of its earlier steps, unless the new one has
+    findings.
     """
     before = session.record.get("audit") or {"steps": 0}
     if not report.steps or (report.steps < before["steps"] and not report.failures):

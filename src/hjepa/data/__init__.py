@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are read, cropped and put in order."""
+"""Images: sources, decoding, augmentation and batch order."""

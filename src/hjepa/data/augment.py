@@ -1,4 +1,4 @@
-"""Crop, flip and fit: from a source's image to the encoder's input size, seeded per sample."""
+"""Resize, crop and flip: from a source's image to the encoder's input size, seeded per sample."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ DRAWS = 2 * CROP_TRIES + 3  # uniform numbers a sample needs: tries x (area, rat
 
 
 @dataclass(frozen=True)
-class Fit:
+class ResizeToInput:
     """Bring any image to ``size`` (H, W) and ``channels`` without randomness.
 
     ``crop`` scales the image to cover the size and cuts the centre; ``pad`` scales it down if it is
@@ -28,10 +28,10 @@ class Fit:
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Return uint8 [C, H, W] for uint8 [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
-        return self.fit(channels_first(to_channels(image, self.channels)))
+        return self.resize(channels_first(to_channels(image, self.channels)))
 
-    def fit(self, image: Tensor) -> Tensor:
-        """Fit [..., C, H', W'] to [..., C, H, W]."""
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize [..., C, H', W'] to [..., C, H, W]."""
         have, want = (image.shape[-2], image.shape[-1]), self.size
         if have == want:
             return image.contiguous()
@@ -47,7 +47,7 @@ class Fit:
 class Augment:
     """Random resized crop and horizontal flip; each sample's draws are handed in, so it has no state."""
 
-    fit: Fit
+    resize: ResizeToInput
     crop_scale: tuple[float, float] | None
     crop_ratio: tuple[float, float]
     flip: float
@@ -55,18 +55,18 @@ class Augment:
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> Tensor:
         """Return uint8 [C, H, W] from uint8 [H', W', C'] and ``DRAWS`` uniform numbers."""
         if self.crop_scale is None:
-            pixels = self.fit(image)
+            pixels = self.resize(image)
         else:
-            whole = channels_first(to_channels(image, self.fit.channels))
+            whole = channels_first(to_channels(image, self.resize.channels))
             box = crop_box((whole.shape[1], whole.shape[2]), self.crop_scale, self.crop_ratio, draws)
-            pixels = TF.resized_crop(whole, *box, list(self.fit.size), antialias=True)
+            pixels = TF.resized_crop(whole, *box, list(self.resize.size), antialias=True)
         return pixels.flip(-1) if draws[-1] < self.flip else pixels
 
     def batch(self, images: np.ndarray, draws: np.ndarray) -> Tensor:
         """Return uint8 [B, C, H, W] from uint8 [B, H', W', C'] and draws [B, DRAWS]; the same pixels."""
         if self.crop_scale is not None:
             return torch.stack([self(image, row) for image, row in zip(images, draws, strict=True)])
-        pixels = self.fit(images)
+        pixels = self.resize(images)
         flipped = torch.from_numpy(draws[:, -1] < self.flip)
         return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) if flipped.any() else pixels
 

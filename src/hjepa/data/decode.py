@@ -21,10 +21,10 @@ _DAMAGE = (
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image upright (EXIF orientation applied): uint8 [H, W, 1] if grey, [H, W, 3] otherwise.
+    """Read an image with its EXIF orientation applied: uint8 [H, W, 1] if greyscale, [H, W, 3] otherwise.
 
-    16-bit and float greys are scaled to 8 bits by their own range; transparency is laid on white.
-    Raises UnreadableImage naming the file when it cannot be read to its end.
+    16-bit and float greyscale images are scaled to 8 bits by their own range; transparent images are composited on
+    white. Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
     try:
         with Image.open(path) as file:
@@ -33,9 +33,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path") from None
     except _DAMAGE as error:
-        raise UnreadableImage(
-            f"{path} cannot be read as an image ({_reason(error)}): replace it or take it out"
-        ) from None
+        raise UnreadableImage(f"{path}: cannot decode the image ({_reason(error)}); exclude or replace it") from None
     return pil_pixels(image)
 
 
@@ -45,11 +43,11 @@ def channels_of(path: Path) -> int:
         with Image.open(path) as file:
             return 1 if file.mode in GREY_MODES else 3
     except _DAMAGE:
-        return 3  # reading it later says what is wrong with it
+        return 3  # reading it later reports what is wrong with it
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Give [..., H, W, C] the wanted number of channels: grey is repeated, colour becomes luminance.
+    """Convert [..., H, W, C] to ``channels``: greyscale is repeated, colour is converted to luminance.
 
     Luminance weights are those of ITU-R BT.601, as in Pillow's mode "L".
     """
@@ -61,7 +59,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1 and have == 3:
         weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
         return np.rint(image.astype(np.float32) @ weights)[..., None].astype(np.uint8)
-    raise UserError(f"images have {have} channels and {channels} are wanted: set --data.channels {have}")
+    raise UserError(f"images have {have} channels, but data.channels = {channels}: use --data.channels {have}")
 
 
 def pil_pixels(image: Image.Image) -> np.ndarray:

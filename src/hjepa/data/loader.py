@@ -17,42 +17,42 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hjepa.data.augment import DRAWS, Augment, Fit
+from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.randomness import generator
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of each global batch that one process takes, in ``micro`` equal pieces."""
+class RankShard:
+    """The rows of each global batch that one rank loads, in ``accumulate`` micro-batches of equal size."""
 
-    batch_size: int  # global: all processes and micro-batches together
-    processes: int = 1
-    process: int = 0
-    micro: int = 1
+    batch_size: int  # global: all ranks and micro-batches together
+    world_size: int = 1
+    rank: int = 0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        parts = self.processes * self.micro
+        parts = self.world_size * self.accumulate
         if self.batch_size % parts:
             nearest = max(parts, self.batch_size // parts * parts)
             raise UserError(
-                f"optim.batch_size = {self.batch_size} cannot be split into {self.processes} processes x "
-                f"{self.micro} micro-batches: use --optim.batch_size {nearest}"
+                f"optim.batch_size = {self.batch_size} cannot be split into {self.world_size} processes x "
+                f"{self.accumulate} micro-batches: use --optim.batch_size {nearest}"
             )
 
     def rows(self) -> list[slice]:
-        """Return the rows of the global batch that belong to each micro-batch of this process."""
-        size = self.batch_size // (self.processes * self.micro)
-        first = self.process * self.micro
-        return [slice((first + m) * size, (first + m + 1) * size) for m in range(self.micro)]
+        """Return the rows of the global batch that belong to each micro-batch of this rank."""
+        size = self.batch_size // (self.world_size * self.accumulate)
+        first = self.rank * self.accumulate
+        return [slice((first + m) * size, (first + m + 1) * size) for m in range(self.accumulate)]
 
 
-class Piece(NamedTuple):
-    """What a worker needs to make one micro-batch."""
+class MicroBatchIndex(NamedTuple):
+    """Which micro-batch a loader worker is asked for."""
 
-    attempt: int
-    rows: slice
+    attempt: int  # optimizer steps taken or skipped before this one
+    rows: slice  # of the global batch
 
 
 def sample_order(seed: int, images: int, attempt: int, batch_size: int) -> np.ndarray:
@@ -69,15 +69,18 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(images)
 
 
-class Made(NamedTuple):
-    """A micro-batch from a worker, and which images it has left out."""
+class LoadedMicroBatch(NamedTuple):
+    """A micro-batch as a loader worker returns it, and the unreadable images it had to skip."""
 
     images: Tensor  # uint8 [b, C, H, W]
     skipped: tuple[str, ...]
 
 
-class MicroBatches(Dataset["Made | UserError"]):
-    """Makes uint8 micro-batches [b, C, H, W] from pieces; ``skipped`` names the unreadable images met so far."""
+class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
+    """Maps a ``MicroBatchIndex`` to a uint8 micro-batch [b, C, H, W].
+
+    ``skipped`` holds the names of the unreadable images met so far.
+    """
 
     def __init__(
         self, source: ImageSource, augment: Augment, *, seed: int, batch_size: int, skip_corrupt: bool
@@ -86,35 +89,35 @@ class MicroBatches(Dataset["Made | UserError"]):
         self.seed, self.batch_size, self.skip_corrupt = seed, batch_size, skip_corrupt
         self.skipped: dict[str, None] = {}  # a set that keeps its order; filled where the batches are taken
 
-    def __getitem__(self, piece: Piece) -> Made | UserError:
-        """Return the images of a piece, or what a user should know instead.
+    def __getitem__(self, index: MicroBatchIndex) -> LoadedMicroBatch | UserError:
+        """Return a micro-batch, or the error that the user should see.
 
-        Returned, not raised: an exception that crosses from a worker arrives as a page of traceback.
+        The error is returned, not raised: an exception that crosses from a worker arrives as a page of traceback.
         """
         try:
-            return self._images(piece)
+            return self._images(index)
         except UserError as error:
             return error
 
-    def _images(self, piece: Piece) -> Made:
-        indices = sample_order(self.seed, len(self.source), piece.attempt, self.batch_size)[piece.rows]
-        draws = generator(self.seed, "augment", piece.attempt).random((piece.rows.stop, DRAWS))[piece.rows]
+    def _images(self, index: MicroBatchIndex) -> LoadedMicroBatch:
+        indices = sample_order(self.seed, len(self.source), index.attempt, self.batch_size)[index.rows]
+        draws = generator(self.seed, "augment", index.attempt).random((index.rows.stop, DRAWS))[index.rows]
         whole_batch = getattr(self.source, "batch", None)
         if whole_batch is not None:
-            return Made(self.augment.batch(whole_batch(indices), draws), ())
+            return LoadedMicroBatch(self.augment.batch(whole_batch(indices), draws), ())
         left: list[str] = []
         images = (read(self.source, int(index), skip_corrupt=self.skip_corrupt, skipped=left) for index in indices)
         batch = torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
-        return Made(batch, tuple(left))
+        return LoadedMicroBatch(batch, tuple(left))
 
 
 def read(
     source: ImageSource, index: int, *, skip_corrupt: bool | None = None, skipped: list[str] | None = None
 ) -> np.ndarray:
-    """Read an image; a damaged one is replaced by the next readable one if that is allowed.
+    """Read an image; with ``skip_corrupt``, an unreadable one is replaced by the next readable one.
 
-    ``skip_corrupt`` None: nobody can allow it (an evaluation counts every image), so the error does not offer it.
-    ``skipped`` gets the names of those that were replaced.
+    ``skip_corrupt`` None: skipping is not an option (an evaluation counts every image), so the error does not offer it.
+    The names of replaced images are appended to ``skipped``.
     """
     for offset in range(len(source)):
         place = (index + offset) % len(source)
@@ -126,32 +129,32 @@ def read(
                     skipped.append(str(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
                 continue
             if skip_corrupt is not None and isinstance(error, UnreadableImage):
-                raise UserError(f"{error}, or leave such files out with --data.corrupt skip") from None
+                raise UserError(f"{error}, or skip unreadable images with --data.corrupt skip") from None
             raise
-    raise UserError(f"{source.name}: not one of its {len(source)} images can be read")
+    raise UserError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
 
 
-class _Pieces(Sampler[Piece]):
-    """Endless pieces of one process, from an attempt on."""
+class MicroBatchSampler(Sampler[MicroBatchIndex]):
+    """Batch sampler: yields the micro-batches of one rank for ever, starting at an attempt."""
 
-    def __init__(self, share: Share, first_attempt: int) -> None:
-        self.share, self.first_attempt = share, first_attempt
+    def __init__(self, shard: RankShard, first_attempt: int) -> None:
+        self.shard, self.first_attempt = shard, first_attempt
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[MicroBatchIndex]:
         attempt = self.first_attempt
         while True:
-            yield from (Piece(attempt, rows) for rows in self.share.rows())
+            yield from (MicroBatchIndex(attempt, rows) for rows in self.shard.rows())
             attempt += 1
 
 
 def micro_batches(
-    data: MicroBatches, share: Share, *, first_attempt: int, workers: int, pin_memory: bool = False
+    data: MicroBatchDataset, shard: RankShard, *, first_attempt: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Tensor]:
-    """Yield the micro-batches of this process for ever, starting at an attempt."""
-    loader: DataLoader[Made | UserError] = DataLoader(
+    """Yield the micro-batches of this rank for ever, starting at an attempt."""
+    loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
         data,
-        batch_size=None,  # a piece is already a batch
-        sampler=_Pieces(share, first_attempt),
+        batch_size=None,  # an index already stands for a whole micro-batch
+        sampler=MicroBatchSampler(shard, first_attempt),
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # ours: the global one belongs to the caller
@@ -172,16 +175,16 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class FittedImages:
-    """A labelled source as evaluation wants it: fitted uint8 batches in index order.
+class ResizedImages:
+    """A labelled source for evaluation: uint8 batches, resized to the encoder's input, in index order.
 
-    ``limit`` keeps only so many images, spread evenly over the source.
+    ``limit`` subsamples the source evenly to at most this many images.
     """
 
-    def __init__(self, source: ImageSource, fit: Fit, *, limit: int | None = None) -> None:
+    def __init__(self, source: ImageSource, resize: ResizeToInput, *, limit: int | None = None) -> None:
         count = min(len(source), limit or len(source))
         self.indices = np.arange(count) * len(source) // count
-        self.source, self.fit, self.name = source, fit, source.name
+        self.source, self.resize, self.name = source, resize, source.name
         self.labels = {name: values[self.indices] for name, values in source.labels.items()}
         self.classes: list[str] = getattr(source, "classes", [])
         self.unlabelled: str = getattr(source, "unlabelled", "for instance one folder per class")
@@ -192,25 +195,27 @@ class FittedImages:
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield uint8 [b, C, H, W]."""
         for start in range(0, len(self), batch_size):
-            yield fitted(self.source, self.indices[start : start + batch_size].tolist(), self.fit)
+            yield resized(self.source, self.indices[start : start + batch_size].tolist(), self.resize)
 
 
-def fitted(source: ImageSource, indices: Sequence[int], fit: Fit, *, skip_corrupt: bool | None = None) -> Tensor:
-    """Return chosen images fitted to the encoder: uint8 [b, C, H, W]."""
+def resized(
+    source: ImageSource, indices: Sequence[int], resize: ResizeToInput, *, skip_corrupt: bool | None = None
+) -> Tensor:
+    """Return images by their indices, resized to the encoder's input: uint8 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
-        return fit(whole_batch(indices))
-    return torch.stack([fit(read(source, index, skip_corrupt=skip_corrupt)) for index in indices])
+        return resize(whole_batch(indices))
+    return torch.stack([resize(read(source, index, skip_corrupt=skip_corrupt)) for index in indices])
 
 
 def pixel_statistics(
-    source: ImageSource, fit: Fit, *, sample: int = 512, skip_corrupt: bool = False
+    source: ImageSource, resize: ResizeToInput, *, sample: int = 512, skip_corrupt: bool = False
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
-    counts = torch.zeros(fit.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
+    counts = torch.zeros(resize.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
     for i in range(count):
-        pixels = fitted(source, [i * len(source) // count], fit, skip_corrupt=skip_corrupt)[0]
+        pixels = resized(source, [i * len(source) // count], resize, skip_corrupt=skip_corrupt)[0]
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels])
     values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
     means = (counts * values).sum(1) / pixels_of_each

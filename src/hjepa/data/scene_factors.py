@@ -1,4 +1,4 @@
-"""The three factors of a scene: textures (fine), shapes (middle) and layouts (coarse), eight of each."""
+"""The three factors of a scene: textures (fine), shapes (medium) and layouts (coarse), eight of each."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,19 +1,19 @@
-"""The embedded data set: procedurally drawn scenes with known factors at three scales.
+"""The built-in dataset: procedurally rendered scenes with known factors at three scales.
 
 A scene is a sky, a textured ground and three objects. Three factors are known for each image and are
 independent of one another: ``texture`` (fine: the pattern on the ground and, faintly, on objects, period 5 to
-7 pixels), ``shape`` (middle: what each object is built from, 12 to 30 pixels) and ``layout`` (coarse: how the
-three objects stand to one another across the image). Everything else is nuisance, drawn independently of the
+7 pixels), ``shape`` (medium: the parts of each object, 12 to 30 pixels) and ``layout`` (coarse: how the
+three objects are arranged across the image). Everything else is a nuisance variable, sampled independently of the
 factors: colours, light from bright to dim and from one side, horizon, noise, places, distances and sizes,
 rotations of a few degrees, which objects are dark and which bright, and the texture's period, orientation within
 a few degrees, phase, contrast and polarity. All shapes have the same area, all layouts the same number
-of objects, and textures either sign, so that the mean colour says nothing about a factor (within 2 of 255
+of objects, and textures either sign, so that the mean colour carries no information about a factor (within 2 of 255
 levels, where scenes vary by 40).
 
 Lengths are in *units*: the short side of an image is 64 units, so a unit is a pixel at the default size.
 
 Every value is a pure function of (seed, split, index), and every pixel is computed with operations that
-IEEE 754 rounds exactly (no SIMD sine, power or matrix product). Hence an image has the same bits alone
+IEEE 754 rounds exactly (no SIMD sine, power or matrix product). Hence an image is bit-identical alone
 and in any batch.
 """
 
@@ -201,7 +201,7 @@ class Scenes:
 
     @property
     def labels(self) -> dict[str, Integers]:
-        """The known factors, name -> int64 [len]; computed without drawing, once."""
+        """The known factors, name -> int64 [len]; computed once, without rendering."""
         if self._labels is None:
             table = self._factors(np.arange(self.length, dtype=np.int64))
             self._labels = {name: np.ascontiguousarray(table[:, i]) for i, name in enumerate(FACTORS)}

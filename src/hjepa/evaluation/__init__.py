@@ -1,7 +1,7 @@
-"""How good are frozen features? k-NN, whitened k-NN, linear and low-shot probes, always beside two controls.
+"""Evaluation of frozen features: k-NN, whitened k-NN, linear and few-shot probes, always with two baselines.
 
-The controls are an encoder with random weights, pooled the same way, and the raw pixels. The
-encoders and the labelled images are handed in, so nothing here knows of runs or files.
+The baselines are a random-init encoder, pooled in the same way, and raw pixels. Encoders and labelled
+images are passed in, so this package does not depend on runs or files.
 """
 
 from hjepa.evaluation.features import POOLINGS, Encoder, LabelledImages, Probe, extract, pool, raw_pixels

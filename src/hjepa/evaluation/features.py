@@ -1,4 +1,4 @@
-"""What goes into a probe (pooled features, raw pixels, a split of the labels) and what comes out."""
+"""What goes into a probe (pooled features, raw pixels, a validation split) and what comes out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,15 +51,15 @@ class LabelledImages(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """What one probe measured on the test images."""
+    """The result of one probe on the test images."""
 
     accuracy: float
     setting: dict[str, float | int | bool]
-    """How it was set, ``{"k": 20, "temperature": 0.07}`` or ``{"C": 0.1, "converged": True}``."""
+    """Hyperparameters, ``{"k": 20, "temperature": 0.07}`` or ``{"C": 0.1, "converged": True}``."""
     correct: np.ndarray
-    """bool ``[n_test]``, in the order of the test images; the share of draws that were right if there are several."""
+    """bool ``[n_test]``, in the order of the test images; with several random subsets, the fraction correct."""
     draws: np.ndarray | None = None
-    """Accuracy of each draw of the training images ``[n]``, where a probe draws several times."""
+    """Accuracy of each random training subset ``[n]``, for probes that average over several."""
 
 
 def check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -92,9 +92,9 @@ def pool(blocks: Sequence[Tensor], grid: tuple[int, int], pooling: str) -> Tenso
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Join features ``[B, F_i]`` of several encoders, each of length 1: none drowns the others by its width or size.
+    """L2-normalise the features ``[B, F_i]`` of several encoders and concatenate them: each has the same weight.
 
-    The cosine of two images is then the mean of their cosines. Features of one encoder stay as they are.
+    The cosine similarity of two images is then the mean over the encoders. Features of a single encoder are unchanged.
     """
     return parts[0] if len(parts) == 1 else torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
 
@@ -110,14 +110,14 @@ def extract(
 ) -> dict[str, np.ndarray]:
     """Return pooled features, float32 ``[n, F]`` per pooling, from one pass over the images (of each encoder).
 
-    Of several encoders (the levels of one) each is pooled on its own grid; their features stand side by side.
-    ``autocast`` is the format of matrix products on ``device`` (the CPU); None: that of the weights.
+    Several encoders (the levels of one) are pooled on their own grids and concatenated.
+    ``autocast`` is the dtype of matrix products on ``device`` (default: CPU); None: that of the weights.
     Raises ``UserError`` for an unknown pooling, no images, or features that are not finite.
     """
     check_known("pooling", poolings, POOLINGS)
     count = len(images)
     if count == 0:
-        raise UserError(f"{images.name} has no images: name a set with at least one")
+        raise UserError(f"{images.name} has no images: pass a dataset with at least one")
     last = LAST_BLOCKS if "last4" in poolings else 1
     encoders = encoder if isinstance(encoder, Sequence) else [encoder]
     features: dict[str, np.ndarray] = {}
@@ -136,7 +136,7 @@ def extract(
             whole[done : done + len(rows)] = rows
         done += len(batch)
     if done != count:
-        raise ValueError(f"{images.name} says {count} images and gave {done}")
+        raise ValueError(f"{images.name} announced {count} images but yielded {done}")
     for rows in features.values():
         _refuse_non_finite(rows, images.name)
     return features
@@ -146,16 +146,16 @@ def _refuse_non_finite(rows: np.ndarray, name: str) -> None:
     broken = int((~np.isfinite(rows).all(axis=1)).sum())
     if broken:
         raise UserError(
-            f"{broken} of {len(rows)} images of {name} have features that are not finite: "
-            "these weights look broken, evaluate an earlier checkpoint"
+            f"{broken} of {len(rows)} images of {name} have non-finite features: the weights may have diverged, "
+            "evaluate an earlier checkpoint"
         )
 
 
 def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.ndarray:
     """Return flattened pixels in 0..1, float32 ``[n, C*H*W]``.
 
-    When all channels of all images are equal (grey, repeated for the encoder) only one is kept:
-    copies add nothing but time. ``keep_channels`` keeps them all the same.
+    When all channels of all images are equal (greyscale, repeated for the encoder), only one is kept:
+    copies add nothing but time. ``keep_channels`` keeps all of them anyway.
     """
     pixels = torch.cat(list(images.batches(256)))  # bytes until the last line: a quarter of the memory
     if not keep_channels and bool((pixels == pixels[:, :1]).all()):
@@ -165,7 +165,7 @@ def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.nda
     return flat
 
 
-def held_out(
+def train_val_split(
     labels: np.ndarray,
     *,
     seed: int,
@@ -174,9 +174,9 @@ def held_out(
     share: float = 0.1,
     at_most: int = 5000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split training indices into ``(fit, held)``, stratified, to choose k or C without the test set.
+    """Split training indices into ``(train_idx, val_idx)``, stratified, to choose k or C without the test set.
 
-    A class with a single image stays in ``fit``, so every class is fitted. ``held`` has as many
+    A class with a single image stays in ``train_idx``, so every class is fitted. ``val_idx`` has as many
     images as there are other classes, or more: in tiny sets that is above ``share``.
     ``classes`` are the names of the class numbers, if they have any.
     Raises ``UserError`` when there is one class, or no class has two images.
@@ -185,20 +185,20 @@ def held_out(
     if len(numbers) < 2:
         only = classes[numbers[0]] if classes else numbers[0]
         raise UserError(
-            f"{name} has one class only (class {only}, {len(labels)} images): evaluation needs at least two"
+            f"{name} has only one class (class {only}, {len(labels)} images): evaluation needs at least two"
         )
     splittable = np.flatnonzero(sizes[codes] > 1)
     if len(splittable) == 0:
         raise UserError(
             f"{name} has one image per class ({len(numbers)} classes): "
-            "choosing k or C needs at least two images of a class"
+            "choosing k or C needs at least two images in a class"
         )
-    held_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))
-    fit, held = train_test_split(
+    val_count = max(min(round(share * len(labels)), at_most), int((sizes > 1).sum()))
+    train_idx, val_idx = train_test_split(
         splittable,
-        test_size=held_count,
+        test_size=val_count,
         stratify=codes[splittable],
         random_state=int(generator(seed, "held-out split").integers(2**31)),
     )
     alone = np.flatnonzero(sizes[codes] == 1)
-    return np.sort(np.concatenate([fit, alone])), np.sort(held)
+    return np.sort(np.concatenate([train_idx, alone])), np.sort(val_idx)

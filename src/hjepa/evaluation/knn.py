@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.errors import UserError
-from hjepa.evaluation.features import Probe, held_out
+from hjepa.evaluation.features import Probe, train_val_split
 
 
 def knn(
@@ -26,14 +26,16 @@ def knn(
 
     A neighbour of similarity ``s`` votes for its class with weight ``exp(s / temperature)``, 0.07 as
     in Wu et al. (2018), "Unsupervised feature learning via non-parametric instance discrimination",
-    and in DINO (Caron et al., 2021). ``k`` is chosen on a held-out part of the training set (the
-    smallest of the best); values larger than what is left of it are not tried. ``chunk`` queries
+    and in DINO (Caron et al., 2021). ``k`` is chosen on a validation split of the training set (the
+    smallest of the best); values larger than the rest of it are not tried. ``chunk`` queries
     are compared at a time. Raises ``UserError`` when no ``k`` fits or the labels cannot be split.
     """
-    fit, held = held_out(train_y, seed=seed)
-    possible = sorted({k for k in ks if 1 <= k <= len(fit)})
+    train_idx, val_idx = train_val_split(train_y, seed=seed)
+    possible = sorted({k for k in ks if 1 <= k <= len(train_idx)})
     if not possible:
-        raise UserError(f"no k of {', '.join(map(str, ks))} fits {len(fit)} training images: try 1 to {len(fit)}")
+        raise UserError(
+            f"k = {', '.join(map(str, ks))}: too large for {len(train_idx)} training images, use 1 to {len(train_idx)}"
+        )
     classes, codes = np.unique(train_y, return_inverse=True)
     bank, bank_codes = _unit_rows(train_x), torch.from_numpy(codes)
 
@@ -47,7 +49,7 @@ def knn(
 
     chosen = possible[0]
     if len(possible) > 1:
-        accuracies = (predict(fit, bank[held], possible) == train_y[held]).mean(axis=1)
+        accuracies = (predict(train_idx, bank[val_idx], possible) == train_y[val_idx]).mean(axis=1)
         chosen = possible[int(accuracies.argmax())]
     correct = predict(slice(None), _unit_rows(test_x), [chosen])[0] == test_y
     return Probe(float(correct.mean()), {"k": chosen, "temperature": temperature}, correct)

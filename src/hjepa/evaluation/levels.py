@@ -1,4 +1,4 @@
-"""One level of an encoder, or all of them side by side, as something to probe."""
+"""The features of one level of an encoder, or of all levels, as inputs of a probe."""
 
 from typing import Protocol
 
@@ -40,14 +40,16 @@ class LevelView:
     def block_tokens(self, images: Tensor, last: int) -> list[Tensor]:
         """Return the cells as the only block, float32 ``[B, M, D]``."""
         if last != 1:
-            raise UserError("last4 pools the last blocks, a level is one: use --pooling avg or grid4, or --level last")
+            raise UserError(
+                "last4 needs the last four blocks, but a level is only one: use --pooling avg or grid4, or --level last"
+            )
         return [self.encoder.levels(images)[self.number].flatten(1, 2)]
 
 
 def views_of(encoder: LevelEncoder, level: str) -> list[Encoder]:
-    """Return what ``--level`` names: ``last`` is the encoder as it is, a level's number from 0 that level alone.
+    """Return the features that ``--level`` selects: ``last`` (the last block) or the number of a level, from 0.
 
-    ``all`` is every level, and the last block if none of them is of it: what there is to know, side by side.
+    ``all`` is every level, plus the last block if no level is taken from it.
     Raises UserError for a level that the encoder does not have.
     """
     levels = encoder.card_levels
@@ -59,5 +61,5 @@ def views_of(encoder: LevelEncoder, level: str) -> list[Encoder]:
     names = {str(number): each for number, each in enumerate(levels)}
     if level not in names:
         known = ", ".join(f"{number} ({each})" for number, each in names.items())
-        raise UserError(f"--level {level}: this encoder has {known}; or use last, or all")
+        raise UserError(f"--level {level}: the levels of this encoder are {known}; choose one of them, last or all")
     return [LevelView(encoder, int(level))]

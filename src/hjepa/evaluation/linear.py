@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hjepa.evaluation.features import Probe, held_out
+from hjepa.evaluation.features import Probe, train_val_split
 from hjepa.randomness import generator
 
 SWEEP_ROWS = 10_000
@@ -28,19 +28,19 @@ def linear(
 ) -> Probe:
     """Fit logistic regression (L2, L-BFGS) on standardised ``train_x`` ``[n, F]``, score ``test_x``.
 
-    ``C``, the inverse strength of the penalty, is chosen (the smallest of the best) on a held-out
-    part of the training set, after fitting at most ``SWEEP_ROWS`` of the rest; the model is then
+    ``C``, the inverse strength of the penalty, is chosen (the smallest of the best) on a
+    validation split of the training set, after fitting at most ``SWEEP_ROWS`` of the rest; the model is then
     fitted again on all rows. ``setting["converged"]`` says whether that last fit met its tolerance
     within ``FINAL_ITERATIONS``. Raises ``UserError`` when the labels cannot be split.
     """
-    fit, held = held_out(train_y, seed=seed)
+    train_idx, val_idx = train_val_split(train_y, seed=seed)
     chosen = float(cs[0])
     if len(cs) > 1:
-        if len(fit) > SWEEP_ROWS:
-            fit = np.sort(generator(seed, "linear sweep").permutation(fit)[:SWEEP_ROWS])
-        x, held_x = prepare(train_x[fit], train_x[held])
+        if len(train_idx) > SWEEP_ROWS:
+            train_idx = np.sort(generator(seed, "linear sweep").permutation(train_idx)[:SWEEP_ROWS])
+        x, val_x = prepare(train_x[train_idx], train_x[val_idx])
         accuracies = [
-            (fit_logistic(x, train_y[fit], c, SWEEP_ITERATIONS)[0].predict(held_x) == train_y[held]).mean()
+            (fit_logistic(x, train_y[train_idx], c, SWEEP_ITERATIONS)[0].predict(val_x) == train_y[val_idx]).mean()
             for c in sorted(cs)
         ]
         chosen = float(sorted(cs)[int(np.argmax(accuracies))])

@@ -1,4 +1,4 @@
-"""Linear classification from a handful of labels per class, averaged over draws of them."""
+"""Few-shot linear probe: a few labels per class, averaged over random subsets."""
 
 from collections.abc import Sequence
 
@@ -26,11 +26,11 @@ def lowshot(
     cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
     seed: int = 0,
 ) -> Probe:
-    """Fit logistic regression on ``shots`` images of each class of ``train_x`` ``[n, F]``; the mean of ``draws``.
+    """Fit logistic regression on ``shots`` images per class of ``train_x`` ``[n, F]``, averaged over ``draws`` subsets.
 
-    Only the drawn images are used: for the statistics of the features, and to choose ``C`` (the smallest of the
-    best in five-fold cross-validation, all draws together). ``Probe.draws`` holds the accuracy of each draw; which
-    images are drawn depends on ``seed`` and the labels alone, so controls meet the same ones. Raises ``UserError``
+    Only the sampled images are used, also to standardise features and to choose ``C`` (the smallest of the best in
+    five-fold cross-validation over all subsets). ``Probe.draws`` holds the accuracy of each subset. The subsets depend
+    on ``seed`` and the labels alone, so baselines see the same ones. Raises ``UserError``
     if a class has fewer images than ``shots``.
     """
     refuse_scarce_labels(train_y, "the training set", shots=shots)
@@ -41,9 +41,11 @@ def lowshot(
         hits = np.zeros(len(cs))
         for rows in chosen:
             x, y = train_x[rows], train_y[rows]
-            for fit, held in folds.split(x, y):
-                fit_x, held_x = prepare(x[fit], x[held])
-                hits += [(fit_logistic(fit_x, y[fit], c, ITERATIONS)[0].predict(held_x) == y[held]).sum() for c in cs]
+            for train_idx, val_idx in folds.split(x, y):
+                fit_x, val_x = prepare(x[train_idx], x[val_idx])
+                hits += [
+                    (fit_logistic(fit_x, y[train_idx], c, ITERATIONS)[0].predict(val_x) == y[val_idx]).sum() for c in cs
+                ]
         best = float(cs[int(hits.argmax())])
     correct, converged = np.zeros((draws, len(test_y)), dtype=bool), True
     for number, rows in enumerate(chosen):
@@ -67,6 +69,6 @@ def refuse_scarce_labels(labels: np.ndarray, name: str, classes: Sequence[str] =
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < shots:
             raise UserError(
-                f"{name}: class {classes[label] if classes else label} has {count} images and lowshot draws {shots}: "
-                "label more, or leave lowshot out of --protocols"
+                f"{name}: class {classes[label] if classes else label} has {count} images, but lowshot needs {shots}: "
+                "label more images, or remove lowshot from --protocols"
             )

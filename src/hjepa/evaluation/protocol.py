@@ -1,4 +1,4 @@
-"""The evaluation as a whole: probes, controls, intervals, and what they say in words."""
+"""The whole evaluation: probes, baselines, confidence intervals, and a summary in words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,8 +15,8 @@ from hjepa.evaluation.features import (
     Probe,
     check_known,
     extract,
-    held_out,
     raw_pixels,
+    train_val_split,
 )
 from hjepa.evaluation.knn import knn
 from hjepa.evaluation.linear import linear
@@ -34,7 +34,7 @@ Sets = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Result:
-    """One protocol with one pooling for one kind of label; shares (0..1) of the test images."""
+    """One protocol with one pooling for one kind of label; accuracies are fractions (0..1) of the test images."""
 
     protocol: str
     pooling: str
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What was measured: two results of one key say the same thing of one encoder on the same images."""
+        """Identify what was measured: results with the same key measure the same thing."""
         return self.protocol, self.pooling, self.level, self.labels
 
     @classmethod
@@ -62,7 +62,7 @@ class Result:
         return cls(**{field.name: row[field.name] for field in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the stable machine-readable form; shares are rounded to four digits."""
+        """Return the stable machine-readable form; accuracies are rounded to four digits."""
         chosen = "k" if "k" in self.setting else "C"
         return {
             "protocol": self.protocol,
@@ -96,7 +96,7 @@ def bootstrap_interval(correct: np.ndarray, *, seed: int = 0, resamples: int = 1
 
 
 def probe_interval(probe: Probe, *, seed: int = 0) -> Interval:
-    """Return the 95 % interval of a probe: over its draws if it has several, they vary more than the test images."""
+    """Return the 95 % interval of a probe: over its random subsets, if any, which vary more than test images."""
     if probe.draws is None:
         return bootstrap_interval(probe.correct, seed=seed)
     n = len(probe.draws)
@@ -121,16 +121,16 @@ def evaluate(
     progress: Callable[[str], None] | None = None,
     keep: Callable[[Sequence[Result]], None] | None = None,
 ) -> list[Result]:
-    """Probe ``encoder`` beside ``control`` (the same encoder, untrained) and beside raw pixels.
+    """Probe ``encoder``, with ``control`` (the same architecture, untrained) and raw pixels as baselines.
 
     One result per label name, protocol and pooling, in that order. The control is pooled the same
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
-    Several encoders (the levels of one) are probed as one, side by side. ``level`` names what ``encoder``
-    hands out, for the record. Encoders compute on ``device`` with products in ``autocast`` (None: the
-    format of their weights). ``progress`` is given one line before each piece of work, ``keep`` all
-    results so far after each: a large probe takes minutes.
-    Raises ``UserError`` for unknown names and unfit labels, before any work, and for features that
-    are not finite.
+    Several encoders (the levels of one) are probed as one, with concatenated features. ``level`` names
+    these features in the results. Encoders compute on ``device`` with matrix products in ``autocast`` (None:
+    the dtype of their weights). ``progress`` gets one line before each measurement, ``keep`` all results so
+    far after each one: a large probe takes minutes.
+    Raises ``UserError`` for unknown names and unsuitable labels, before any work, and for non-finite
+    features.
     """
     check_known("protocol", protocols, PROTOCOLS)
     check_known("pooling", poolings, POOLINGS)
@@ -142,7 +142,7 @@ def evaluate(
     say = progress or (lambda line: None)
     features: dict[str, dict[str, Sets]] = {}
     for name, model in (("pretrained", encoder), ("random_init", control)):
-        say(f"features, {name}: {len(train) + len(test)} images")
+        say(f"extracting features, {name}: {len(train) + len(test)} images")
         train_x, test_x = (
             extract(model, images, poolings, batch_size, device=device, autocast=autocast) for images in (train, test)
         )
@@ -168,19 +168,19 @@ def evaluate(
 def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> None:
     for images in (train, test):
         if not images.labels:
-            how = getattr(images, "unlabelled", "for instance one folder per class")
-            raise UserError(f"{images.name} has no labels: evaluation needs them, {how}")
+            how = getattr(images, "unlabelled", "use for example one folder per class")
+            raise UserError(f"{images.name} has no labels, which evaluation needs: {how}")
     if set(train.labels) != set(test.labels):
         raise UserError(
             f"label names differ: {train.name} has {', '.join(train.labels)}; "
-            f"{test.name} has {', '.join(test.labels)}: use two parts of one labelled set"
+            f"{test.name} has {', '.join(test.labels)}: use two splits of the same labelled dataset"
         )
     for name, labels in train.labels.items():
         classes = getattr(train, "classes", ()) if name == "label" else ()
-        held_out(labels, seed=seed, name=f"{train.name} ({name})", classes=classes)
+        train_val_split(labels, seed=seed, name=f"{train.name} ({name})", classes=classes)
         if not np.isin(test.labels[name], labels).any():
             raise UserError(
-                f"no class of {test.name} ({name}) occurs in {train.name}: use two parts of one labelled set"
+                f"no class of {test.name} ({name}) occurs in {train.name}: use two splits of the same labelled dataset"
             )
 
 
@@ -230,7 +230,7 @@ def _result(
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:
-    """Return a header and one row per result, accuracies in per cent; a column of levels if not all are the last."""
+    """Return a header and one row per result, accuracies in per cent; the level is shown if any is not the last."""
     several = any(result.level != "last" for result in results)
     header = ["labels", "protocol", "pooling", "pretrained", "random init", "raw pixels", "chance"]
     return [["level", *header] if several else header] + [
@@ -260,9 +260,9 @@ def _percent(share: float) -> str:
 
 
 def harm(results: Sequence[Result]) -> str:
-    """Say in one line that pretraining did harm, and what to do; nothing if no result is below random init.
+    """Warn in one line that pretraining was harmful, with what to do; empty if no result is worse than random init.
 
-    Below means that the 95 % intervals do not touch.
+    Worse means that the 95 % intervals do not overlap.
     """
     below = [result for result in results if _against(result, "random_init") == "worse"]
     if not below:
@@ -271,16 +271,16 @@ def harm(results: Sequence[Result]) -> str:
     where = f"{worst.protocol}, {worst.pooling}" + (f", {worst.labels}" if worst.labels != "label" else "")
     often = f"in {len(below)} of {len(results)} measurements " if len(results) > 1 else ""
     return (
-        f"Pretraining has made these features worse than those of the untrained encoder {often}"
-        f"({where}: {_percent(worst.accuracy)} %, untrained {_percent(worst.controls['random_init'])} %): do not use "
-        "this encoder for such labels; train longer, or start again with another recipe, and evaluate again."
+        f"Pretraining made the features worse than those of a random-init encoder {often}"
+        f"({where}: {_percent(worst.accuracy)}%, random init {_percent(worst.controls['random_init'])}%). Do not use "
+        "this encoder for such labels: train longer, or start over with another recipe, and evaluate again."
     )
 
 
 def conclusion(results: Sequence[Result]) -> str:
-    """Say in two sentences whether pretraining helped, against random init and against raw pixels.
+    """Summarise in two sentences whether pretraining helped, compared with random init and with raw pixels.
 
-    "Better" and "worse" mean that the 95 % intervals do not touch; everything else is "no clear
+    "Better" and "worse" mean that the 95 % intervals do not overlap; everything else is "no clear
     difference".
     """
     if not results:
@@ -295,26 +295,26 @@ def conclusion(results: Sequence[Result]) -> str:
         else f"Pretraining did not help in any of {total} measurements"
     )
     return (
-        f"{opening}: against random init better in {random['better']}, no clear difference in "
-        f"{random['level']}, worse in {random['worse']}. Against raw pixels it is better in "
-        f"{raw['better']}, no clear difference in {raw['level']}, worse in {raw['worse']}."
+        f"{opening}. Compared with random init: {random['better']} better, {random['level']} with no clear "
+        f"difference, {random['worse']} worse. Compared with raw pixels: {raw['better']} better, {raw['level']} with "
+        f"no clear difference, {raw['worse']} worse."
     )
 
 
 def _conclusion_of_one(result: Result) -> str:
     got, random = _percent(result.accuracy), _percent(result.controls["random_init"])
-    numbers = f"{result.protocol} with {result.pooling} pooling gives {got} %, random init {random} %"
+    numbers = f"{result.protocol} with {result.pooling} pooling reaches {got}%, random init {random}%"
     first = {
-        "better": f"Pretraining helped: {numbers}, and the intervals are apart.",
+        "better": f"Pretraining helped: {numbers}, and the intervals do not overlap.",
         "level": f"Pretraining made no clear difference: {numbers}, and the intervals overlap.",
-        "worse": f"Pretraining made it worse: {numbers}, and the intervals are apart.",
+        "worse": f"Pretraining was harmful: {numbers}, and the intervals do not overlap.",
     }[_against(result, "random_init")]
     second = {
-        "better": "It is above raw pixels",
-        "level": "It is not clearly apart from raw pixels",
-        "worse": "It is below raw pixels",
+        "better": "This is better than raw pixels",
+        "level": "This is not clearly different from raw pixels",
+        "worse": "This is worse than raw pixels",
     }[_against(result, "raw_pixels")]
-    return f"{first} {second} ({_percent(result.controls['raw_pixels'])} %)."
+    return f"{first} {second} ({_percent(result.controls['raw_pixels'])}%)."
 
 
 def _against(result: Result, control: str) -> str:

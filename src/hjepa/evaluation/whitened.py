@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from hjepa.evaluation.features import Probe, held_out
+from hjepa.evaluation.features import Probe, train_val_split
 from hjepa.evaluation.knn import knn
 from hjepa.randomness import generator
 
@@ -20,21 +20,21 @@ def whitened_knn(
     components: Sequence[int] = (64, 128, 256),
     seed: int = 0,
 ) -> Probe:
-    """Standardise and PCA-whiten ``train_x`` ``[n, F]`` and ``test_x`` by the training images, then ``knn``.
+    """Standardise and PCA-whiten ``train_x`` ``[n, F]`` and ``test_x``, fitted on the training images, then ``knn``.
 
-    Cosine similarity of plain features is decided by their few widest axes. Dividing every principal axis by its
-    spread is the usual remedy in image retrieval (Jégou and Chum 2012, "Negative evidences and co-occurences in image
-    retrieval: the benefit of PCA and whitening"); it needs no labels. How many axes are kept (the fewest of the best;
-    ``setting["components"]``) is chosen as k is: on a held-out part of the training set. Raises ``UserError`` as
-    ``knn`` does.
+    The few principal components of largest variance dominate the cosine similarity of raw features. Dividing each one
+    by its standard deviation is the usual remedy in image retrieval (Jégou and Chum 2012, "Negative evidences and
+    co-occurences in image retrieval: the benefit of PCA and whitening"); it needs no labels. The number of components
+    (the smallest of the best; ``setting["components"]``) is chosen like k, on a validation split of the training set.
+    Raises ``UserError`` as ``knn`` does.
     """
-    fit, held = held_out(train_y, seed=seed)
-    possible = sorted({min(count, len(fit) - 1, train_x.shape[1]) for count in components})
+    train_idx, val_idx = train_val_split(train_y, seed=seed)
+    possible = sorted({min(count, len(train_idx) - 1, train_x.shape[1]) for count in components})
     chosen = possible[0]
     if len(possible) > 1:
-        fit_x, held_x = _whiten(train_x[fit], train_x[held], possible[-1], seed)
-        y = train_y[fit], train_y[held]
-        hits = [knn(fit_x[:, :n], y[0], held_x[:, :n], y[1], seed=seed).accuracy for n in possible]
+        fit_x, val_x = _whiten(train_x[train_idx], train_x[val_idx], possible[-1], seed)
+        y = train_y[train_idx], train_y[val_idx]
+        hits = [knn(fit_x[:, :n], y[0], val_x[:, :n], y[1], seed=seed).accuracy for n in possible]
         chosen = possible[int(np.argmax(hits))]
     whitened_train, whitened_test = _whiten(train_x, test_x, chosen, seed)
     probe = knn(whitened_train, train_y, whitened_test, test_y, seed=seed)
@@ -42,7 +42,7 @@ def whitened_knn(
 
 
 def _whiten(fit_x: np.ndarray, other_x: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return both on the widest principal axes of the first, each divided by its spread there: ``[n, components]``."""
+    """Return both, PCA-whitened with the leading components of the first: ``[n, components]``."""
     scaler = StandardScaler().fit(fit_x)
     axes = PCA(components, whiten=True, random_state=int(generator(seed, "principal axes").integers(2**31)))
     return axes.fit_transform(scaler.transform(fit_x)), axes.transform(scaler.transform(other_x))

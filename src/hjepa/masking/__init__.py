@@ -1,13 +1,13 @@
-"""Which patches are seen and which are predicted: masks as pure functions of ``(seed, step)``.
+"""Mask samplers: which patches are visible and which are predicted, as pure functions of ``(seed, step)``.
 
-``MultiBlockSampler`` draws blocks, ``RandomSampler`` single patches; ``ReferenceSampler`` repeats the published
-sampler of blocks, faults included; ``coverage`` measures what one of them does to a grid.
+``MultiBlockSampler`` samples blocks, ``RandomPatchSampler`` single patches; ``ReferenceSampler`` reproduces the
+original I-JEPA sampler, including its bugs; ``coverage`` measures how a sampler covers a grid.
 """
 
 from hjepa.masking.coverage import Coverage, coverage, draw, svg
 from hjepa.masking.multiblock import Masks, MaskSampler, MaskSettings, MultiBlockSampler
+from hjepa.masking.random_patches import RandomPatchSampler
 from hjepa.masking.reference import ReferenceSampler
-from hjepa.masking.scattered import RandomSampler
 
 __all__ = [
     "Coverage",
@@ -15,7 +15,7 @@ __all__ = [
     "MaskSettings",
     "Masks",
     "MultiBlockSampler",
-    "RandomSampler",
+    "RandomPatchSampler",
     "ReferenceSampler",
     "coverage",
     "draw",

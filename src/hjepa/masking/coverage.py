@@ -1,4 +1,4 @@
-"""What a mask sampler does to a grid: how often each patch is seen or predicted, token counts, pictures."""
+"""How a mask sampler covers a grid: how often each patch is visible or predicted, token counts, pictures."""
 
 import time
 from dataclasses import dataclass, field
@@ -105,7 +105,7 @@ def _microseconds(sampler: MaskSampler, steps: int, batch: int) -> float:
 
 def draw(coverage: Coverage) -> str:
     """Return both maps side by side for a terminal; darker is more often, scaled to each map's highest."""
-    maps = {"seen": coverage.context, "predicted": coverage.target}
+    maps = {"visible": coverage.context, "predicted": coverage.target}
     width = max(2 * coverage.grid[1], 24)
     titles, panels = [], []
     for name, map_ in maps.items():
@@ -126,7 +126,7 @@ def svg(coverage: Coverage) -> str:
     second_row = title + rows * big + gap
     parts = []
     maps = (
-        ("Seen (context)", coverage.context, (29, 91, 163)),
+        ("Visible (context)", coverage.context, (29, 91, 163)),
         ("Predicted (target)", coverage.target, (176, 74, 16)),
     )
     for place, (name, map_, ink) in enumerate(maps):

@@ -1,9 +1,8 @@
 """Context and target blocks of a whole batch at once: provably finite, every patch reachable.
 
-What the published sampler gets wrong (``reference.py`` keeps those faults for parity studies) and what
-is done here instead:
+Differences from the original I-JEPA sampler, whose bugs ``reference.py`` reproduces for parity studies:
 
-* *Scale and aspect ratio are drawn independently*, each from a lattice of 256 levels with both ends.
+* *Scale and aspect ratio are drawn independently*, each from a lattice of 256 bins including both ends.
   The lattice makes the reachable block sizes a finite list, so that the constructor can check them all:
   a setting that could fail in step 100,000 is refused before step 0.
 * *A block may fill the grid and touch the last row and column.* Aspect is height / width. A block has
@@ -35,7 +34,7 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Words = NDArray[np.uint32]
 
-LEVELS = 256  # of scale and of aspect: eight random bits pick one without bias
+NUM_BINS = 256  # of scale and of aspect ratio: eight random bits select one without bias
 ROUNDS = 8  # placements tried per image; about one in ten fails, so one in 10^8 images needs the last resort
 POOL = 256  # placements that stand for a pair of sizes when V is chosen ...
 POOL_SHARE = 0.1  # ... and the share of them that may have fewer than V visible patches
@@ -50,7 +49,7 @@ class Masks:
 
 
 class MaskSampler(Protocol):
-    """Anything that draws masks: ``MultiBlockSampler``, ``ReferenceSampler`` or one's own."""
+    """The interface of mask samplers: those of this package, or your own."""
 
     def sample(self, step: int, batch: int, rows: slice = slice(None)) -> Masks:
         """Return the masks of ``rows`` of the global ``batch``."""
@@ -59,10 +58,10 @@ class MaskSampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings:
-    """What the blocks look like; the defaults are the published ones (arXiv:2301.08243, appendix A)."""
+    """Number, sizes and shapes of blocks; the defaults are the published ones (arXiv:2301.08243, appendix A)."""
 
     num_targets: int = 4
-    target_scale: tuple[float, float] = (0.15, 0.2)  # share of the grid's area, lowest and highest
+    target_scale: tuple[float, float] = (0.15, 0.2)  # fraction of the grid's area, lowest and highest
     target_aspect: tuple[float, float] = (0.75, 1.5)  # height / width
     context_scale: tuple[float, float] = (0.85, 1.0)
     context_aspect: tuple[float, float] = (1.0, 1.0)
@@ -71,7 +70,7 @@ class MaskSettings:
 
 
 class MultiBlockSampler:
-    """Draws the masks of a step: a pure function of ``(seed, step)``, see the module's docstring.
+    """Samples the masks of a step as a pure function of ``(seed, step)``; see the module docstring.
 
     Raises ``UserError`` for a grid or settings that cannot give every image ``min_context`` visible
     patches; the message names the nearest setting that can.
@@ -102,10 +101,10 @@ class MultiBlockSampler:
         context = choose(visible, keys, placement.num_visible)
         return Masks(context, corners[:, 1:, None] + placement.target_offsets)
 
-    def _placement(self, levels: list[int]) -> "_Placement":
-        """Return the placement for drawn ``levels`` (scale, aspect of context, then of targets)."""
-        context = self._context_sizes[levels[0], levels[1]]
-        target = self._target_sizes[levels[2], levels[3]]
+    def _placement(self, bins: list[int]) -> "_Placement":
+        """Return the placement for sampled ``bins`` (scale and aspect of the context, then of the targets)."""
+        context = self._context_sizes[bins[0], bins[1]]
+        target = self._target_sizes[bins[2], bins[3]]
         key = (*context.tolist(), *target.tolist())
         if key not in self._placements:
             self._placements[key] = _Placement(self.grid, self.settings, context, target)
@@ -212,9 +211,9 @@ def windows(grid: tuple[int, int], offsets: Ints, *, inside: bool = True) -> Fla
 
 
 def block_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> Ints:
-    """Return (h, w) for every level of scale and of aspect (height / width): [LEVELS, LEVELS, 2]."""
-    area = np.linspace(*scale, LEVELS)[:, None] * (grid[0] * grid[1])
-    ratio = np.linspace(*aspect, LEVELS)[None, :]
+    """Return (h, w) for every bin of scale and of aspect (height / width): [NUM_BINS, NUM_BINS, 2]."""
+    area = np.linspace(*scale, NUM_BINS)[:, None] * (grid[0] * grid[1])
+    ratio = np.linspace(*aspect, NUM_BINS)[None, :]
     height, width = np.sqrt(area * ratio), np.sqrt(area / ratio)
     # A side that is cut to the grid hands its area to the other one. Cutting before rounding keeps both
     # sides monotone in the scale, which `nearest_target_scale` needs.
@@ -253,7 +252,7 @@ def check_ranges(grid: tuple[int, int], settings: MaskSettings) -> None:
     for name in ("target_scale", "context_scale"):
         low, high = getattr(settings, name)
         if not 0 < low <= high <= 1:
-            rule = "two shares of the grid, 0 < low <= high <= 1"
+            rule = "two fractions of the grid, 0 < low <= high <= 1"
             raise UserError(f"masking.{name} = ({low}, {high}) must be {rule}")
     for name in ("target_aspect", "context_aspect"):
         low, high = getattr(settings, name)
@@ -274,7 +273,7 @@ def check_feasible(grid: tuple[int, int], settings: MaskSettings) -> None:
         return
     if most > 0:
         raise UserError(
-            f"masking.min_context = {settings.min_context} is more than the blocks can leave {where}; "
+            f"masking.min_context = {settings.min_context} is more than the blocks can leave visible {where}; "
             f"the largest possible is {most}"
         )
     low, high = settings.target_scale

@@ -1,4 +1,4 @@
-"""``ijepa-reference``: the statistics of the published I-JEPA sampler, its faults included.
+"""Mask sampler ``ijepa-reference``: the distribution of the original I-JEPA sampler, including its bugs.
 
 For parity studies only; ``multiblock.py`` is the sampler to train with. Written from a description of the
 behaviour, so it draws other random numbers than the published code, from the same distribution:
@@ -22,12 +22,12 @@ from hjepa.errors import UserError
 from hjepa.masking.multiblock import Flags, Ints, Masks, MaskSettings, block_offsets, check_ranges
 from hjepa.randomness import generator
 
-LEVELS = 4096  # of the one random number, so that all reachable sizes can be checked beforehand
+NUM_BINS = 4096  # values of the single random number, so that all reachable sizes can be checked in advance
 TRIES = 20  # context positions per number of targets kept out
 
 
 class ReferenceSampler:
-    """Draws masks as the published sampler does: a pure function of ``(seed, step, batch)``.
+    """Samples masks like the original sampler, as a pure function of ``(seed, step, batch)``.
 
     ``min_keep``: a block needs more patches than this. The released configurations say 10, which cannot
     end on grids below 9x9; 4 changes nothing on larger ones, where a context this small does not occur.
@@ -58,8 +58,8 @@ class ReferenceSampler:
     def before_cut(self, step: int, batch: int) -> tuple[Flags, Ints]:
         """Return the visible patches [B, N] before the cut to the shortest, and the targets [B, K, T]."""
         random = generator(self.seed, "masks", step)
-        target = self._target_sizes[random.integers(LEVELS)]
-        context = self._context_sizes[random.integers(LEVELS)]
+        target = self._target_sizes[random.integers(NUM_BINS)]
+        context = self._context_sizes[random.integers(NUM_BINS)]
         corners = self._corners(random, target, (batch, self.settings.num_targets))
         targets = corners[..., None] + block_offsets(self.grid, target)
         return self._visible(random, context, targets), targets
@@ -91,9 +91,9 @@ class ReferenceSampler:
 
 
 def reference_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> Ints:
-    """Return (h, w) for every level of the one random number: [LEVELS, 2], at most one less than the grid."""
-    area = np.floor(np.linspace(*scale, LEVELS) * (grid[0] * grid[1]))  # whole patches
-    ratio = np.linspace(*aspect, LEVELS)
+    """Return (h, w) for every value of the single random number: [NUM_BINS, 2], at most one less than the grid."""
+    area = np.floor(np.linspace(*scale, NUM_BINS) * (grid[0] * grid[1]))  # whole patches
+    ratio = np.linspace(*aspect, NUM_BINS)
     sides = np.rint(np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], axis=-1))
     sizes: Ints = np.minimum(sides, np.array(grid) - 1).astype(np.int64)
     return sizes
@@ -104,8 +104,8 @@ def _check_ends(grid: tuple[int, int], sizes: dict[str, Ints], min_keep: int) ->
     smallest, name = min((int(of_kind.prod(axis=1).min()), name) for name, of_kind in sizes.items())
     if smallest > min_keep:
         return
-    remedy = f"the largest possible is {smallest - 1}" if smallest else "take a larger scale or grid"
+    remedy = f"the largest possible is {smallest - 1}" if smallest > 1 else "use a larger scale or grid"
     raise UserError(
-        f"masking.min_keep = {min_keep} can never be satisfied: masking.{name} gives blocks of {smallest} patches on a "
-        f"{grid[0]}x{grid[1]} grid and each block needs more than min_keep; {remedy}"
+        f"masking.min_keep = {min_keep} cannot be satisfied: masking.{name} yields blocks of {smallest} patches on "
+        f"a {grid[0]}x{grid[1]} grid, and each block needs more than min_keep; {remedy}"
     )

@@ -1,1 +1,1 @@
-"""The networks: context encoder, predictor, target encoder, and what wires them."""
+"""The networks: context encoder, predictor, target encoder, and the model that connects them."""

@@ -15,7 +15,7 @@ class ContextEncoder(nn.Module):
     """Encodes the visible patches of images; hidden patches never enter a block.
 
     The network is timm's ``VisionTransformer`` without class token, so ``vit.state_dict()`` loads in
-    stock timm. Positions are fixed sine-cosine tables, computed (not resampled) for any grid.
+    stock timm. Position embeddings are fixed sine-cosine tables, computed (not resampled) for any grid.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ContextEncoder(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Encode normalised images [B, C, H, W] to tokens [B, V, D].
 
-        ``visible`` [B, V] holds row-major patch indices; without it all N patches are encoded. It may have several
-        rows an image, one after the other; B then counts rows. With ``depths`` (from 1) a list: the tokens after each
-        of these blocks; those of the last block pass the final norm.
+        ``visible`` [B, V] holds row-major patch indices; without it, all N patches are encoded. It may have several
+        adjacent rows per image; B then counts rows. With ``depths`` (from 1), returns a list of the tokens after each
+        of these blocks; those of the last block pass through the final norm.
         """
         tokens, taken = self.embed(images, visible), {}
         for depth, block in enumerate(self.vit.blocks, start=1):
@@ -74,14 +74,14 @@ class ContextEncoder(nn.Module):
         return [self.vit.norm(tokens) for tokens in outputs[-last:]]
 
     def embed(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Embed patches, add their positions, keep the visible ones: [B, V, D], B rows of ``visible``."""
+        """Embed patches, add position embeddings and keep the visible patches: [B, V, D], B rows of ``visible``."""
         patches = self.vit.patch_embed(images)  # [B, GH, GW, D]
         table = self._position_table((patches.shape[1], patches.shape[2]))
-        # Under autocast the patches are 16 bits wide, the table is not: the sum, and with it the residual stream,
-        # stays in float32. In bfloat16 a position of size 1 swallows what a block adds (docs/decisions/0007).
+        # Under autocast the patches are 16-bit, but the table is not: the sum, and with it the residual stream,
+        # stays in float32. In bfloat16, positions of size 1 would swallow what a block adds (docs/decisions/0007).
         tokens = patches.flatten(1, 2) + table  # [B, N, D]
         if visible is not None:
-            # An image is embedded once, however many rows of it are asked for.
+            # An image is embedded once, however many rows it has.
             of_images = visible.reshape(len(images), -1)  # [images, rows * V]
             tokens = tokens.gather(1, of_images[..., None].expand(-1, -1, tokens.shape[-1]))
             tokens = tokens.reshape(*visible.shape, -1)
@@ -102,12 +102,12 @@ def normalise_pixels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def build_encoder(**sizes: Any) -> ContextEncoder:
-    """Build an encoder without touching the caller's random state; its weights are yet to be set."""
-    with torch.random.fork_rng(devices=[]):  # PyTorch's layers draw first values when they are made
+    """Build an encoder without touching the global random state; its weights are not initialised yet."""
+    with torch.random.fork_rng(devices=[]):  # PyTorch initialises layers when they are built
         return ContextEncoder(**sizes)
 
 
-# What a stock `timm.models.vision_transformer.VisionTransformer` needs to be the same network.
+# Arguments with which a stock `timm.models.vision_transformer.VisionTransformer` is the same network.
 TIMM_FIXED: dict[str, object] = {
     "num_classes": 0,
     "class_token": False,
@@ -117,7 +117,7 @@ TIMM_FIXED: dict[str, object] = {
 
 
 def set_attention(module: nn.Module, kind: str) -> None:
-    """Choose timm's ``fused`` (scaled_dot_product_attention) or ``plain`` attention everywhere.
+    """Select timm's ``fused`` (scaled_dot_product_attention) or ``plain`` attention in all blocks.
 
     Same mathematics, different kernels: plain is about twice as fast in bfloat16 on some CPUs.
     """

@@ -1,4 +1,4 @@
-"""FrozenEncoder: a pretrained encoder as people use it, and how it is kept on disk."""
+"""FrozenEncoder: a pretrained encoder for downstream use, and its format on disk."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hjepa.errors import UserError
+from hjepa.models.checkpoint_weights import refuse_misfit
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder, normalise_pixels
 from hjepa.models.initialisation import Initialisation, initialise
 from hjepa.models.levels import Level, PixelTargets, cell_grid, last_level, level_cells
-from hjepa.models.released import refuse_misfit
 
 
 class Features(NamedTuple):
-    """What an encoder knows of images."""
+    """The features of a batch of images."""
 
     tokens: Tensor  # [B, N, D], row-major on the patch grid
     pooled: Tensor  # [B, D], mean over the tokens
@@ -29,8 +29,8 @@ class FrozenEncoder(nn.Module):
     """Maps images [B, C, H, W] to tokens [B, N, D] and pooled features [B, D].
 
     Images are uint8, or floats in 0..1, as a tensor or a numpy array; they are normalised here. Any size
-    that the patch size divides works. ``card`` is what encoder.json says: sizes, preprocessing, where
-    the weights come from.
+    that the patch size divides works. ``card`` is the content of encoder.json: sizes, preprocessing and
+    the origin of the weights.
     """
 
     def __init__(self, encoder: ContextEncoder, card: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor | np.ndarray) -> Features:
-        """Encode images; raises UserError if channels or size do not suit."""
+        """Encode images; raises UserError for a wrong number of channels or an unsuitable size."""
         tokens = self.encoder(self._normalised(images))
         return Features(tokens, tokens.mean(1))
 
@@ -58,9 +58,10 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def levels(self, images: Tensor | np.ndarray) -> list[Tensor]:
-        """Return what was predicted on each level of images [B, C, H, W]: cells [B, GH_l, GW_l, D], finest first.
+        """Return the features of each level that was a prediction target: cells [B, GH_l, GW_l, D], finest first.
 
-        Layer-normalised, as in training; the width D of a level of pixels is that of what was predicted of a patch.
+        They are layer-normalised, as in training. For a level of pixels (depth 0), D is the size of its target per
+        patch.
         """
         pixels, grid = self._normalised(images), self.grid(images)
         pixel_targets = self.card.get("pixel_targets", "values")  # cards without it were written before there were two
@@ -102,8 +103,8 @@ class FrozenEncoder(nn.Module):
         looks = images.is_floating_point() and images.numel() and not torch.compiler.is_compiling()
         if looks and float(images.max()) > 2.0:
             raise UserError(
-                f"images are floats up to {float(images.max()):.3g}: give uint8, or floats in 0..1 "
-                "(normalisation is done here)"
+                f"images are floats up to {float(images.max()):.3g}: pass uint8, or floats in 0..1 "
+                "(the encoder normalises them itself)"
             )
         return normalise_pixels(images.to(self.mean.device), self.mean, self.std)
 
@@ -114,9 +115,9 @@ def _as_tensor(images: Any) -> Tensor:
         images = torch.from_numpy(np.array(images))  # a copy: torch cannot hold a read-only or a reversed array
     if not isinstance(images, Tensor):
         kind = f"array of {images.dtype}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise UserError(f"images are given as {kind}: give a tensor or an array [B, C, H, W], uint8 or floats in 0..1")
+        raise UserError(f"images are of type {kind}: pass a tensor or an array [B, C, H, W], uint8 or floats in 0..1")
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise UserError(f"images are {str(images.dtype).removeprefix('torch.')}: give uint8, or floats in 0..1")
+        raise UserError(f"images are {str(images.dtype).removeprefix('torch.')}: pass uint8, or floats in 0..1")
     return images
 
 
@@ -136,7 +137,7 @@ def encoder_card(
         "pooling": "avg",
         "levels": [list(level) for level in levels or last_level(encoder.depth)],
         "pixel_targets": pixel_targets,  # of levels of depth 0
-        "initialisation": initialisation,  # of the random twin that evaluation compares with
+        "initialisation": initialisation,  # of the random-init control of evaluations
         "provenance": dict(provenance),
     }
 
@@ -150,26 +151,30 @@ def load_frozen(folder: Path) -> FrozenEncoder:
     """Load encoder.safetensors and encoder.json from a run folder; strict, UserError in one line."""
     weights, card_file = folder / "encoder.safetensors", folder / "encoder.json"
     if not weights.is_file() or not card_file.is_file():
-        raise UserError(f"{folder} holds no encoder (encoder.safetensors, encoder.json): name a run that has trained")
+        raise UserError(
+            f"{folder} contains no encoder (encoder.safetensors, encoder.json): pass a run that has saved one"
+        )
     try:
         card, state = json.loads(card_file.read_text()), load_file(weights)
     except (json.JSONDecodeError, SafetensorError):
-        raise UserError(f"{folder} holds a damaged encoder: write it again with hjepa pretrain ... --resume") from None
-    encoder = blank_encoder(card)
+        raise UserError(
+            f"{folder} contains a damaged encoder: write it again with hjepa pretrain ... --resume"
+        ) from None
+    encoder = encoder_from_card(card)
     refuse_misfit("encoder", encoder.vit, state)
     encoder.vit.load_state_dict(state)
     return FrozenEncoder(encoder, card)
 
 
-def random_twin(frozen: FrozenEncoder, *, seed: int) -> FrozenEncoder:
-    """Return an encoder of the same sizes with untrained weights: the control of every evaluation."""
-    encoder = blank_encoder(frozen.card)
+def random_init_copy(frozen: FrozenEncoder, *, seed: int) -> FrozenEncoder:
+    """Return an encoder of the same architecture with randomly initialised weights: the control of every evaluation."""
+    encoder = encoder_from_card(frozen.card)
     initialise(encoder, seed=seed, kind=frozen.card.get("initialisation", "released"))
     return FrozenEncoder(encoder, frozen.card)
 
 
-def blank_encoder(card: Mapping[str, Any]) -> ContextEncoder:
-    """Build the network a card describes; its weights are not set."""
+def encoder_from_card(card: Mapping[str, Any]) -> ContextEncoder:
+    """Build the network that an encoder.json describes, without its weights."""
     sizes = card["timm"]
     return build_encoder(
         image_size=tuple(sizes["img_size"]),

@@ -1,4 +1,4 @@
-"""HJEPA: wires context encoder, predictor and target encoder."""
+"""HJEPA: connects context encoder, predictor and target encoder."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,23 +23,23 @@ from hjepa.models.target import TargetEncoder
 
 
 class LevelForward(NamedTuple):
-    """What one forward pass gives on one level; the target side carries no gradient.
+    """The outputs of a forward pass on one level; targets carry no gradient.
 
-    With several contexts an image, B counts contexts, those of one image one after the other.
+    With several contexts per image, B counts contexts; those of one image are adjacent.
     """
 
     predictions: Tensor  # [B, K, T, D]
     targets: Tensor  # [B, K, T, D], layer-normalised
     cells: Tensor  # [images, M, D], layer-normalised cells of the whole image
-    cell_index: Tensor  # [B, K, T], the cell that each target is
+    cell_index: Tensor  # [B, K, T], the cell of each target
 
 
 class Forward(NamedTuple):
-    """What one forward pass gives: one entry for each level, finest first."""
+    """The outputs of a forward pass: one entry per level, finest first."""
 
     levels: tuple[LevelForward, ...]
     pooled: Tensor  # [images, D], mean of the target encoder's last tokens, as used downstream
-    context: Tensor  # [B, V, D], what the context encoder makes of the visible patches
+    context: Tensor  # [B, V, D], the context encoder's tokens of the visible patches
 
     def detached(self) -> "Forward":
         """Return the same without the graph of the context and the predictions."""
@@ -48,10 +48,10 @@ class Forward(NamedTuple):
 
 
 class HJEPA(nn.Module):
-    """Predicts the target encoder's view of hidden blocks from the visible patches, on one level or several.
+    """Predicts the target encoder's features of hidden blocks from the visible patches, on one level or several.
 
-    Assran et al. 2023 (arXiv:2301.08243) is the case of one level: the last block, every patch. Depends on
-    nothing but its parts, so each can be replaced in an experiment.
+    I-JEPA (Assran et al. 2023, arXiv:2301.08243) is the case of one level: the last block, every patch. The model
+    depends on nothing but its parts, so each of them can be replaced in an experiment.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class HJEPA(nn.Module):
         """Predict target blocks of normalised images [B, C, H, W].
 
         ``context_index`` [B, V] and ``target_index`` [B, K, T] are row-major patch indices. There may be several
-        contexts an image, one after the other: a pass of the target encoder then serves all of them (Baevski et al.
-        2022, data2vec 2.0, arXiv:2212.07525, section 3.3), and B below counts contexts.
+        contexts per image, adjacent in the batch: one pass of the target encoder then serves all of them (Baevski et
+        al. 2022, data2vec 2.0, arXiv:2212.07525, section 3.3), and B below counts contexts.
         """
         cells, pooled = self.target_cells(images)  # [images, M, D] each
         contexts = len(context_index) // len(images)
@@ -114,7 +114,7 @@ def build_hjepa(
     pixel_targets: PixelTargets = "values",
     initialisation: Initialisation = "released",
 ) -> HJEPA:
-    """Build the model with the weights that ``seed`` draws."""
+    """Build the model and initialise its weights from ``seed``."""
     levels = levels or last_level(depth)
     context_encoder = build_encoder(
         image_size=image_size,
@@ -143,8 +143,9 @@ def build_hjepa(
 
 
 def initialise_hjepa(model: HJEPA, *, seed: int, kind: Initialisation) -> None:
-    """Give encoder and predictor the weights that ``seed`` draws; the target encoder starts as the context encoder."""
+    """Initialise encoder and predictor from ``seed``; the target encoder starts as a copy of the context encoder."""
     initialise(model.context_encoder, seed=seed, kind=kind)
-    # A predictor's queries know nothing of their own yet, so its attention does not start at the similar.
+    # Mask tokens carry no content at initialisation, so attention to similar tokens would be meaningless in the
+    # predictor: it gets Xavier instead.
     initialise(model.predictor, seed=seed + 1, kind="xavier" if kind == "mimetic" else kind)
     model.target_encoder.copy_from_context_encoder(model.context_encoder)

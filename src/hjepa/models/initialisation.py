@@ -1,4 +1,4 @@
-"""The one place where weights get their first values."""
+"""Weight initialisation, all in one place."""
 
 import math
 from typing import Literal
@@ -13,17 +13,18 @@ Initialisation = Literal["released", "xavier", "mimetic"]
 
 
 def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released") -> None:
-    """Draw all weights of an encoder or predictor from ``seed`` alone.
+    """Initialise all weights of an encoder or predictor; they depend on ``seed`` alone.
 
     Truncated normal with standard deviation 0.02 for linear layers, convolutions and mask tokens,
     zero biases, unit layer norms: what the released I-JEPA ends up with (its depth rescaling of
-    residual projections is overwritten by a second draw, so it is left out here on purpose).
+    residual projections is overwritten by a second initialisation, so it is left out here on purpose).
 
-    ``xavier`` draws linear layers as Glorot and Bengio (2010), eq. 16, uniform, queries, keys and values each as
-    a layer of its own; the rest stays. 0.02 is meant for widths near 1,000: at 128 a block of the released kind
-    adds next to nothing to the stream, which then is the positions, and so are the first targets.
+    ``xavier`` initialises linear layers with Xavier uniform (Glorot and Bengio 2010, eq. 16), queries, keys and values
+    as separate layers; everything else is as released. A standard deviation of 0.02 is meant for widths near 1,000: at
+    width 128, blocks initialised that way add next to nothing to the residual stream, so that features, and with them
+    the first targets, are little more than position embeddings.
 
-    ``mimetic`` is ``xavier`` with attention that starts as that of trained networks looks (``mimic``).
+    ``mimetic`` is ``xavier`` with attention weights that resemble those of trained networks (``mimetic_attention``).
 
     Parameters with ``requires_grad=False`` (position tables) are left alone. Draws are made on the CPU in the default
     format and copied, so a module on another device, or in float64, gets the same values.
@@ -45,16 +46,16 @@ def initialise(module: nn.Module, *, seed: int, kind: Initialisation = "released
     if kind == "mimetic":
         for part in module.modules():
             if isinstance(part, Attention):
-                mimic(part, random)
+                mimetic_attention(part, random)
 
 
 @torch.no_grad()
-def mimic(attention: Attention, random: torch.Generator) -> None:
-    """Draw attention that looks at similar tokens, and takes away what it finds there (Trockman and Kolter 2023).
+def mimetic_attention(attention: Attention, random: torch.Generator) -> None:
+    """Mimetic initialisation of self-attention (Trockman and Kolter 2023, arXiv:2305.09828, section 4).
 
-    arXiv:2305.09828, section 4: in each head (queries' weight)^T (keys' weight) is close to 0.7 (Z + I), of which it
-    keeps the largest singular values; (values' weight)^T (projection)^T is 0.4 (Z - I). Z is normal with variance
-    1 / width. Biases stay.
+    W_q^T W_k ~ 0.7 (Z + I) in each head, truncated to the head's rank (its largest singular values), and
+    W_v^T W_proj^T ~ 0.4 (Z - I), where Z is Gaussian with variance 1 / width. Tokens thus attend to similar tokens and
+    subtract what they find, as in trained networks. Biases are left as they are.
     """
     weight = attention.qkv.weight
     queries, keys, values = (part.unflatten(0, (attention.num_heads, -1)) for part in weight.chunk(3))  # [H, D/H, D]

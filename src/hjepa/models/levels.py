@@ -1,4 +1,4 @@
-"""Levels: what of an image is predicted, from which depth of the target encoder and how coarse."""
+"""Levels: which features are predicted, from which depth of the target encoder and at which resolution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ ORIENTATIONS = 9
 
 
 class Level(NamedTuple):
-    """One rung of the hierarchy.
+    """One level of prediction targets.
 
-    ``depth`` counts the blocks of the target encoder that the tokens have passed; 0 means the pixels of a patch, or
-    what their gradients say (``PixelTargets``). ``stride`` is the side, in patches, of the cells whose tokens are
-    averaged.
+    ``depth`` is the number of target encoder blocks that the tokens have passed; 0 means the pixels of a patch, or
+    histograms of their gradients (``PixelTargets``). ``stride`` is the side, in patches, of the cells over which tokens
+    are averaged.
     """
 
     depth: int
@@ -29,12 +29,12 @@ class Level(NamedTuple):
 
 
 def last_level(depth: int) -> tuple[Level, ...]:
-    """Return the only level of I-JEPA: every patch, after the last block of an encoder of ``depth`` blocks."""
+    """Return the single level of I-JEPA: every patch, after the last of ``depth`` blocks."""
     return (Level(depth),)
 
 
 def at_least_float32(tokens: Tensor) -> Tensor:
-    """Lift half-precision tokens: statistics over many of them lose too much in 16 bits."""
+    """Cast half-precision tokens to float32: statistics over many of them lose too much in 16 bits."""
     return tokens if tokens.element_size() >= 4 else tokens.float()
 
 
@@ -54,10 +54,10 @@ def patch_pixels(images: Tensor, patch_size: int) -> Tensor:
 def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
     """Return histograms of the gradients in each patch [B, N, 9 * parts**2 * C] of images [B, C, H, W].
 
-    Orientations without sign in nine bins, each gradient with its length as weight, per channel and quarter of the
-    patch (parts 2; of patches of an odd side, the whole), divided by the length of the histogram: Dalal and Triggs
-    (2005), as targets Wei et al. (2022, arXiv:2112.09133), section 3. At the border of the image the difference is
-    one-sided. Grey without structure gives zeros: 0.1, in units of normalised pixels, is added to the length.
+    Histograms of oriented gradients (Dalal and Triggs 2005), used as targets by Wei et al. (2022, arXiv:2112.09133,
+    section 3): nine bins of unsigned orientation, weighted by gradient magnitude, per channel and quarter of a patch
+    (parts 2; for patches with an odd side, per patch), divided by the norm of the histogram. At the border of the image
+    the difference is one-sided. Uniform areas give zeros, because 0.1 (in normalised pixels) is added to the norm.
     """
     parts = _parts(patch_size)
     cells = gradient_histograms(
@@ -67,7 +67,7 @@ def patch_gradients(images: Tensor, patch_size: int) -> Tensor:
 
 
 def gradient_histograms(images: Tensor, grid: Grid) -> Tensor:
-    """Return one histogram of gradients for each cell of a grid and channel, [B, C, 9, GH, GW], of [B, C, H, W].
+    """Return one histogram of gradients per cell of a grid and channel, [B, C, 9, GH, GW], of [B, C, H, W].
 
     As in ``patch_gradients``; a grid that does not divide the image has cells that overlap by a pixel.
     """
@@ -89,7 +89,7 @@ def _parts(patch_size: int) -> int:
 def level_cells(
     level: Level, by_depth: Mapping[int, Tensor], images: Tensor, grid: Grid, pixel_targets: PixelTargets = "values"
 ) -> Tensor:
-    """Return what a level knows of whole images: layer-normalised cells [B, M, D], in raster order.
+    """Return the targets of a level for whole images: layer-normalised cells [B, M, D], in raster order.
 
     ``by_depth`` holds the encoder's tokens [B, N, D] after some blocks; ``grid`` is the patch grid of ``images``.
     """

@@ -1,4 +1,4 @@
-"""Predictor: from visible tokens to the tokens of target blocks, as published."""
+"""Predictor: from the tokens of visible patches to those of the target blocks, as published."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,24 @@ from torch import Tensor, nn
 from hjepa.models.positions import sincos_2d
 
 
-class LastBlock(Block):  # type: ignore[misc]  # timm has no types
-    """timm's block that answers for the last tokens only: nobody reads what it would make of the context.
+class QueryOnlyBlock(Block):  # type: ignore[misc]  # timm has no types
+    """The last block of the predictor: computes outputs for the mask tokens (the queries) only.
 
-    The same numbers as ``Block``, without two thirds of the work on context tokens. For the plain blocks of the
-    predictor: no gates, norms inside attention, layer scale or dropout.
+    The outputs at context tokens would be discarded, so they are not computed; context tokens serve as keys and values.
+    Same parameters and same numbers as timm's ``Block``, without two thirds of the work on context tokens. Only for
+    plain blocks: no gates, norms inside attention, layer scale or dropout.
     """
 
-    def forward(self, tokens: Tensor, answers: int) -> Tensor:
-        """Return what the block makes of the last ``answers`` of tokens [B, N, D]: [B, answers, D]."""
+    def forward(self, tokens: Tensor, num_queries: int) -> Tensor:
+        """Return the block's outputs [B, num_queries, D] for the last ``num_queries`` of tokens [B, N, D]."""
         attn = self.attn
         qkv = attn.qkv(self.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = qkv[0][:, :, -answers:], qkv[1], qkv[2]  # [B, heads, N, D / heads]
+        queries, keys, values = qkv[0][:, :, -num_queries:], qkv[1], qkv[2]  # [B, heads, N, D / heads]
         if attn.fused_attn:
             found = F.scaled_dot_product_attention(queries, keys, values)
         else:
             found = ((queries * attn.scale) @ keys.transpose(-2, -1)).softmax(-1) @ values
-        after = tokens[:, -answers:] + attn.proj(found.transpose(1, 2).flatten(2))
+        after = tokens[:, -num_queries:] + attn.proj(found.transpose(1, 2).flatten(2))
         return after + self.mlp(self.norm2(after))
 
 
@@ -34,7 +35,7 @@ class Predictor(nn.Module):
     """Predicts each target block in a sequence of its own: ``[context ; mask tokens]``.
 
     One learned mask token plus the position of the patch it stands for is the query; attention is
-    joint over context and queries. Each level has a head of its own on the answer
+    joint over context and queries. Each level has its own linear head on the output
     (docs/decisions/0008). Parameter names are those of the released I-JEPA checkpoints.
     """
 
@@ -54,10 +55,10 @@ class Predictor(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         table = sincos_2d(width, grid).to(torch.get_default_dtype())
         self.predictor_pos_embed = nn.Parameter(table[None], requires_grad=False)
-        kinds = [Block] * (depth - 1) + [LastBlock]
+        kinds = [Block] * (depth - 1) + [QueryOnlyBlock]
         self.predictor_blocks = nn.ModuleList(kind(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True) for kind in kinds)
         self.predictor_norm = nn.LayerNorm(width, eps=1e-6)
-        # A head for each level: the rows of one matrix.
+        # One head per level: the rows of one matrix.
         self.target_widths = list(target_widths)
         self.predictor_proj = nn.Linear(width, sum(target_widths))
 
@@ -75,6 +76,6 @@ class Predictor(nn.Module):
         *earlier, last = self.predictor_blocks
         for block in earlier:
             tokens = block(tokens)
-        answers = last(tokens, size)  # [B*K, T, P]
-        predicted = self.predictor_proj(self.predictor_norm(answers))  # [B*K, T, sum of D]
+        outputs = last(tokens, size)  # [B*K, T, P]
+        predicted = self.predictor_proj(self.predictor_norm(outputs))  # [B*K, T, sum of D]
         return list(predicted.unflatten(0, (images, blocks)).split(self.target_widths, dim=-1))

@@ -10,10 +10,10 @@ from hjepa.models.encoder import ContextEncoder
 
 
 class TargetEncoder(nn.Module):
-    """The teacher: starts bit-equal to the context encoder and follows it; never trained by gradient.
+    """The EMA teacher: starts as an exact copy of the context encoder and is never trained by gradients.
 
-    All parameters are frozen and the module is always in evaluation mode, whatever is asked of it.
-    ``momentum`` maps an optimizer step to the teacher's share of the average.
+    All parameters are frozen, and the module stays in evaluation mode even if ``train`` is called.
+    ``momentum`` maps an optimizer step to the weight of the teacher in the average.
     """
 
     def __init__(self, context_encoder: ContextEncoder, momentum: Callable[[int], float]) -> None:
@@ -23,13 +23,13 @@ class TargetEncoder(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "TargetEncoder":
-        """Stay in evaluation mode: targets must not depend on dropout or on who called ``train``."""
+        """Stay in evaluation mode: targets must not depend on dropout or on calls of ``train``."""
         super().train(False)
         return self
 
     @torch.no_grad()
     def forward(self, images: Tensor, depths: Sequence[int] | None = None) -> Tensor | list[Tensor]:
-        """Encode whole images [B, C, H, W] to tokens [B, N, D], without a gradient graph; ``depths`` as there."""
+        """Encode whole images [B, C, H, W] to tokens [B, N, D] without gradients; ``depths`` as in the encoder."""
         return self.encoder(images, depths=depths)
 
     @torch.no_grad()
@@ -41,7 +41,7 @@ class TargetEncoder(nn.Module):
         eq. 1; Assran et al. 2023, section 3).
         """
         if not 0.0 <= momentum <= 1.0:
-            raise ValueError(f"momentum is the teacher's share and lies in [0, 1], got {momentum}")
+            raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {momentum}")
         averaged, copied = self._pairs(context_encoder)
         teacher, student = [t for t, _ in averaged], [c for _, c in averaged]
         torch._foreach_mul_(teacher, momentum)
@@ -51,13 +51,13 @@ class TargetEncoder(nn.Module):
 
     @torch.no_grad()
     def copy_from_context_encoder(self, context_encoder: ContextEncoder) -> None:
-        """Make the teacher bit-equal to the context encoder."""
+        """Copy all weights of the context encoder."""
         averaged, copied = self._pairs(context_encoder)
         for target, source in averaged + copied:
             target.copy_(source)
 
     def update_from_context_encoder(self, context_encoder: ContextEncoder, current_step: int) -> float:
-        """Update with the momentum that the schedule gives for ``current_step``; return it."""
+        """Update with the scheduled momentum for ``current_step``, and return it."""
         momentum = self.momentum(current_step)
         self.update(context_encoder, momentum)
         return momentum

@@ -1,17 +1,17 @@
-"""``config.json`` beside the weights: stock timm opens a run, ``create_model("local-dir:RUN", pretrained=True)``."""
+"""``config.json`` for stock timm, which opens a run with ``create_model("local-dir:RUN", pretrained=True)``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder
 
-ARCHITECTURE = "vit_small_patch16_224"  # any plain ViT that timm knows by name: every size of it is given anew
+ARCHITECTURE = "vit_small_patch16_224"  # any plain ViT of timm: all its sizes are overridden
 
 
 def timm_config(encoder: ContextEncoder, preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what timm's ``local-dir:`` reads; ``preprocess`` has image_size, mean and std, as in encoder.json.
+    """Return the config that timm's ``local-dir:`` reads; ``preprocess`` is that of encoder.json.
 
-    timm's own transform covers the input size and cuts the centre, as ours does for ``data.fit = crop``.
+    timm's own transform resizes and centre-crops, like ours for ``data.fit = crop``.
     """
     sizes = encoder.architecture
     return {

@@ -1,7 +1,7 @@
-"""Build ``report.html`` from whatever a run folder holds so far.
+"""Build ``report.html`` from whatever a run folder contains so far.
 
-The page is written for a reader who was not there: a missing file or value shows as a dash, and a
-file that cannot be read is named on the page. Only a folder without ``run.json`` is refused.
+The report is self-explanatory: a missing file or value is shown as a dash, and a file that cannot be
+read is named on the page. Only a folder without ``run.json`` is refused.
 """
 
 import re
@@ -19,43 +19,43 @@ from hjepa.report.plots import CURVES, Columns, Dot, curve_svg, level_curves, re
 from hjepa.report.record import Record, read_record
 
 DASH = "\N{EN DASH}"
-MEASURES = {  # keys of metrics.jsonl in the order of the page, in plain words
+MEASURES = {  # keys of metrics.jsonl in the order of the report, with their descriptions
     "step": "optimizer step",
     "epoch": "epoch",
     "images": "images seen",
     "loss": "loss",
-    "regulariser": "variance-covariance term, with its weight",
-    "loss_mean_token": "loss of guessing the mean token",
-    "loss_position_mean": "loss of guessing the mean of the position",
+    "regulariser": "variance-covariance term (weighted)",
+    "loss_mean_token": "loss of predicting the mean token",
+    "loss_position_mean": "loss of predicting the mean at each position",
     "relative_loss": "loss relative to the position baseline",
     "target_std": "spread of the targets",
     "prediction_std": "spread of the predictions",
-    "position_share": "share of the targets explained by position",
+    "position_share": "fraction of target variance explained by position",
     "effective_rank": "effective rank",
-    "content_linear": "share of what is where in an image that a linear map reads from features",
+    "content_linear": "image content predicted from features by a linear map",
     "content_linear_error": "its standard error",
     "content_linear_at_start": "the same before training",
-    "content_neighbours": "share of what is where in an image that nearest neighbours have in common",
+    "content_neighbours": "image content predicted from features by nearest neighbours",
     "content_neighbours_error": "its standard error",
     "content_neighbours_at_start": "the same before training",
-    "own_similarity": "similarity of prediction and own target",
+    "own_similarity": "cosine similarity of prediction and own target",
     "cross_sample_gap": "cross-sample gap",
     "teacher_distance": "distance between teacher and student",
-    "momentum": "momentum (the teacher's share)",
+    "momentum": "EMA momentum",
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "grad_norm": "gradient norm",
-    "skipped": "steps skipped",
+    "skipped": "skipped steps",
     "images_per_second": "images per second",
-    "data_wait": "share of time waiting for data",
-    "memory_gb": "memory, GB",
+    "data_wait": "fraction of time spent waiting for data",
+    "memory_gb": "memory (GB)",
     "verdict": "verdict",
 }
-CONTROLS = {"random_init": "random-init", "raw_pixels": "raw pixels"}
-TONES = {"healthy": "good", "watch": "careful", "not learned yet": "careful"}  # any other verdict is bad news
+CONTROLS = {"random_init": "random init", "raw_pixels": "raw pixels"}
+TONES = {"healthy": "good", "watch": "careful", "not learned yet": "careful"}  # all other verdicts are "bad"
 STATUS = {
-    "running": "The run was still going when this page was written.",
-    "finished": "The run is finished.",
+    "running": "The run was still in progress when this report was written.",
+    "finished": "The run has finished.",
     "stopped": "The run was stopped before its last step.",
     "failed": "The run failed.",
 }
@@ -64,18 +64,18 @@ STATUS = {
 def write_report(run: Path) -> Path:
     """Write ``run/report.html`` from the files in ``run`` and return its path.
 
-    The page appears whole or not at all: an older page stays until the new one is complete.
-    Raises ``UserError`` when ``run`` has no readable ``run.json`` or the page cannot be written.
+    The file is replaced atomically: an older report stays until the new one is complete.
+    Raises ``UserError`` if ``run`` has no readable ``run.json`` or the report cannot be written.
     """
     run = Path(run)
     page = _render(page_context(run.resolve().name, read_record(run)))
     target = run / "report.html"
     try:
-        # "replace": a file name that is not valid text must not prevent the page.
+        # "replace": a file name that is not valid text must not prevent the report.
         write_atomically(target, lambda beside: beside.write_text(page, encoding="utf-8", errors="replace"))
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written ({error.strerror}): make room or change permissions, then try again"
+            f"{target} cannot be written ({error.strerror}): check disk space and permissions, then try again"
         ) from error
     return target
 
@@ -92,7 +92,7 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
     return {
         "name": name,
         "notes": record.notes,
-        "status": STATUS.get(str(run.get("status")), "It is not known how far the run came."),
+        "status": STATUS.get(str(run.get("status")), "The status of the run is unknown."),
         "progress": _progress(run),
         "verdict": verdict.get("verdict"),
         "tone": TONES.get(str(verdict.get("verdict")), "bad") if verdict.get("verdict") else "none",
@@ -121,7 +121,7 @@ def page_context(name: str, record: Record) -> dict[str, Any]:
 
 
 def _audit_rows(audit: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the findings of the audit that are no plain pass, worst first."""
+    """Return the findings of the audit other than passes, worst first."""
     order = ("fail", "warn", "info", "not-checked")
     found = [row for row in _records(audit.get("findings")) if row.get("status") in order]
     return sorted(found, key=lambda row: order.index(str(row["status"])))
@@ -139,7 +139,7 @@ def _render(context: Mapping[str, Any]) -> str:
 
 
 def shown(value: object, between: str = ", ") -> str:
-    """Write a value for people: four digits, thousands apart, a dash for what is missing."""
+    """Format a value for people: four digits, thousands separators, a dash for missing values."""
     if value is None or value == "" or isinstance(value, Undefined):
         return DASH
     if isinstance(value, bool):
@@ -171,7 +171,7 @@ def _number(value: object) -> float | None:
 
 
 def _with_levels(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines with each level's measures under names of their own (``level 0 loss``), and how many levels."""
+    """Return the lines with each level's measures as separate keys (``level 0 loss``), and the number of levels."""
     lines, levels = [], 0
     for row in metrics:
         each = _records(row.get("levels"))
@@ -187,7 +187,7 @@ def _words(key: str) -> str:
 
 
 def _columns(metrics: Sequence[Mapping[str, Any]]) -> Columns:
-    """Return each measure as an array [n], NaN where it was not logged; rows without a step are left out."""
+    """Return each measure as an array [n], NaN where it was not logged; rows without a step are ignored."""
     rows = [row for row in metrics if _number(row.get("step")) is not None]
     keys = dict.fromkeys([*MEASURES, *(key for row in rows for key in row if key.startswith("level "))])
     return {key: np.array([_or_nan(row.get(key)) for row in rows], dtype=np.float64) for key in keys}
@@ -224,7 +224,7 @@ def _verdict_changes(run: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _results(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per evaluation: its words, and value and interval of each encoder in per cent."""
+    """Return one row per evaluation: its names, and the accuracy and interval of each encoder in per cent."""
     results = _records(evaluation.get("results"))
     controls = dict.fromkeys([*CONTROLS, *(name for result in results for name in _mapping(result.get("controls")))])
     rows = []
@@ -255,30 +255,30 @@ def _dot(value: object, interval: object) -> Dot:
 
 
 def _advice(run: Mapping[str, Any], *, evaluated: bool) -> list[str]:
-    """Say what else can be done now, beside the next step that the verdict names."""
+    """Suggest what to do next, in addition to the next step of the verdict."""
     status = run.get("status")
     verdict = _mapping(run.get("verdict"))
     advice = []
     if status == "running":
-        advice.append("Let it run on. This page shows the state at the moment it was written.")
+        advice.append("Let the run continue. This report shows its state at the time of writing.")
     if status in ("stopped", "failed"):
         advice.append(
-            "To go on from the last checkpoint: hjepa pretrain DATA --out RUN --resume, where RUN is this folder."
+            "Resume from the last checkpoint: hjepa pretrain DATA --out RUN --resume, where RUN is this folder."
         )
     if verdict.get("verdict") not in (None, "healthy") and run.get("verdict_history"):
-        advice.append("Find where it began: numbered lines on the curves mark every change of the verdict.")
+        advice.append("Find out when the problem began: numbered lines on the curves mark every change of the verdict.")
     if not evaluated and "hjepa evaluate" not in str(verdict.get("next_step")):
         advice.append(
-            "Measure what the encoder knows on images with labels: "
+            "Evaluate the encoder on labelled images: "
             "hjepa evaluate RUN --train LABELLED --test LABELLED, where RUN is this folder."
         )
     if evaluated:
         advice.append(
-            "Read the evaluation against its controls: only what lies above random-init was learned here, "
-            "and raw pixels show what needs no learning at all."
+            "Compare the evaluation with its baselines: only accuracy above random init comes from pretraining, "
+            "and raw pixels show what is possible without any learning."
         )
     if status == "finished":
-        advice.append("Use the encoder in Python: hjepa.load_encoder(RUN), where RUN is this folder.")
+        advice.append("Use the encoder from Python: hjepa.load_encoder(RUN), where RUN is this folder.")
     return advice
 
 
@@ -301,7 +301,7 @@ def _duration(value: object) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what is needed to understand and repeat the run, as (words, value)."""
+    """Return the facts needed to understand and repeat the run, as (label, value)."""
     data, hardware, git = (_mapping(run.get(key)) for key in ("data", "hardware", "git"))
     parameters = _mapping(run.get("parameters"))
     changed = ", with uncommitted changes" if git.get("dirty") else ""
@@ -309,15 +309,15 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Started", run.get("created")),
         ("Finished", run.get("finished")),
         ("Data", data.get("source")),
-        ("Images in the data", data.get("images")),
-        ("Fingerprint of the data", data.get("fingerprint")),
+        ("Number of images", data.get("images")),
+        ("Data fingerprint", data.get("fingerprint")),
         ("Seed", run.get("seed")),
-        ("Steps skipped", run.get("skipped_steps")),
+        ("Skipped steps", run.get("skipped_steps")),
         *((f"Parameters, {str(part).replace('_', ' ')}", count) for part, count in parameters.items()),
         ("Device", hardware.get("device")),
-        ("Processor", hardware.get("cpu")),
+        ("CPU", hardware.get("cpu")),
         ("Cores", hardware.get("cores")),
-        ("Memory, GB", hardware.get("memory_gb")),
+        ("Memory (GB)", hardware.get("memory_gb")),
         ("Precision", run.get("precision")),
         ("Attention", run.get("attention")),
         ("Versions", _mapping(run.get("versions"))),
@@ -327,9 +327,9 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _own_svg(svg: object) -> Markup | None:
-    """Return our own mask picture without what may stand before its ``<svg>``.
+    """Return our own mask picture, without anything before its ``<svg>``.
 
-    It is the one text that is not escaped; the page's content policy forbids scripts and addresses.
+    It is the only text that is not escaped; the page's content security policy forbids scripts and external resources.
     """
     if not isinstance(svg, str) or "<svg" not in svg:
         return None

@@ -1,4 +1,4 @@
-"""The pictures of the report: inline SVG, readable on light and dark paper and without colour.
+"""The plots of the report: inline SVG, readable in light and dark mode and without colour.
 
 Everything goes through ``matplotlib.figure.Figure``, so no window system, no pyplot state and no
 lasting global setting is touched. The same numbers give the same bytes.
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 Columns = Mapping[str, NDArray[np.float64]]  # measure -> values [n], NaN where nothing was logged
 
-# Colours on light paper. In the SVG each becomes ``var(--plot-NAME, colour)``, so that the page's
-# style sheet can give it another value on dark paper.
+# Colours in light mode. In the SVG each becomes ``var(--plot-NAME, colour)``, so that the page's
+# style sheet can replace it in dark mode.
 COLOURS = {
     "ink": "#1f2329",
     "soft": "#59636f",
@@ -33,7 +33,7 @@ COLOURS = {
     "b": "#b4530b",
     "c": "#1a7f38",
 }
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # a second sign beside colour, in the order of COLOURS a, b, c
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # distinguish curves without colour, in the order of COLOURS a, b, c
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hjepa report",
@@ -66,9 +66,9 @@ MOST_BINS = 300  # a curve keeps the lowest and the highest point of each bin: s
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: which measures, under which words, and what the vertical axis says."""
+    """One pair of axes: its series with their legend labels, and the label of the vertical axis."""
 
-    series: tuple[tuple[str, str], ...]  # (key in metrics.jsonl, words in the legend)
+    series: tuple[tuple[str, str], ...]  # (key in metrics.jsonl, label in the legend)
     axis: str
     log: bool = False
     from_zero: bool = True
@@ -77,7 +77,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curve:
-    """One picture of the page, with the sentence that says what healthy looks like."""
+    """One plot of the report, with a sentence that describes what healthy looks like."""
 
     name: str
     title: str
@@ -88,15 +88,16 @@ class Curve:
 CURVES = (
     Curve(
         "content-linear",
-        "What a linear map reads from features",
-        "Healthy: it rises above what the untrained encoder's features told. What is asked is what is where in an "
-        "image, its gradients and colours on a coarse grid; no labels are needed.",
+        "Image content predicted by a linear map",
+        "Healthy: it rises above the value before training. Image content means gradients and colours on a coarse "
+        "grid, so no labels are needed.",
         (Panel((("content_linear", "now"), ("content_linear_at_start", "before training")), "share", from_zero=False),),
     ),
     Curve(
         "content-neighbours",
-        "What nearest neighbours have in common",
-        "Healthy: it rises above what it was before training. Features that spread without saying more fall below.",
+        "Image content predicted by nearest neighbours",
+        "Healthy: it rises above the value before training. It falls below if features spread without gaining "
+        "information.",
         (
             Panel(
                 (("content_neighbours", "now"), ("content_neighbours_at_start", "before training")),
@@ -108,14 +109,14 @@ CURVES = (
     Curve(
         "loss",
         "Loss and two trivial baselines",
-        "Healthy: the loss stays below both baselines, which always guess an average; it usually falls and "
-        "then rises, because the targets get richer, and it is not the measure of success.",
+        "Healthy: the loss stays below both baselines, which always predict an average; it usually falls and "
+        "then rises, because the targets get richer, so it does not measure success.",
         (
             Panel(
                 (
                     ("loss", "loss"),
-                    ("loss_mean_token", "guessing the mean token"),
-                    ("loss_position_mean", "guessing the mean of the position"),
+                    ("loss_mean_token", "predicting the mean token"),
+                    ("loss_position_mean", "predicting the mean at each position"),
                 ),
                 "loss",
             ),
@@ -124,45 +125,45 @@ CURVES = (
     Curve(
         "relative-loss",
         "Loss relative to the position baseline",
-        "Healthy: clearly below 1 and staying there; at 1 (dashed) the predictor knows no more than the mean "
-        "of each position.",
+        "Healthy: clearly below 1 and staying there; at 1 (dashed), predictions are no better than the mean at "
+        "each position.",
         (Panel((("relative_loss", "relative loss"),), "loss / baseline", reference=1.0),),
     ),
     Curve(
         "effective-rank",
         "Effective rank",
-        "Healthy: it rises and then holds; a fall towards 1 means that the encoder gives every image "
+        "Healthy: it rises and then stays high; a drop towards 1 means that the encoder gives all images "
         "nearly the same features.",
-        (Panel((("effective_rank", "effective rank"),), "dimensions in use"),),
+        (Panel((("effective_rank", "effective rank"),), "dimensions used"),),
     ),
     Curve(
         "spread",
         "Spread of targets and predictions",
-        "Healthy: both stay well above zero, and the predictions do not shrink away from the targets.",
+        "Healthy: both stay well above zero, and predictions do not vary much less than targets.",
         (Panel((("target_std", "targets"), ("prediction_std", "predictions")), "standard deviation"),),
     ),
     Curve(
         "cross-sample-gap",
-        "Cross-sample gap, and what position explains",
-        "Healthy: the gap is above zero and growing, which means that a prediction resembles its own image "
-        "more than another image at the same place; with a gap of zero, or with position explaining all of "
-        "the targets, only the position is being predicted.",
+        "Cross-sample gap, and variance explained by position",
+        "Healthy: the gap is above zero and growing, which means that a prediction matches its own image "
+        "better than another image at the same position; with a gap of zero, or if position explains all of "
+        "the target variance, only position is predicted.",
         (
             Panel((("cross_sample_gap", "gap"),), "gap", reference=0.0),
-            Panel((("position_share", "share of the targets explained by position"),), "position share"),
+            Panel((("position_share", "fraction of target variance explained by position"),), "fraction"),
         ),
     ),
     Curve(
         "teacher-distance",
         "Distance between teacher and student",
         "Healthy: smooth, and shrinking towards the end of the run; a sudden jump means that the student has "
-        "run away from its teacher.",
+        "moved far from its teacher.",
         (Panel((("teacher_distance", "distance"),), "distance"),),
     ),
     Curve(
         "schedules",
         "Momentum, learning rate, weight decay",
-        "Healthy: exactly the schedule you asked for, without a step back after a resume.",
+        "Healthy: exactly the configured schedules, without a jump after a resume.",
         (
             Panel((("momentum", "momentum"),), "momentum", from_zero=False),
             Panel((("lr", "learning rate"),), "learning rate"),
@@ -171,19 +172,19 @@ CURVES = (
     ),
     Curve(
         "speed",
-        "Speed, and time spent waiting for data",
-        "Healthy: a flat speed and a waiting share near zero; a large share means that reading images, not "
-        "training, sets the pace.",
+        "Throughput, and time spent waiting for data",
+        "Healthy: constant throughput and almost no waiting; a large fraction of waiting means that data loading "
+        "is the bottleneck.",
         (
             Panel((("images_per_second", "images per second"),), "images/s"),
-            Panel((("data_wait", "share of time waiting"),), "waiting share"),
+            Panel((("data_wait", "fraction of time waiting"),), "fraction"),
         ),
     ),
     Curve(
         "grad-norm",
         "Gradient norm",
-        "Healthy: it settles at a level, and single spikes are no harm; a steady climb (mind the logarithmic "
-        "axis) announces divergence.",
+        "Healthy: it settles at a constant level, and single spikes are harmless; a steady increase (mind the "
+        "logarithmic axis) indicates divergence.",
         (Panel((("grad_norm", "gradient norm"),), "norm", log=True),),
     ),
 )
@@ -202,13 +203,13 @@ def level_curves(levels: int) -> tuple[Curve, ...]:
         Curve(
             "level-gap",
             "Cross-sample gap of each level",
-            "Healthy: above zero (dashed) and growing on every level; level 0 is the finest and often the first.",
+            "Healthy: above zero (dashed) and growing on every level; level 0, the finest, often grows first.",
             panels("cross_sample_gap", reference=0.0),
         ),
         Curve(
             "level-spread",
             "Spread of the targets of each level",
-            "Healthy: well above zero on every level; one that falls towards zero says the same of every image.",
+            "Healthy: well above zero on every level; near zero, the targets are the same for all images.",
             panels("target_std"),
         ),
     )
@@ -268,7 +269,7 @@ def results_svg(rows: Sequence[tuple[str, Mapping[str, Dot]]]) -> Markup:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("accuracy, per cent")
         figure.legend(loc="outside upper left", ncols=max(1, len(names)), borderpad=0.0, handletextpad=0.2)
-        return _svg(figure, "results", "Accuracy with intervals; every number is in the table beside this picture.")
+        return _svg(figure, "results", "Accuracy with intervals; all numbers are in the table next to this plot.")
 
 
 def _has_values(columns: Columns, key: str) -> bool:
@@ -346,7 +347,7 @@ def _thinned(
 
 
 def _in_words(panel: Panel, columns: Columns) -> str:
-    """Say the curves of a panel in numbers, for who cannot see them."""
+    """Describe the curves of a panel in numbers, for screen readers."""
     sentences = []
     for key, label in panel.series:
         if _has_values(columns, key):

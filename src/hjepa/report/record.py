@@ -1,4 +1,4 @@
-"""What the page finds in a run folder: whatever is there, and notes on what cannot be read."""
+"""Read a run folder for the report: whatever is there, and notes on what cannot be read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from hjepa.errors import UserError
 
 @dataclass(frozen=True)
 class Record:
-    """What was found in a run folder; ``notes`` name what could not be read."""
+    """The content of a run folder; ``notes`` name what could not be read."""
 
     run: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
@@ -23,13 +23,13 @@ class Record:
 
 
 def read_record(run: Path) -> Record:
-    """Read the files of a run folder that the page shows."""
+    """Read the files of a run folder that the report shows."""
     if not (run / "run.json").is_file():
-        raise UserError(f"{run} is not a run folder: it has no run.json")
+        raise UserError(f"{run} is not a run: it has no run.json; check the path")
     notes: list[str] = []
     facts = _read_object(run / "run.json", notes)
     if notes:
-        raise UserError(f"{run / 'run.json'} cannot be read: restore it from a copy, or start the run again")
+        raise UserError(f"{run / 'run.json'} cannot be read: restore it from a copy, or start a new run")
     config = run / "config.yaml"
     return Record(
         run=facts,
@@ -43,7 +43,7 @@ def read_record(run: Path) -> Record:
 
 
 def _read_object(path: Path, notes: list[str]) -> Mapping[str, Any]:
-    """Return the JSON object in ``path``; empty when there is none, with a note when it is broken."""
+    """Return the JSON object in ``path``; empty if there is none, with a note if it is broken."""
     if not path.is_file():
         return {}
     try:
@@ -58,7 +58,7 @@ def _read_object(path: Path, notes: list[str]) -> Mapping[str, Any]:
 
 
 def _read_metrics(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
-    """Return the logged steps; a line that is broken (a run killed while writing) is counted and left out."""
+    """Return the logged steps; broken lines (of a run killed while writing) are counted and skipped."""
     if not path.is_file():
         return []
     rows: list[Mapping[str, Any]] = []
@@ -72,5 +72,5 @@ def _read_metrics(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
     if broken:
-        notes.append(f"metrics.jsonl: lines left out because they are broken: {broken}.")
+        notes.append(f"metrics.jsonl: {broken} broken line{'s' if broken > 1 else ''} skipped.")
     return rows

@@ -1,1 +1,1 @@
-"""The life of a run on disk: the loop around the step, what it logs and saves, and how it goes on."""
+"""Runs on disk: the session around the training loop, logging, checkpoints and resuming."""

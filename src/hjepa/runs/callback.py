@@ -1,4 +1,4 @@
-"""What training tells whoever wants to know: the terminal draws it, a test collects it."""
+"""The callback interface of training: the terminal displays progress, a test collects it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +8,16 @@ from hjepa.training.health import Verdict
 
 
 class TrainingCallback:
-    """Hooks called during training; each does nothing unless it is overridden."""
+    """Hooks called during training; all of them do nothing by default."""
 
     def on_start(self, resolved: Resolved, record: Mapping[str, Any], first_step: int) -> None:
-        """Everything is checked and training begins."""
+        """Called after all checks, when training begins."""
 
     def on_line(self, line: dict[str, Any], total_steps: int) -> None:
-        """A line was added to metrics.jsonl."""
+        """Called when a line has been added to metrics.jsonl."""
 
     def on_verdict(self, step: int, verdict: Verdict) -> None:
-        """The verdict changed."""
+        """Called when the verdict has changed."""
 
     def on_notice(self, text: str) -> None:
-        """Something a person should know."""
+        """Called with a message for the user."""

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, written atomically and checked before it is believed."""
+"""Checkpoints: everything a run needs to resume, written atomically and verified by checksums."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.pt", "stat
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved. ``state`` is JSON: step, skipped steps, configuration, health."""
+    """The content of a checkpoint. ``state`` is JSON: step, skipped steps, configuration, health."""
 
     weights: dict[str, Tensor]
     training: dict[str, Any]  # optimizer, scaler, feature queue: tensors and plain values
@@ -30,8 +30,8 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int, best: bool) -> Path:
     """Write ``step-XXXXXXXX`` below ``folder`` and point ``last`` (and ``best``) at it.
 
-    The folder is written beside, flushed to the disk, then renamed, so a kill at any moment leaves the
-    previous checkpoint in force. All but the newest ``keep`` and the best are removed afterwards.
+    The folder is written under a temporary name, flushed to the disk, then renamed, so a kill at any moment
+    leaves the previous checkpoint intact. All but the newest ``keep`` and the best are removed afterwards.
     """
     name = f"step-{checkpoint.state['step']:08d}"
     for leftover in folder.glob(".step-*.tmp"):
@@ -59,9 +59,9 @@ def _write(beside: Path, checkpoint: Checkpoint) -> Path:
 
 
 def drop_after(folder: Path, step: int) -> None:
-    """Remove checkpoints beyond ``step``: a run that goes on from there writes them anew.
+    """Remove checkpoints after ``step``: a run that resumes from there writes them again.
 
-    They may be the damaged ones somebody went back from, or of a horizon that has been changed.
+    They may be damaged ones from which the user has gone back, or belong to a different number of steps.
     """
     for path in folder.glob("step-*"):
         if int(path.name.removeprefix("step-")) > step:
@@ -73,7 +73,7 @@ def drop_after(folder: Path, step: int) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint; raises UserError naming the file if anything is missing or damaged."""
     if not path.is_dir():
-        raise UserError(f"{path}: no checkpoint here, nothing to resume from; start again with --overwrite")
+        raise UserError(f"{path}: there is no checkpoint to resume from; start over with --overwrite")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         for file, expected in manifest.items():
@@ -92,12 +92,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def _older(path: Path) -> str:
-    """Say how to go on from the newest other checkpoint."""
+    """Tell how to resume from the newest other checkpoint."""
     damaged = path.resolve().name
     others = sorted(p.name for p in path.parent.glob("step-*") if p.name != damaged)
     if not others:
-        return "there is no older one, start again with --overwrite"
-    return f"go back with 'ln -sfn {others[-1]} {path.parent / 'last'}' and resume"
+        return "there is no older checkpoint, start over with --overwrite"
+    return f"go back to an older one with 'ln -sfn {others[-1]} {path.parent / 'last'}' and resume"
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A run on disk: what is written where, atomically, and what is refused."""
+"""The folder of a run: which files it has, atomic writes, and locking."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ _LOCKS: set[IO[str]] = set()  # held by this process
 
 
 def _let_go_of_locks() -> None:
-    """Close what a forked child has inherited: a worker that outlives a killed run must not keep it locked."""
+    """Close locks inherited by a forked child: a worker that outlives a killed run must not keep it locked."""
     for file in _LOCKS:
         file.close()  # the lock itself stays with the parent, whose copy is open
     _LOCKS.clear()
@@ -46,13 +46,13 @@ class RunFolder:
         self.audit_markdown = path / "audit.md"
 
     def refuse_if_occupied(self, *, overwrite: bool) -> None:
-        """Raise UserError if something is here that must not be lost, or if nothing can be written here."""
+        """Raise UserError if the folder has content that must not be lost, or is not writable."""
         shown = self.shown
         if self.path.is_file():
-            raise UserError(f"--out {shown}: is a file, name a folder")
+            raise UserError(f"--out {shown}: this is a file, choose a folder")
         parent = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"--out {shown}: {parent} is not a folder that can be written to, name another place")
+            raise UserError(f"--out {shown}: {parent} is not a writable folder, choose another one")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
         if not overwrite:
@@ -61,10 +61,12 @@ class RunFolder:
                 "or name another folder"
             )
         if not self.record.is_file():
-            raise UserError(f"--out {shown}: not empty and not a run, --overwrite only replaces runs")
+            raise UserError(
+                f"--out {shown}: not empty and not a run; --overwrite replaces only runs, choose another folder"
+            )
 
     def create(self, record: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder of a new run. An old run is put aside until ``discard_replaced``."""
+        """Create the folder of a new run. An old run is set aside until ``discard_replaced``."""
         self.refuse_if_occupied(overwrite=overwrite)  # again: seconds have passed since the first look
         if self.record.is_file():
             if self._replaced.exists() and (self.checkpoints / "last").exists():
@@ -78,26 +80,28 @@ class RunFolder:
         self.checkpoints.mkdir()
 
     def discard_replaced(self) -> None:
-        """Forget the run that was overwritten: the new one has saved something."""
+        """Remove the run that was overwritten, once the new one has saved a checkpoint."""
         if self._replaced.exists():
             shutil.rmtree(self._replaced)
 
     def restore_replaced(self) -> None:
-        """Bring back the run that was to be overwritten, if the new one has saved nothing."""
+        """Restore the run that was to be overwritten, if the new one has not saved a checkpoint."""
         if self._replaced.exists() and not (self.checkpoints / "last").exists():
             shutil.rmtree(self.path)
             self._replaced.rename(self.path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; raises UserError if another one is training it."""
+        """Lock the run for this process; raises UserError if another process is training it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_name(f".{self.path.name}.lock")
         with lock.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"--out {self.shown}: another process is training this run, wait for it") from None
+                raise UserError(
+                    f"--out {self.shown}: another process is training this run; wait until it has finished"
+                ) from None
             _LOCKS.add(file)
             try:
                 yield
@@ -110,7 +114,7 @@ class RunFolder:
         try:
             record: dict[str, Any] = json.loads(self.record.read_text())
         except FileNotFoundError:
-            raise UserError(f"{self.shown} is not a run: it has no run.json") from None
+            raise UserError(f"{self.shown} is not a run: it has no run.json; check the path") from None
         except json.JSONDecodeError:
             raise UserError(f"{self.record} is damaged: restore it from a copy, or start a new run") from None
         return record
@@ -120,7 +124,7 @@ class RunFolder:
         write_json(self.record, record)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Append one line; values that are not finite become null."""
+        """Append one line; non-finite values become null."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(_finite(line)) + "\n")
 
@@ -131,7 +135,7 @@ class RunFolder:
         return list(_complete_lines(self.metrics.read_text()))
 
     def cut_metrics(self, last_step: int) -> None:
-        """Drop lines after ``last_step``: they come again when the run goes on from there."""
+        """Drop lines after ``last_step``: they are logged again when the run resumes from there."""
         kept = [line for line in self.read_metrics() if line["step"] <= last_step]
         write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 

@@ -1,4 +1,4 @@
-"""One line of metrics.jsonl, put together every few steps."""
+"""One line of metrics.jsonl, assembled every few steps."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from hjepa.training.trainer import StepResult, Trainer
 
 
 @dataclass
-class Pace:
-    """How fast training was since the last line, and how long it waited for its data."""
+class Throughput:
+    """Throughput since the last logged line, and the time spent waiting for data."""
 
     waited: float = 0.0  # seconds
-    worked: float = 0.0  # seconds, waiting included; saving left out
+    worked: float = 0.0  # seconds, including waiting but not saving
     images: int = 0
     mark: float = field(default_factory=time.perf_counter)
 
@@ -30,25 +30,25 @@ class Pace:
         self.mark = now
         self.images += images
 
-    def leave_out(self) -> None:
-        """Count from now on: what was just done is no training."""
+    def restart_clock(self) -> None:
+        """Restart the clock: the time since the last step was not training."""
         self.mark = time.perf_counter()
 
     def measures(self) -> dict[str, float]:
-        """Return images a second and the share of time spent waiting."""
+        """Return images per second and the fraction of time spent waiting."""
         return {
             "images_per_second": round(self.images / self.worked, 1),
             "data_wait": round(self.waited / self.worked, 4),
         }
 
-    def begin_line(self) -> None:
-        """Forget what the last line has told."""
+    def reset(self) -> None:
+        """Reset the counters after a line has been logged."""
         self.waited = self.worked = 0.0
         self.images = 0
 
 
 def mean_loss(trainer: Trainer, loss: float) -> float:
-    """Return the mean of a loss over all processes."""
+    """Return the mean of a loss over all ranks."""
     precise = torch.float32 if trainer.accelerator.device.type == "mps" else torch.float64
     own_loss = torch.tensor(loss, dtype=precise, device=trainer.accelerator.device)
     return float(trainer.accelerator.reduce(own_loss, "mean"))
@@ -63,10 +63,10 @@ def metrics_line(
     epoch_images: int,
     queue: FeatureQueue,
     content_at_start: Content,
-    pace: Pace,
+    throughput: Throughput,
 ) -> dict[str, Any]:
-    """Return everything that is logged of a step; ``loss`` is the mean over processes."""
-    measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_shares)
+    """Return everything that is logged for a step; ``loss`` is the mean over all ranks."""
+    measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_weights)
     images = result.step * config.optim.batch_size
     return {
         "step": result.step,
@@ -84,16 +84,16 @@ def metrics_line(
         "weight_decay": result.weight_decay,
         "grad_norm": result.gradient_norm,
         "skipped": trainer.skipped_steps,
-        **pace.measures(),
+        **throughput.measures(),
         "memory_gb": round(memory_gb(), 3),
     }
 
 
 def _content(now: Content, start: Content) -> dict[str, float]:
-    """Return what the features know of their images now and knew at the start, read in each way."""
+    """Return how much image content the features predict, now and at the start, for each readout."""
     line: dict[str, float] = {}
     for way in Content._fields:
         known, before = getattr(now, way), getattr(start, way)
-        line |= {f"content_{way}": known.share, f"content_{way}_error": known.error}
-        line |= {f"content_{way}_at_start": before.share}
+        line |= {f"content_{way}": known.value, f"content_{way}_error": known.error}
+        line |= {f"content_{way}_at_start": before.value}
     return line

@@ -1,4 +1,4 @@
-"""What a run writes about itself before its first step: run.json, config.yaml, masks.json."""
+"""Files that a run writes before its first step: run.json, config.yaml, masks.json."""
 
 import platform
 import subprocess
@@ -19,12 +19,12 @@ from hjepa.setup.machine import hardware
 from hjepa.version import __version__
 
 CONFIG_NOTE = (
-    "# With --config another run repeats this one, steps included; with another train.length it has other steps.\n"
+    "# With --config, another run repeats this one, including its steps; a different train.length resets them.\n"
 )
 
 
 def new_record(command: str, source: ImageSource, model: HJEPA, config: Config) -> dict[str, Any]:
-    """Return run.json as it stands before the first step."""
+    """Return the content of run.json before the first step."""
     return {
         "format": 1,
         "status": "running",
@@ -52,8 +52,8 @@ def write_config(folder: RunFolder, resolved: Resolved) -> None:
 
 
 def write_mask_statistics(folder: RunFolder, config: Config, sampler: MaskSampler) -> None:
-    """Write masks.json: what the run's own sampler does to its grid."""
-    # Of contexts: the released sampler shows less the more masks it draws at once.
+    """Write masks.json: how the run's mask sampler covers its grid."""
+    # Counted in contexts: with the released sampler, larger batches of masks have fewer visible patches.
     batch = config.optim.batch_size * config.masking.contexts
     steps = min(64, max(4, 4096 // batch))
     statistics = coverage(sampler, config.grid, steps=steps, batch=batch)

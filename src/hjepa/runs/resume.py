@@ -1,4 +1,4 @@
-"""A run that goes on: its own configuration, what may be changed in it, and the checkpoint it goes on from."""
+"""Resuming a run: its configuration, the settings that may change, and the checkpoint to resume from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.folder import RunFolder
 from hjepa.setup.build import momentum_of, schedules_of
 
-# Settings that may change between two parts of one run without changing what it computes.
+# Settings that may change on resume, because they do not change what the run computes.
 FREE_TO_CHANGE = {
     "data.corrupt",
     "optim.accumulate",
@@ -31,16 +31,16 @@ FREE_TO_CHANGE = {
 
 @dataclass(frozen=True)
 class Resumed:
-    """What is known of a run before it goes on."""
+    """The state of a run before it is resumed."""
 
     record: dict[str, Any]
     resolved: Resolved
-    checkpoint: checkpoints.Checkpoint | None  # None: it was ended before its first one
+    checkpoint: checkpoints.Checkpoint | None  # None: stopped before the first one
     notices: list[str]
 
 
 def read_run(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_to: int | None) -> Resumed:
-    """Return a run as it goes on; raises UserError if what was given, or its checkpoint, computes something else."""
+    """Read a run to resume; raises UserError if the given settings, or its checkpoint, compute something else."""
     record = folder.read_record()
     before = _read_config(folder)
     resolved = _with_given(before, layers, recipe)
@@ -49,7 +49,7 @@ def read_run(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_
     checkpoint = _newest_checkpoint(folder)
     notices = []
     if checkpoint is None:
-        notices.append("the run had saved nothing yet: it begins again at its first step")
+        notices.append("the run has no checkpoint yet, so it starts again from its first step")
     else:
         refuse_other_configuration(resolved.config, checkpoint.state["config"])
     if extend_to is not None:
@@ -59,10 +59,10 @@ def read_run(folder: RunFolder, layers: list[Layer], recipe: str | None, extend_
 
 
 def changed_settings(before: Mapping[str, Any], now: Config) -> dict[str, tuple[Any, Any]]:
-    """Return what differs from a saved configuration: dotted name -> (saved value, value now).
+    """Return the differences from a saved configuration: dotted name -> (saved value, current value).
 
-    A setting that the saved one does not know came later; its default is what was computed before, and one that is
-    open by default had no value that could differ.
+    A setting that is missing from the saved configuration was added later; its default is what was computed before, and
+    an auto setting had no value that could differ.
     """
     defaults, changed = Config().model_dump(mode="json"), {}
     for section, values in now.model_dump(mode="json").items():
@@ -79,8 +79,8 @@ def refuse_other_configuration(config: Config, saved: Mapping[str, Any]) -> None
     for name, (other, value) in changed_settings(saved, config).items():
         if name not in FREE_TO_CHANGE:
             raise UserError(
-                f"the checkpoint has {name} = {other}, this run {value}: resume with the run's own settings, "
-                "or start a new run from its weights with --init-from"
+                f"the checkpoint has {name} = {other}, but this run has {value}: resume with the original settings, "
+                "or start a new run from the weights with --init-from"
             )
 
 
@@ -89,13 +89,13 @@ def refuse_other_images(source: ImageSource, record: Mapping[str, Any]) -> None:
     was, is_now = record["data"]["fingerprint"], source.fingerprint()
     if was != is_now:
         raise UserError(
-            f"{source.name} is not what this run was trained on ({record['data']['source']}, {was}; now {is_now}): "
+            f"{source.name} is not the data this run was trained on ({record['data']['source']}, {was}; now {is_now}): "
             "resume with the same images, or start a new run with --init-from"
         )
 
 
 def horizon_change(before: Config, after: Config, step: int) -> list[str]:
-    """Return a line for each schedule: its value in the next step under the old and the new horizon."""
+    """Return one line per schedule: its value at the next step with the old and the new number of steps."""
     rows = [
         (name, getattr(schedules_of(before), name)(step), getattr(schedules_of(after), name)(step))
         for name in ("lr", "weight_decay", "variance_covariance")
@@ -110,33 +110,33 @@ def _read_config(folder: RunFolder) -> Resolved:
     try:
         return configuration.load(folder.config.read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder.path} has no config.yaml: nothing to resume") from None
+        raise UserError(f"{folder.path} has no config.yaml: nothing to resume, start a new run") from None
     except yaml.YAMLError:
-        raise UserError(f"{folder.config} is damaged: restore it, or start again with --overwrite") from None
+        raise UserError(f"{folder.config} is damaged: restore it, or start over with --overwrite") from None
 
 
 def _with_given(saved: Resolved, layers: list[Layer], recipe: str | None) -> Resolved:
-    """Return the run's own configuration; raises UserError if what was given differs from it."""
+    """Return the run's configuration; raises UserError if given settings differ from it."""
     was = saved.config.recipe
     if recipe and recipe != was:
-        raise UserError(f"--recipe {recipe} differs from the run's {was}: leave it out to resume, or start a new run")
+        raise UserError(f"--recipe {recipe} differs from the run's recipe {was}: omit it to resume, or start a new run")
     given = [layer for layer in layers if not layer.origin.startswith("recipe ")]
     for layer in given:
         if (now := layer.values.get("recipe")) not in (None, was):
-            raise UserError(f"{layer.origin}: recipe {now} differs from the run's {was}: start a new run")
-    # On top of the run's own values: what was given need not make sense with the defaults.
+            raise UserError(f"{layer.origin}: recipe {now} differs from the run's recipe {was}; start a new run")
+    # On top of the run's own values: the given settings may be invalid with the defaults.
     before = Layer("the run", configuration.by_name(saved.config))
     wanted = configuration.resolve([before, *given])
     changes: dict[str, tuple[Any, str]] = {}
     for name, (own, value) in changed_settings(saved.config.model_dump(mode="json"), wanted.config).items():
         if wanted.origin[name] in ("default", before.origin):
-            continue  # taken back by what was given
+            continue  # reset by what was given
         if value in (None, "auto") and saved.origin[name].startswith("derived"):
-            continue  # left open, as it was when the run began
+            continue  # auto, as it was when the run began
         length = name == "train.length"
         if length or name not in FREE_TO_CHANGE:
-            remedy = "use --extend-to" if length else "start a new run, --init-from takes its weights"
-            raise UserError(f"{name} = {value} differs from the run's {own}: leave it out to resume, or {remedy}")
+            remedy = "use --extend-to" if length else "start a new run from its weights with --init-from"
+            raise UserError(f"{name} = {value} differs from the run's {own}: omit it to resume, or {remedy}")
         changes[name] = (value, "changed at resume")
     return configuration.derive(saved, changes)
 
@@ -144,12 +144,12 @@ def _with_given(saved: Resolved, layers: list[Layer], recipe: str | None) -> Res
 def _extended(resolved: Resolved, extend_to: int) -> Resolved:
     steps = resolved.config.horizon.steps or 0
     if extend_to < steps:
-        raise UserError(f"--extend-to {extend_to}: the run has {steps} steps already, name a larger number")
+        raise UserError(f"--extend-to {extend_to}: the run already has {steps} steps, use a larger number")
     return configuration.derive(resolved, {"horizon.steps": (extend_to, f"--extend-to, was {steps}")})
 
 
 def _newest_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
-    """Return the newest checkpoint; None if the run was ended before its first one, so that nothing is lost by it."""
+    """Return the newest checkpoint; None if the run was stopped before its first one, so that nothing is lost."""
     if any(folder.checkpoints.glob("[!.]*")) or folder.encoder.exists():
         return checkpoints.load(folder.checkpoints / "last")
     return None

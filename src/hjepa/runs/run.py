@@ -1,4 +1,4 @@
-"""A run on disk, as Python calls return it."""
+"""A run on disk, as returned by the Python API."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from hjepa.training.health import Verdict
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk."""
+    """A run on disk: its record, metrics, verdict and report."""
 
     path: Path
 

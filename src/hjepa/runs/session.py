@@ -1,4 +1,4 @@
-"""A run being trained: the loop around the step, what it logs, and what it saves."""
+"""A training session: the loop around the step, logging and checkpoints."""
 
 import contextlib
 import time
@@ -13,18 +13,18 @@ from hjepa.files import flush_to_disk, write_atomically, write_json
 from hjepa.models.frozen import encoder_bytes, encoder_card
 from hjepa.models.timm_config import timm_config
 from hjepa.runs import checkpoint as checkpoints
-from hjepa.runs.budget import WORTH_SAYING, Budget, budget_in_force
+from hjepa.runs.budget import NOTICE_THRESHOLD, Budget, budget_in_force
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.folder import RunFolder
-from hjepa.runs.metrics import Pace, mean_loss, metrics_line
+from hjepa.runs.metrics import Throughput, mean_loss, metrics_line
 from hjepa.runs.record import now, write_config
 from hjepa.runs.stopping import Stopped, StopSignals
 from hjepa.setup.build import Parts, horizon_of, set_schedules
 from hjepa.setup.machine import return_freed_memory
-from hjepa.training.content import NOTHING_KNOWN, Content, Known
-from hjepa.training.health import FeatureQueue, Health, Verdict, described_images, grace_steps
+from hjepa.training.content import NOT_MEASURED, Content, Estimate
+from hjepa.training.health import FeatureQueue, Health, Verdict, content_images, grace_steps
 from hjepa.training.remedies import Remedies
-from hjepa.training.trainer import StepResult, fit
+from hjepa.training.trainer import StepResult, train_loop
 from hjepa.version import __version__
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -32,13 +32,13 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 @dataclass
 class Session:
-    """One run being trained: its parts, its health, and the folder they are written to."""
+    """A run in training: its parts, its health measures, and the folder it writes to."""
 
     parts: Parts
     folder: RunFolder
     record: dict[str, Any]
     callback: TrainingCallback
-    started: float = field(default_factory=time.perf_counter)  # when the time of a budget began to count
+    started: float = field(default_factory=time.perf_counter)  # when the time of a budget started
 
     def __post_init__(self) -> None:
         self.resolved, self.source = self.parts.resolved, self.parts.source
@@ -49,28 +49,28 @@ class Session:
         self.budget = None if seconds is None else Budget(seconds, self.started)
         self.steps_announced = self.total_steps
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
-        self.health.queue = FeatureQueue(described_images(self.total_steps * self.config.optim.batch_size))
+        self.health.queue = FeatureQueue(content_images(self.total_steps * self.config.optim.batch_size))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
-        self.content_at_start = NOTHING_KNOWN
+        self.content_at_start = NOT_MEASURED
         self.skipped_in_a_row = 0
         self.signals = StopSignals(self.trainer.accelerator)
         self.first_step = self.trainer.step
-        self.pace = Pace()
+        self.throughput = Throughput()
         self.main = self.trainer.accelerator.is_main_process
 
     # ---- the loop -------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the end; raises Stopped after a signal, UserError if it diverges or meets a damaged image.
+        """Train to the end; raises Stopped after a signal, UserError on divergence or a damaged image.
 
-        What was learned is saved in each case.
+        A checkpoint is saved in each case.
         """
         trainer, status = self.trainer, "failed"
         self._write_record("running")
         try:
             with self.signals.remembered():
-                self._fit()
+                self._train_loop()
             self.save()
             if trainer.step == self.total_steps:
                 status = "finished"
@@ -79,15 +79,15 @@ class Session:
                 raise Stopped(self.signals.agreed, trainer.step)
             else:
                 raise UserError(
-                    f"diverging: {self.skipped_in_a_row} steps in a row had gradients that are not finite "
-                    f"(saved at step {trainer.step}); start again with a lower --optim.lr than {self.config.optim.lr:g}"
+                    f"training diverged: {self.skipped_in_a_row} consecutive steps had non-finite gradients "
+                    f"(checkpoint at step {trainer.step}); restart with --optim.lr below {self.config.optim.lr:g}"
                 )
         finally:
             self._note_skipped_images()
             self._write_record(status)
 
     def _note_skipped_images(self) -> None:
-        """Say which images could not be read, and keep their names: silence would pass for a clean folder."""
+        """Report the images that could not be read: otherwise the folder would pass for a clean one."""
         met = self.batches.images.skipped
         if not met or not self.main:
             return
@@ -95,22 +95,24 @@ class Session:
         self.record["unreadable_images"] = names
         self.callback.on_notice(
             f"data.corrupt = skip: {len(names)} of {len(self.source):,} images could not be read and were replaced by "
-            f"the next ones (the first: {names[0]}); run.json names all"
+            f"the next ones (first: {names[0]}); all of them are listed in run.json"
         )
 
-    def _fit(self) -> None:
+    def _train_loop(self) -> None:
         trainer = self.trainer
         attempts = trainer.step + trainer.skipped_steps
         try:
-            fit(trainer, self.batches(attempts), total_steps=lambda: self.total_steps, after_step=self._after_step)
-        except UserError:  # a damaged image: it was met between two steps, so what was learned can be kept
+            train_loop(
+                trainer, self.batches(attempts), total_steps=lambda: self.total_steps, after_step=self._after_step
+            )
+        except UserError:  # a damaged image, met between two steps: the state is valid and can be saved
             if trainer.step > self.first_step:
                 self.save()
             raise
 
     def _after_step(self, result: StepResult, waited: float) -> bool:
-        """Log, save, and say whether to stop."""
-        self.pace.add(self.config.optim.batch_size, waited)
+        """Log and save if due; return whether to stop."""
+        self.throughput.add(self.config.optim.batch_size, waited)
         self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
         if result.stepped:
             self._keep_budget(result.step)
@@ -127,7 +129,7 @@ class Session:
         return self.signals.agree() or gave_up
 
     def _keep_budget(self, step: int) -> None:
-        """Correct the number of steps if the run would end too late or too early for its budget."""
+        """Correct the number of steps if the run would miss its budget."""
         if self.budget is None or not self.budget.is_due(step, self.total_steps):
             return
         box = [self.budget.fitting_steps(step, self.total_steps)]
@@ -136,7 +138,7 @@ class Session:
             self._correct_length(step, box[0])
 
     def _correct_length(self, step: int, total_steps: int) -> None:
-        """Give the run another number of steps; what is left of every schedule is spread over what is left of them."""
+        """Change the number of steps; the rest of every schedule is spread over the remaining steps."""
         budget, before = self.config.train.length, self.total_steps
         horizon = horizon_of(self.config).corrected(step, total_steps)
         why = f"{budget} by the pace at step {step}"
@@ -149,10 +151,10 @@ class Session:
         self.record.setdefault("corrections", []).append({"step": step, "steps_before": before, "steps": total_steps})
         if self.main:
             write_config(self.folder, self.resolved)
-            if abs(total_steps - self.steps_announced) >= WORTH_SAYING * self.steps_announced:
+            if abs(total_steps - self.steps_announced) >= NOTICE_THRESHOLD * self.steps_announced:
                 said, self.steps_announced = self.steps_announced, total_steps
                 self.callback.on_notice(
-                    f"budget {budget}: {total_steps:,} steps instead of {said:,}, by the pace so far"
+                    f"budget {budget}: {total_steps:,} steps instead of {said:,} at the current pace"
                 )
 
     def _log(self, result: StepResult) -> None:
@@ -168,12 +170,12 @@ class Session:
             epoch_images=len(self.source),
             queue=self.health.queue,
             content_at_start=self.content_at_start,
-            pace=self.pace,
+            throughput=self.throughput,
         )
         verdict = self.health.add(line)
         line["verdict"] = verdict.verdict
         self.folder.append_metrics(line)
-        self.pace.begin_line()
+        self.throughput.reset()
         self.callback.on_line(line, self.total_steps)
         if self.verdict is None or verdict.verdict != self.verdict.verdict:
             history = self.record.setdefault("verdict_history", [])
@@ -182,17 +184,17 @@ class Session:
         self.verdict = verdict
 
     def measure_start(self) -> None:
-        """Measure what the encoder knows of images before the first step: what a run has learned is what comes to it.
+        """Measure image content predicted from features before the first step, as the baseline for what is learned.
 
-        Each process measures its own share of the images; the first one's is judged.
+        Each rank measures its own shard of the images; the verdict uses that of rank 0.
         """
         if self.trainer.step:
             return
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
-        # A damaged image is left to training, which meets it at its place and saves before it leaves.
+        # Training will meet a damaged image as well, and saves before it stops.
         with contextlib.suppress(UserError):
-            for pieces in self.batches(0):
-                for batch in pieces:
+            for micro_batches in self.batches(0):
+                for batch in micro_batches:
                     queue.add(encoder(batch.images).mean(1), batch.images)
                 if queue.features is not None and len(queue.features) >= queue.described:
                     break
@@ -202,7 +204,7 @@ class Session:
     # ---- what is saved --------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint and the encoder; by the first process, the others wait."""
+        """Write a checkpoint and the encoder on rank 0, while the other ranks wait."""
         if self.main:
             if self.folder.metrics.is_file():
                 flush_to_disk(self.folder.metrics)
@@ -220,7 +222,7 @@ class Session:
             self._write_record("running")
             return_freed_memory()
         self.trainer.accelerator.wait_for_everyone()
-        self.pace.leave_out()
+        self.throughput.restart_clock()
 
     def _checkpoint(self) -> checkpoints.Checkpoint:
         trainer = self.trainer
@@ -247,18 +249,18 @@ class Session:
         )
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Go on from a checkpoint of this very configuration."""
+        """Restore the state of a checkpoint with this configuration."""
         state, trainer = checkpoint.state, self.trainer
         trainer.model.load_state_dict(checkpoint.weights)
         trainer.optimizer.load_state_dict(checkpoint.training["optimizer"])
         trainer.scaler.load_state_dict(checkpoint.training["scaler"])
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
         self.first_step = trainer.step
-        if "descriptions" in checkpoint.training:  # a checkpoint that has none is of a time before content was measured
+        if "descriptions" in checkpoint.training:  # missing in checkpoints from before content was measured
             self.health.queue.features = checkpoint.training["features"]
             self.health.queue.descriptions = checkpoint.training["descriptions"]
         if "content_at_start" in state:
-            self.content_at_start = Content(*(Known(*known) for known in state["content_at_start"]))
+            self.content_at_start = Content(*(Estimate(*pair) for pair in state["content_at_start"]))
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
@@ -291,7 +293,7 @@ class Session:
         write_json(self.folder.timm_config, timm_config(encoder, preprocess))
 
     def note(self, **entries: Any) -> None:
-        """Write something more into run.json."""
+        """Add entries to run.json."""
         self.record |= entries
         self.folder.write_record(self.record)
 
@@ -314,10 +316,10 @@ class Session:
         self.folder.write_record(self.record)
 
     def _seconds(self) -> float:
-        """Return the training time so far, earlier parts of the run included."""
+        """Return the training time so far, including earlier parts of a resumed run."""
         return float(self.record.get("seconds_before", 0.0)) + time.perf_counter() - self.started
 
     def _speed(self) -> float | None:
-        """Return the median images a second of the logged lines."""
+        """Return the median throughput of the logged lines, in images per second."""
         speeds = sorted(line["images_per_second"] for line in self.health.history)
         return speeds[len(speeds) // 2] if speeds else None

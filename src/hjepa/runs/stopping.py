@@ -1,6 +1,6 @@
-"""A run that is asked to stop by a signal saves first, and all its processes stop at the same step.
+"""Stop signals: a run saves a checkpoint first, and all its ranks stop at the same step.
 
-Heavy modules are imported where they are needed: every command reads this file.
+Heavy modules are imported where they are needed, because every command imports this file.
 """
 
 from __future__ import annotations
@@ -10,46 +10,51 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 class Stopped(Exception):
-    """Training stopped on a signal after saving."""
+    """Training was stopped by a signal and has saved a checkpoint."""
 
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"{signal.Signals(number).name} at step {step}")
         self.number, self.step = number, step
 
 
-def leave(stopped: Stopped, *, again: str, say: Callable[[str], None]) -> int:
-    """Return the exit code 128 + signal; after SIGUSR1 inside SLURM the job is queued again first.
-
-    ``again`` is the command that goes on; under a launcher (torchrun) it is what follows it.
-    """
-    say(f"{stopped}: saved; go on with {again}")
-    job = os.environ.get("SLURM_JOB_ID")
-    if stopped.number == signal.SIGUSR1 and job and is_first() and shutil.which("scontrol"):
-        subprocess.run(["scontrol", "requeue", job], check=False)
+def exit_code_after(stopped: Stopped) -> int:
+    """Return the exit code of a run that was stopped by a signal: 128 + signal number, as in shells."""
     return 128 + stopped.number
 
 
+def requeue_slurm_job(stopped: Stopped) -> bool:
+    """Requeue this SLURM job if SLURM announced the end of its time limit with SIGUSR1.
+
+    Only rank 0 does so. Returns whether the job was requeued.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if stopped.number != signal.SIGUSR1 or not job or not is_main_process() or not shutil.which("scontrol"):
+        return False
+    subprocess.run(["scontrol", "requeue", job], check=False)
+    return True
+
+
 class StopSignals:
-    """Remembers that this process was asked to stop, and lets all processes agree on it."""
+    """Records stop signals of this process, and lets all ranks agree to stop."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.sent: int | None = None  # what this process was sent
-        self.agreed: int | None = None  # what all processes have agreed to stop for
+        self.sent: int | None = None  # signal received by this rank
+        self.agreed: int | None = None  # signal for which all ranks have agreed to stop
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Turn SIGTERM, SIGUSR1 and SIGINT into a wish to stop after the current step."""
+        """Turn SIGTERM, SIGUSR1 and SIGINT into a request to stop after the current step."""
 
         def remember(number: int, _frame: object) -> None:
             self.sent = number
@@ -57,7 +62,7 @@ class StopSignals:
         wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         try:
             before = {number: signal.signal(number, remember) for number in wanted}
-        except ValueError:  # not the main thread (a notebook's worker): signals are not ours there
+        except ValueError:  # not the main thread (a notebook's worker): signals are not ours to handle there
             yield
             return
         try:
@@ -67,7 +72,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def agree(self) -> bool:
-        """Return whether any process got a signal; all must agree to stop at the same step."""
+        """Return whether any rank got a signal; all must agree to stop at the same step."""
         if self.accelerator.num_processes == 1:
             self.agreed = self.sent
         else:

@@ -1,1 +1,1 @@
-"""From settings, images and a machine to the parts of a run."""
+"""Build the parts of a run from its settings, the images and the machine."""

@@ -1,4 +1,4 @@
-"""Devices and processes, and what all processes have to agree on."""
+"""Start accelerate, and share the configuration among ranks."""
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -11,9 +11,9 @@ from hjepa.setup.machine import keep_freed_memory
 
 
 def start_accelerator(config: Config) -> Accelerator:
-    """Return what knows about devices and processes; precision and compilation are ours, whatever the launcher says.
+    """Return an ``Accelerator``; precision and compilation follow our settings, not those of the launcher.
 
-    Raises UserError if the launcher has chosen another device than the settings.
+    Raises UserError if the launcher has chosen a different device than the settings.
     """
     if world_size() == 1:
         AcceleratorState._reset_state(True)  # an earlier run of this Python process may have been on another device
@@ -29,7 +29,7 @@ def start_accelerator(config: Config) -> Accelerator:
 
 
 def broadcast_config(resolved: Resolved) -> Resolved:
-    """Return the first process's configuration in every process."""
+    """Return the configuration of rank 0 on every rank."""
     box = [resolved]
     broadcast_object_list(box)
     return box[0]

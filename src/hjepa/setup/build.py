@@ -1,4 +1,4 @@
-"""From settings, images and processes to the parts of a run: each is made here, once, and refused where it is made."""
+"""Build the parts of a run from its settings and images: each part is built once, and validated where it is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from accelerate import Accelerator
 
 from hjepa.config import Config, MultiblockMasking, RandomMasking, Resolved, derive
 from hjepa.data.augment import Augment
-from hjepa.data.loader import MicroBatches, Share
+from hjepa.data.loader import MicroBatchDataset, RankShard
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
-from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomSampler, ReferenceSampler
+from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomPatchSampler, ReferenceSampler
 from hjepa.models.encoder import set_attention
 from hjepa.models.hjepa import HJEPA, build_hjepa, initialise_hjepa
 from hjepa.models.levels import Level
 from hjepa.setup.accelerator import broadcast_config, start_accelerator
-from hjepa.setup.autoconfig import fit_of, resolve_auto, with_attention
+from hjepa.setup.autoconfig import resize_of, resolve_auto, with_attention
 from hjepa.setup.machine import autocast_dtype, grad_scaler
 from hjepa.setup.memory import MaskShape, mask_shape, refuse_too_large
 from hjepa.setup.timing import StepTime, time_steps, with_fitting_steps
 from hjepa.training.batches import Batches
 from hjepa.training.horizon import Horizon, along
-from hjepa.training.objective import Objective, level_shares
+from hjepa.training.objective import Objective, normalised_weights
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
 from hjepa.training.trainer import Schedules, Trainer
@@ -30,7 +30,7 @@ from hjepa.training.trainer import Schedules, Trainer
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a run, and the settings they were made of, with nothing left open."""
+    """The parts of a run, and its fully resolved settings."""
 
     resolved: Resolved
     source: ImageSource
@@ -38,16 +38,16 @@ class Parts:
     masks: MaskShape
     batches: Batches
     trainer: Trainer  # holds model, optimizer and accelerator
-    step_time: StepTime | None  # measured if there is a budget
+    step_time: StepTime | None  # only measured if there is a budget
 
 
 def build(resolved: Resolved, source: ImageSource, *, started: float | None = None) -> Parts:
-    """Fill what is open and make the parts of a run; raises UserError for whatever cannot work.
+    """Resolve auto settings and build the parts of a run; raises UserError for settings that cannot work.
 
-    What is cheap to refuse comes first. A budget is measured on these very parts, which then begin again; ``started``
-    is what ``time.perf_counter()`` said when its time began to count (None: it has not).
+    Cheap checks come first. For a budget, the step time is measured on these parts, which are then reset; ``started``
+    is ``time.perf_counter()`` at the start of the budget (None: not started).
     """
-    # In several processes the first one decides what is measured, so that all compute the same.
+    # With several ranks, rank 0 decides what is measured, so that all compute the same.
     resolved = resolve_auto(resolved, source)
     accelerator = start_accelerator(resolved.config)
     resolved = broadcast_config(resolved)
@@ -58,13 +58,13 @@ def build(resolved: Resolved, source: ImageSource, *, started: float | None = No
     refuse_too_large(resolved.config, masks, accelerator.num_processes)
     by_budget = resolved.config.horizon.steps is None
     if by_budget:
-        resolved = derive(resolved, {"horizon.steps": (1000, "while its time is measured")})
+        resolved = derive(resolved, {"horizon.steps": (1000, "while the step time is measured")})
     trainer = build_trainer(resolved.config, build_model(resolved.config), accelerator)
     step_time = None
     if by_budget:
         step_time = time_steps(trainer, batches, 8)
         resolved = broadcast_config(with_fitting_steps(resolved, step_time, started))
-        begin_again(trainer, resolved.config)
+        reset_trainer(trainer, resolved.config)
     return Parts(resolved, source, sampler, masks, batches, trainer, step_time)
 
 
@@ -78,7 +78,7 @@ def build_sampler(config: Config) -> MaskSampler:
             context_scale=m.context_scale,
             min_context=m.min_context,
         )
-        return RandomSampler(config.grid, single, seed=seed)
+        return RandomPatchSampler(config.grid, single, seed=seed)
     blocks = MaskSettings(
         num_targets=m.num_targets,
         target_scale=m.target_scale,
@@ -92,19 +92,19 @@ def build_sampler(config: Config) -> MaskSampler:
 
 
 def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, accelerator: Accelerator) -> Batches:
-    """Return the micro-batches of this process; raises UserError if the batch cannot be split."""
+    """Return the micro-batches of this rank; raises UserError if the batch cannot be split."""
     data, optim = config.data, config.optim
-    share = Share(optim.batch_size, accelerator.num_processes, accelerator.process_index, optim.accumulate)
+    shard = RankShard(optim.batch_size, accelerator.num_processes, accelerator.process_index, optim.accumulate)
     if optim.batch_size // (accelerator.num_processes * optim.accumulate) < 2:
         raise UserError(
-            f"optim.batch_size = {optim.batch_size}: a micro-batch needs at least 2 images, because each is "
-            "compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
+            f"optim.batch_size = {optim.batch_size}: a micro-batch needs at least 2 images, because each image "
+            "is compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
         )
-    augment = Augment(fit_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
+    augment = Augment(resize_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
     skip = data.corrupt == "skip"
     return Batches(
-        MicroBatches(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
-        share,
+        MicroBatchDataset(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
+        shard,
         sampler,
         contexts=config.masking.contexts,
         mean=data.mean or (),
@@ -116,7 +116,7 @@ def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, acc
 
 
 def build_model(config: Config) -> HJEPA:
-    """Build the model with the weights that ``train.seed`` gives."""
+    """Build the model and initialise its weights from ``train.seed``."""
     m = config.model
     model = build_hjepa(
         image_size=config.image_size,
@@ -140,7 +140,7 @@ def build_model(config: Config) -> HJEPA:
 
 
 def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Trainer:
-    """Put the model on its device and give it optimizer and schedules."""
+    """Move the model to its device and build the trainer with optimizer and schedules."""
     model.to(accelerator.device)
     return Trainer(
         model,
@@ -152,15 +152,15 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         ),
         schedules_of(config),
         accelerator=accelerator,
-        objective=Objective(config.loss.kind, level_shares(config.loss.level_weights, len(model.levels))),
+        objective=Objective(config.loss.kind, normalised_weights(config.loss.level_weights, len(model.levels))),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
     )
 
 
-def begin_again(trainer: Trainer, config: Config) -> None:
-    """Take a trainer back to before its first step: the weights of the seed, an optimizer that has seen nothing."""
+def reset_trainer(trainer: Trainer, config: Config) -> None:
+    """Reset a trainer to its state before the first step: initial weights and a fresh optimizer."""
     initialise_hjepa(trainer.model, seed=config.train.seed, kind=config.model.initialisation)
     trainer.optimizer.state.clear()
     trainer.scaler = grad_scaler(config.train.precision, trainer.accelerator.device)
@@ -169,7 +169,7 @@ def begin_again(trainer: Trainer, config: Config) -> None:
 
 
 def set_schedules(trainer: Trainer, config: Config) -> None:
-    """Give a trainer the schedules of another number of steps."""
+    """Set the schedules of a trainer, after the number of steps has changed."""
     trainer.schedules = schedules_of(config)
     trainer.model.target_encoder.momentum = momentum_of(config)
 
@@ -201,7 +201,7 @@ def momentum_of(config: Config) -> Callable[[int], float]:
 
 
 def horizon_of(config: Config) -> Horizon:
-    """Return how far a run of this configuration is at each of its steps; ValueError while its length is open."""
+    """Return the horizon (number of steps and corrections) of a configuration; ValueError if its length is unset."""
     if config.horizon.steps is None:
-        raise ValueError("horizon.steps is not known yet: call build() first")
+        raise ValueError("horizon.steps is not set yet: call build() first")
     return Horizon(config.horizon.steps, config.horizon.corrections)

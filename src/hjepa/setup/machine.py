@@ -1,4 +1,4 @@
-"""What this machine can do: device, number formats, attention kernels, memory."""
+"""The hardware: device, precision, attention kernels, memory."""
 
 import contextlib
 import ctypes
@@ -29,7 +29,7 @@ def choose_device(wanted: str) -> torch.device:
         wanted = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if not available.get(wanted):
         have = ", ".join(name for name, there in available.items() if there)
-        raise UserError(f"train.device = {wanted}: not available here, this machine has {have}")
+        raise UserError(f"train.device = {wanted}: not available on this machine, which has {have}")
     return torch.device(wanted)
 
 
@@ -37,21 +37,21 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return (precision, reason). CPUs are measured: bf16 is chosen where its products are faster."""
     if wanted != "auto":
         _refuse_impossible(wanted, device)
-        return wanted, "as asked"
+        return wanted, "as requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "the GPU has it"
-        return "fp16", "the GPU has no bf16; a gradient scaler is used"
+            return "bf16", "supported by the GPU"
+        return "fp16", "the GPU does not support bf16; a gradient scaler is used"
     if device.type == "mps":
         return "float32", "the safe choice on MPS"
     ratio = matmul_speed(torch.bfloat16) / matmul_speed(torch.float32)
     if ratio > 1.3:
-        return "bf16", f"its matrix products are {ratio:.1f} times as fast here"
-    return "float32", f"bf16 matrix products are only {ratio:.2g} times as fast here"
+        return "bf16", f"its matrix products are {ratio:.1f} times as fast as in float32"
+    return "float32", f"bf16 matrix products are only {ratio:.2g} times as fast"
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the format for autocast, or None when everything is in one format."""
+    """Return the dtype for autocast, or None if everything has one dtype."""
     return DTYPES.get(precision)
 
 
@@ -65,14 +65,14 @@ def choose_attention(
 ) -> tuple[str, str]:
     """Return (kernel, reason); ``auto`` times a forward and backward pass of one block per shape.
 
-    ``shapes`` are (sequences, tokens, width, heads) of the parts of the model. The two kernels take turns and the
-    fastest turn of each counts, so that other work on the machine does not decide for the whole run. For the same
-    reason they run on one thread: threads that wait for each other measure the other process, not the kernel.
+    ``shapes`` are (sequences, tokens, width, heads) of the parts of the model. The kernels are timed alternately and
+    the fastest run of each counts, so that other load on the machine does not decide for the whole run. For the same
+    reason they run on one thread: threads that wait for each other measure other processes, not the kernel.
     """
     if wanted != "auto":
-        return wanted, "as asked"
+        return wanted, "as requested"
     if device.type != "cpu":
-        return "fused", "the kernel made for this device"
+        return "fused", "the kernel optimised for this device"
     passes = {kind: [_block_pass(kind, precision, shape) for shape in shapes] for kind in ("fused", "plain")}
     seconds = dict.fromkeys(passes, 0.0)
     with _one_thread():
@@ -81,14 +81,14 @@ def choose_attention(
                 seconds[kind] += fastest
     best = min(seconds, key=lambda kind: seconds[kind])
     other = max(seconds.values()) / max(seconds[best], 1e-9)
-    return best, f"{other:.1f} times as fast as the other at this model's sizes"
+    return best, f"{other:.1f} times as fast as the other kernel at these sizes"
 
 
 def matmul_speed(dtype: torch.dtype, *, repeats: int = 5) -> float:
-    """Return billions of floating-point operations a second of a square matrix product on the CPU.
+    """Return the speed of a square matrix product on the CPU in GFLOP/s.
 
-    The product grows until it takes a hundredth of a second: a processor without bf16 emulates it at a hundredth of
-    the speed, and a product of 1,024 takes it seconds.
+    The matrices grow until a product takes 10 ms: a CPU without bf16 emulates it at a hundredth of the speed, and needs
+    seconds for a size of 1,024.
     """
     for size in (128, 256, 512, 1024):
         a = torch.ones(size, size, dtype=dtype)
@@ -118,7 +118,7 @@ def memory_gb() -> float:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Return the largest memory this process has used so far, in GiB (on a GPU: the GPU's)."""
+    """Return the peak memory of this process so far, in GiB (on a GPU: GPU memory)."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     status = Path("/proc/self/status")
@@ -130,10 +130,10 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library (glibc) keep what a step has freed for the next step; for the whole process.
+    """Let the C library (glibc) keep freed memory for the next step; for the whole process.
 
-    By default it gives the end of its heap back to the system after each step and asks for it again, page by
-    page, in the next. A choice of the user (MALLOC_*, GLIBC_TUNABLES) is left alone. Parameters: mallopt(3).
+    By default it returns the end of its heap to the system after each step and requests it again, page by
+    page, in the next. User settings (MALLOC_*, GLIBC_TUNABLES) are respected. Parameters: mallopt(3).
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -144,9 +144,9 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give memory that was freed back to the system, where the C library keeps it (glibc).
+    """Return freed memory to the system, where the C library would keep it (glibc).
 
-    Writing a checkpoint needs a copy of everything for a moment; without this the process stays that large.
+    Writing a checkpoint briefly needs a copy of everything; without this call the process stays that large.
     """
     if trim := _glibc("malloc_trim"):
         trim(0)
@@ -158,7 +158,7 @@ def _glibc(name: str) -> Callable[..., int] | None:
 
 
 def available_memory_gb(device: torch.device) -> float:
-    """Return the memory that is free for us on a device, in GiB."""
+    """Return the available memory of a device, in GiB."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0]) / 2**30
     return float(psutil.virtual_memory().available) / 2**30
@@ -166,7 +166,7 @@ def available_memory_gb(device: torch.device) -> float:
 
 def _refuse_impossible(precision: str, device: torch.device) -> None:
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("train.precision = fp16: made for GPUs, use bf16 or float32 on a CPU")
+        raise UserError("train.precision = fp16: only supported on GPUs, use bf16 or float32 on a CPU")
     if precision == "float64" and device.type == "mps":
         raise UserError("train.precision = float64: MPS has no float64, use float32 or --train.device cpu")
 
@@ -198,7 +198,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _fastest(rivals: Sequence[Callable[[], object]], turns: int) -> list[float]:
-    """Return the seconds of the fastest turn of each; each warms up, then they take turns."""
+    """Return the fastest time of each in seconds; they are timed alternately after a warm-up."""
     for work in rivals:
         work()
     seconds: list[list[float]] = [[] for _ in rivals]

@@ -1,4 +1,4 @@
-"""What a step needs of memory, estimated before anything is built, and refused if it is not there."""
+"""Estimate the memory of a step before anything is built, and refuse what does not fit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hjepa.setup.machine import available_memory_gb, choose_device
 
 
 class MaskShape(NamedTuple):
-    """How many patches the masks of a step hold."""
+    """The numbers of patches in the masks of a step."""
 
     visible: int  # V
     blocks: int  # K
@@ -20,7 +20,7 @@ class MaskShape(NamedTuple):
 
 def mask_shape(sampler: MaskSampler, config: Config) -> MaskShape:
     """Return the shape of the masks of the first step."""
-    # Of contexts: the released sampler shows less the more masks it draws at once.
+    # Counted in contexts: with the released sampler, larger batches of masks have fewer visible patches.
     at_once = min(config.optim.batch_size * config.masking.contexts, 256)
     masks = sampler.sample(0, at_once, slice(0, 1))
     return MaskShape(masks.context.shape[1], *masks.targets.shape[1:])
@@ -29,8 +29,8 @@ def mask_shape(sampler: MaskSampler, config: Config) -> MaskShape:
 def estimate_memory_gb(config: Config, masks: MaskShape, processes: int = 1) -> float:
     """Return a rough size of weights, optimizer and activations of one micro-batch, in GiB.
 
-    Activations kept for the backward pass of a transformer block: about 16 values per token and width
-    outside attention, and two maps of tokens x tokens per head (plain attention); the target encoder
+    Activations kept for the backward pass of a transformer block: about 16 values per token and channel
+    outside attention, and two tokens x tokens maps per head (plain attention); the target encoder
     keeps none. ``tests/setup/test_plan.py`` compares this with a measurement.
     """
     m, optim = config.model, config.optim
@@ -61,7 +61,7 @@ def estimate_memory_gb(config: Config, masks: MaskShape, processes: int = 1) -> 
 def refuse_too_large(config: Config, masks: MaskShape, processes: int = 1) -> None:
     """Raise UserError if a step would clearly not fit into memory."""
     device = choose_device(config.train.device)
-    sharing = processes if device.type == "cpu" else 1  # processes on one machine's CPU share its memory
+    sharing = processes if device.type == "cpu" else 1  # processes on the same CPU share its memory
 
     def need(parts: int) -> float:
         return sharing * estimate_memory_gb(_with_accumulate(config, parts), masks, processes)
@@ -76,29 +76,29 @@ def refuse_too_large(config: Config, masks: MaskShape, processes: int = 1) -> No
     fits = fits and not config.loss.variance_covariance  # which compares all images of a step
     remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
     raise UserError(
-        f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB and {free:.0f} GB are free; "
-        f"{remedy}, or a smaller --optim.batch_size"
+        f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB of memory, but "
+        f"{free:.0f} GB are free; {remedy}, or a smaller --optim.batch_size"
     )
 
 
 def refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
-    """Raise UserError if not even two images and their tokens fit: before anything is allocated for them.
+    """Raise UserError if not even two images and their tokens fit, before anything is allocated for them.
 
-    What a step of the whole batch needs is estimated later, with masks that would be too large here.
+    The memory of a full step is estimated later, with masks that would be too large here.
     """
     height, width = config.image_size
     values = 2 * (height * width * channels + config.grid[0] * config.grid[1] * config.model.width)
     need, free = 4 * values / 2**30, available_memory_gb(choose_device(config.train.device))
     if need > free:
         raise UserError(
-            f"data.image_size = {height},{width}: two images alone need {need:.0f} GB and {free:.0f} GB are free; "
+            f"data.image_size = {height},{width}: two images alone need {need:.0f} GB, but {free:.0f} GB are free; "
             "use a smaller --data.image_size"
         )
 
 
 @contextlib.contextmanager
 def out_of_memory_in_words(config: Config) -> Iterator[None]:
-    """Turn an allocation that failed into the user's version of it; any other error goes its way."""
+    """Turn a failed allocation into a UserError; any other error passes through."""
     optim = config.optim
     try:
         yield
@@ -109,11 +109,11 @@ def out_of_memory_in_words(config: Config) -> Iterator[None]:
         if config.loss.variance_covariance:
             raise UserError(
                 f"out of memory with optim.batch_size = {optim.batch_size}: use a smaller one "
-                "(loss.variance_covariance compares all images of a step, so it cannot be split)"
+                "(it cannot be split, because loss.variance_covariance compares all images of a step)"
             ) from None
         raise UserError(
             f"out of memory with optim.batch_size = {optim.batch_size} in {optim.accumulate} micro-batches: "
-            f"use --optim.accumulate {optim.accumulate * 2}; add --resume if the run had saved a checkpoint"
+            f"use --optim.accumulate {optim.accumulate * 2}; add --resume if the run has saved a checkpoint"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What a run will cost: measured on its own parts, without writing anything."""
+"""Estimate the cost of a run by measuring a few steps, without writing anything."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from hjepa.training.schedules import half_life_images
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``--plan`` prints."""
+    """The estimates that ``--plan`` prints."""
 
     steps: int
     images: int
@@ -32,7 +32,7 @@ class Plan:
 
 
 def plan_of(parts: Parts) -> Plan:
-    """Say what the whole run will cost; a budget's steps come of the same measurement."""
+    """Estimate the cost of the whole run; the number of steps in a budget comes from the same measurement."""
     config = parts.resolved.config
     step = parts.step_time or time_steps(parts.trainer, parts.batches, 4)
     total = config.horizon.steps or 0

@@ -1,4 +1,4 @@
-"""How long a step of this run takes on this machine, and how many fit into a budget."""
+"""Measure the time of a step, and the number of steps that fit into a budget."""
 
 import time
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from hjepa.training.trainer import Trainer
 
 
 class StepTime(NamedTuple):
-    """What a few real steps have shown."""
+    """The result of timing a few real steps."""
 
-    seconds: float  # of a step, its data included
+    seconds: float  # per step, including data loading
     context_tokens: int  # V of the last of them
     target_tokens: int  # T
 
 
 def time_steps(trainer: Trainer, batches: Batches, steps: int) -> StepTime:
-    """Take a few steps and return their median time; the slowest process sets the pace."""
+    """Take a few steps and return their median time; the slowest rank counts."""
     times, micro, stream = [], [], batches(0)
     for _ in range(steps):
         start = time.perf_counter()
@@ -36,10 +36,10 @@ def time_steps(trainer: Trainer, batches: Batches, steps: int) -> StepTime:
 def with_fitting_steps(resolved: Resolved, step: StepTime, started: float | None) -> Resolved:
     """Turn a ``train.length`` that is a time into the number of steps that fit into it.
 
-    ``started`` is what ``time.perf_counter()`` said when the time began to count (None: it has not). A run corrects the
-    number on its way (``runs/budget.py``).
+    ``started`` is ``time.perf_counter()`` at the start of the budget (None: not started). The run corrects the number
+    of steps later (``runs/budget.py``).
     """
     budget = resolved.config.train.length
     gone = 0.0 if started is None else time.perf_counter() - started
     fits = max(1, int((budget_seconds(budget) - gone) / step.seconds))
-    return derive(resolved, {"horizon.steps": (fits, f"{budget} at {step.seconds:.3g} s a step, measured")})
+    return derive(resolved, {"horizon.steps": (fits, f"{budget} at {step.seconds:.3g} s per step, measured")})

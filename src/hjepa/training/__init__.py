@@ -1,1 +1,1 @@
-"""The algorithm: the training step and the loop around it, what is minimised, and whether it works."""
+"""The algorithm: training step and loop, objective, schedules, optimizer and health measures."""

@@ -1,4 +1,4 @@
-"""Images and masks joined into the micro-batches of one process, on its device."""
+"""Images and masks joined into the micro-batches of one rank, on its device."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from hjepa.data.loader import MicroBatches, Share, micro_batches
+from hjepa.data.loader import MicroBatchDataset, RankShard, micro_batches
 from hjepa.errors import UserError
 from hjepa.masking import Masks, MaskSampler
 from hjepa.models.encoder import normalise_pixels
@@ -15,16 +15,16 @@ from hjepa.training.trainer import MicroBatch
 
 
 class Batches:
-    """Joins images and masks of this process into micro-batches on the device.
+    """Joins images and masks of this rank into micro-batches on the device.
 
-    Everything is a function of the attempt (steps taken + steps skipped), so any point of a run can be
-    entered directly, and a skipped step does not meet the same batch again.
+    Everything is a function of the attempt (steps taken + steps skipped), so a run can be entered at any
+    point, and a skipped step does not get the same batch again.
     """
 
     def __init__(
         self,
-        images: MicroBatches,
-        share: Share,
+        images: MicroBatchDataset,
+        shard: RankShard,
         masks: MaskSampler,
         *,
         contexts: int,
@@ -34,8 +34,8 @@ class Batches:
         workers: int,
         accelerator: Accelerator,
     ) -> None:
-        self.images, self.share, self.masks = images, share, masks
-        self.contexts, self.workers = contexts, workers  # masks of an image; loader processes
+        self.images, self.shard, self.masks = images, shard, masks
+        self.contexts, self.workers = contexts, workers  # masks per image; loader processes
         self.accelerator, self.device = accelerator, accelerator.device
         self.on_cuda = self.device.type == "cuda"
         self.mean, self.std = (
@@ -45,10 +45,10 @@ class Batches:
     def __call__(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         """Yield the micro-batches of each attempt, for ever.
 
-        Raises UserError when an image cannot be read: in all processes before the same step, with that image's name.
-        A launcher stops the others as soon as the first has left, which need not be the one that met it.
+        Raises UserError if an image cannot be read: on all ranks before the same step, with the name of that image.
+        A launcher stops the other ranks as soon as one exits, which need not be the one that met the image.
         """
-        batches = self._of_this_process(first_attempt)
+        batches = self._of_this_rank(first_attempt)
         while True:
             batch: list[MicroBatch] = []
             error = None
@@ -65,26 +65,26 @@ class Batches:
                 raise error
             yield batch
 
-    def _of_this_process(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
+    def _of_this_rank(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         stream = micro_batches(
-            self.images, self.share, first_attempt=first_attempt, workers=self.workers, pin_memory=self.on_cuda
+            self.images, self.shard, first_attempt=first_attempt, workers=self.workers, pin_memory=self.on_cuda
         )
         attempt = first_attempt
         while True:
-            pieces = []
-            for rows in self.share.rows():
+            batch = []
+            for rows in self.shard.rows():
                 masks = self._masks(attempt, rows)
-                pieces.append(self._micro_batch(next(stream), masks))
-            yield pieces
+                batch.append(self._micro_batch(next(stream), masks))
+            yield batch
             attempt += 1
 
     def _masks(self, attempt: int, rows: slice) -> Masks:
-        """Return the masks of some images, those of one image one after the other."""
+        """Return the masks of ``rows`` of the global batch; the masks of one image are adjacent."""
         each = self.contexts
-        return self.masks.sample(attempt, each * self.share.batch_size, slice(each * rows.start, each * rows.stop))
+        return self.masks.sample(attempt, each * self.shard.batch_size, slice(each * rows.start, each * rows.stop))
 
     def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
-        # Only CUDA orders an asynchronous copy before the memory it reads is used again.
+        # Only CUDA finishes an asynchronous copy before its source memory is reused.
         pixels, context, targets = (
             tensor.to(self.device, non_blocking=self.on_cuda)
             for tensor in (pixels, torch.from_numpy(masks.context), torch.from_numpy(masks.targets))

@@ -1,7 +1,7 @@
-"""Does it work? Measures of collapse and divergence, and a verdict in words.
+"""Is pretraining working? Measures of collapse and divergence, and a verdict in plain language.
 
-The loss cannot say: it usually falls and then rises, because the targets get richer, and it is lowest
-when everything has collapsed. So the verdict rests on comparisons that need no labels.
+The loss does not tell: it usually falls and then rises, because the targets get richer, and it is lowest
+after a collapse. So the verdict rests on comparisons that need no labels.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hjepa.models.hjepa import Forward, LevelForward
 from hjepa.models.levels import gather_cells
-from hjepa.training.content import LEAST_IMAGES, NOTHING_KNOWN, Content, content, describe_images
+from hjepa.training.content import MIN_IMAGES, NOT_MEASURED, Content, content, describe_images
 from hjepa.training.objective import LossName, prediction_loss
 from hjepa.training.remedies import LOWER_LR, Remedies, either
 
@@ -30,9 +30,9 @@ LOSS_NOTE = (
 
 @torch.no_grad()
 def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
-    """Compare one batch's predictions on a level with trivial ones; needs at least two images.
+    """Compare one batch's predictions on a level with trivial baselines; needs at least two images.
 
-    All values but the loss baselines are free of units. Leave-one-out means keep a small batch from
+    All values but the baseline losses are dimensionless. Leave-one-out means keep a small batch from
     flattering the trivial predictors.
     """
     tokens = level.cells.float()  # [B, M, D]
@@ -53,7 +53,7 @@ def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
         "loss_position_mean": float(prediction_loss(gather_cells(by_position, target_index), targets, loss)),
         "target_std": float(spread_all.sqrt()),
         "prediction_std": float((predictions - predictions.mean((0, 1, 2))).square().mean().sqrt()),
-        # The share of the targets' variance that their position alone explains; unbiased for B images.
+        # The fraction of the target variance that position alone explains; unbiased for B images.
         "position_share": float(1 - spread_position * images / (images - 1) / spread_all.clamp_min(1e-12)),
         "own_similarity": float(to_own),
         "cross_sample_gap": float(to_own - to_other),
@@ -61,9 +61,9 @@ def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
 
 
 def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float]) -> dict[str, Any]:
-    """Measure the last level that has a weight; the loss of trivial predictors is that of all levels together.
+    """Measure the last level with a positive weight; the baseline losses are weighted means over all levels.
 
-    With several levels ``levels`` holds the measures of each, in their order, its own loss among them.
+    With several levels, ``levels`` holds the measures of each, in order, including its own loss.
     """
     each = [measure(level, loss) for level in forward.levels]
     whole: dict[str, Any] = dict(each[max(number for number, share in enumerate(shares) if share > 0)])
@@ -78,9 +78,9 @@ def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float]) ->
 def effective_rank(features: Tensor) -> float:
     """Return RankMe of features [n, D]: exp of the entropy of the singular values (Garrido et al. 2023, eq. 1).
 
-    Between 1 (all images alike) and min(n, D). Not centred, as published: a common direction lowers it.
-    Rounded to six decimals: threaded LAPACK does not repeat its last bits from one process to the next, and a
-    resumed run must log what an undisturbed one does. NaN if a feature is not finite.
+    Between 1 (all features alike) and min(n, D). Not centred, as published: a common direction lowers it.
+    Rounded to six decimals: the last bits of threaded LAPACK differ between processes, and a resumed run must log
+    exactly what an uninterrupted one does. NaN if a feature is not finite.
     """
     if not features.isfinite().all():
         return float("nan")
@@ -99,7 +99,7 @@ def teacher_distance(teacher: nn.Module, student: nn.Module) -> float:
 
 
 class FeatureQueue:
-    """The pooled features of the newest images and what is in these images, for rank and content."""
+    """Queue of the pooled features and descriptions of the most recent images, to measure rank and content."""
 
     def __init__(self, described: int = 1024, ranked: int = 512) -> None:
         self.described, self.ranked = described, ranked
@@ -119,19 +119,19 @@ class FeatureQueue:
         return (rows if held is None else torch.cat([held, rows]))[-self.length :].clone()
 
     def rank(self) -> float:
-        """Return the effective rank of the newest of what is held."""
+        """Return the effective rank of the most recent features."""
         return float("nan") if self.features is None else effective_rank(self.features[-self.ranked :])
 
     def content(self) -> Content:
-        """Return what the features know of their images; nothing before there are enough: more images tell more."""
+        """Return how much of the image content the features predict; not measured until the queue is long enough."""
         if self.features is None or len(self.features) < self.described:
-            return NOTHING_KNOWN
+            return NOT_MEASURED
         return content(self.features[-self.described :], [one[-self.described :] for one in self.descriptions])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word, what it rests on, and what to do next."""
+    """A one-word judgement, the evidence for it, and what to do next."""
 
     verdict: str
     evidence: str
@@ -147,30 +147,30 @@ class Verdict:
 
 VERDICTS = ("healthy", "not learned yet", "watch", "partial collapse", "collapsed", "positional collapse", "diverging")
 
-# Thresholds, calibrated on runs made to collapse on purpose and on sound ones; the command and the values
-# measured are in benchmarks/results/health_calibration.md, the test in test_health_calibration.py.
-COLLAPSED_STD = 0.05  # spread of normalised targets over a batch; sound runs stay above 0.25
-COLLAPSED_RANK = 1.1  # all images in one direction
+# Thresholds, calibrated on healthy runs and on runs made to collapse on purpose; the command and the measured
+# values are in benchmarks/results/health_calibration.md; tests/training/test_health_calibration.py repeats one seed.
+COLLAPSED_STD = 0.05  # standard deviation of normalised targets over a batch; healthy runs stay above 0.25
+COLLAPSED_RANK = 1.1  # all features point in one direction
 PARTIAL_RANK = 2.0
 WATCH_RANK = 5.0
-NO_GAP = 0.01  # predictions fit their own image no better than another; sound runs pass 0.05 soon
-WHERE = 0.2  # below this share of the variance, position does not explain the targets either
-TOO_BAD = 1.5  # loss against the mean at each position; sound runs pass 1 within their grace
-FALLS = 0.6  # newer half of the last five lines against the older: below, the loss is on its way down
-STEADY = 0.95  # each line against the one before it: the same, told by three lines or more
-RISE = 3.0  # loss against the best so far, with a gradient norm that rises as well
+MIN_CROSS_SAMPLE_GAP = 0.01  # below, predictions match other images as well; healthy runs soon exceed 0.05
+MIN_POSITION_SHARE = 0.2  # below this fraction of the variance, position does not explain the targets either
+MAX_RELATIVE_LOSS = 1.5  # loss / position baseline; healthy runs fall below 1 within the grace period
+FALLING_HALVES_RATIO = 0.6  # newer / older half of the last five lines: below, the loss is falling
+FALLING_STEP_RATIO = 0.95  # each line / the one before it: below in three lines or more, the loss is falling
+DIVERGENCE_RATIO = 3.0  # loss / best loss so far; the gradient norm has to be high as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
 
 
-def described_images(images: int) -> int:
-    """Return on how many images a run that meets ``images`` of them measures content: few in a short run."""
-    return max(LEAST_IMAGES, min(1024, images // 12))
+def content_images(images: int) -> int:
+    """Return on how many images content is measured in a run over ``images`` images: fewer in a short run."""
+    return max(MIN_IMAGES, min(1024, images // 12))
 
 
 def grace_steps(total_steps: int) -> int:
-    """Return how long a run may still look collapsed: predictors learn where before they learn what.
+    """Return for how many steps a run may look collapsed: predictors learn position before they learn content.
 
-    A share of the run, because the warm-up of learning rate and teacher is one too.
+    It is a fraction of the run, as the warm-ups of learning rate and teacher are.
     """
     return min(500, max(60, round(0.15 * total_steps)))
 
@@ -178,65 +178,71 @@ def grace_steps(total_steps: int) -> int:
 def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedies | None = None) -> Verdict:
     """Return the verdict on the logged lines so far, oldest first.
 
-    Looks at the mean of the last five lines, so one odd batch does not change it.
+    It looks at the mean of the last five lines, so a single outlier does not change it.
     """
     remedies = remedies or Remedies()
     now = {key: _mean([line.get(key) for line in history[-5:]]) for key in _JUDGED}
     shown = (
         f"effective rank {now['effective_rank']:.1f}, cross-sample gap {now['cross_sample_gap']:.3f}, "
-        f"{now['position_share']:.0%} of the targets explained by position alone, "
-        f"loss {now['relative_loss']:.2f} of the position baseline"
+        f"{now['position_share']:.0%} of the target variance explained by position, "
+        f"relative loss {now['relative_loss']:.2f} (1 = position baseline)"
     )
     if runaway := _diverging(history, now):
-        return Verdict("diverging", runaway, f"start again with {either(LOWER_LR, remedies.clip())}")
+        return Verdict("diverging", runaway, f"restart with {either(LOWER_LR, remedies.clip())}")
     step = int(history[-1]["step"])
     if step < grace:
-        more = "wait" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
+        more = "keep training" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
         return Verdict("watch", f"too early to tell before step {grace}; {shown}", more)
-    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < NO_GAP
-    alike = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
-    neither = no_gap and now["position_share"] < WHERE
+    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < MIN_CROSS_SAMPLE_GAP
+    identical = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
+    unexplained = no_gap and now["position_share"] < MIN_POSITION_SHARE
     apart = now["effective_rank"] >= WATCH_RANK
-    if alike or (neither and not apart and now["relative_loss"] < TOO_BAD):
-        found = f"features say neither what nor where, all are alike (target std {now['target_std']:.3f}); {shown}"
-        return Verdict("collapsed", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
-    if now["relative_loss"] > TOO_BAD:
+    if identical or (unexplained and not apart and now["relative_loss"] < MAX_RELATIVE_LOSS):
+        found = (
+            f"features are nearly identical for all images and positions (target std {now['target_std']:.3f}); {shown}"
+        )
+        return Verdict("collapsed", found, f"restart with {either(remedies.slower_target(), LOWER_LR)}")
+    if now["relative_loss"] > MAX_RELATIVE_LOSS:
         return _worse_than_the_mean(history, shown, remedies)
-    if neither and apart:
-        found = f"features tell images apart, predictions do not yet; {shown}"
+    if unexplained and apart:
+        found = f"features differ between images, but predictions do not yet; {shown}"
         return Verdict("watch", found, remedies.longer(step))
     if no_gap:
-        found = f"predictions fit another image as well as their own: they say where, not what; {shown}"
+        found = f"predictions match other images as well as their own, so only position is predicted; {shown}"
         remedy = either(remedies.smaller_targets(), remedies.longer(step))
-        return Verdict("positional collapse", found, f"{remedy}, then compare")
+        return Verdict("positional collapse", found, f"{remedy}, and compare")
     for number, spread in enumerate(_level_spreads(history[-5:])):
         if spread < COLLAPSED_STD:
-            found = f"level {number} has the same targets for every image (target std {spread:.3f}); {shown}"
-            remedy = f"start again {either('without this level', f'with {remedies.slower_target() or LOWER_LR}')}"
+            found = f"level {number} has nearly identical targets for all images (target std {spread:.3f}); {shown}"
+            remedy = f"restart {either('without this level', f'with {remedies.slower_target() or LOWER_LR}')}"
             return Verdict("partial collapse", found, remedy)
     if now["effective_rank"] < PARTIAL_RANK:
-        remedy = f"start again with {either(remedies.varied_crops(), LOWER_LR)}"
-        return Verdict("partial collapse", f"features use few directions; {shown}", remedy)
+        remedy = f"restart with {either(remedies.varied_crops(), LOWER_LR)}"
+        return Verdict("partial collapse", f"features span very few dimensions; {shown}", remedy)
     evaluate = "hjepa evaluate RUN --train LABELLED --test LABELLED"
-    worth = f"see what the features are worth: {evaluate}"
-    gains = learned(history)
+    check = f"evaluate the features: {evaluate}"
+    gains = content_gains(history)
     if gains is None:
-        found = f"too few images, or images too much alike, to say what features know of them; {shown}"
-        return Verdict("watch", found, worth)
-    known = _known(history)
+        found = f"too few images, or too similar ones, to measure how much of their content features predict; {shown}"
+        return Verdict("watch", found, check)
+    content_now = _content_in_words(history)
     if min(gains.values()) <= 0:
-        found = f"not collapsed, but features know hardly more of their images than before training: {known}; {shown}"
-        return Verdict("not learned yet", found, f"{remedies.longer(step)}{_what_it_takes(history[-1])}, and {worth}")
+        found = f"not collapsed, but hardly better than before training: {content_now}; {shown}"
+        return Verdict("not learned yet", found, f"{remedies.longer(step)}{_time_to_double(history[-1])}, then {check}")
     if now["effective_rank"] < WATCH_RANK or now["relative_loss"] > 1.0:
-        return Verdict("watch", f"{known}; {shown}", f"{remedies.longer(step)}, and {worth}")
-    return Verdict("healthy", f"{known}; {shown}", evaluate)
+        return Verdict(
+            "watch",
+            f"{content_now}; {shown}",
+            f"{remedies.longer(step)}, then {check}",
+        )
+    return Verdict("healthy", f"{content_now}; {shown}", evaluate)
 
 
-def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Return what features know of their images more than before training, for each way of reading (content.py).
+def content_gains(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Return the gain in predicted image content since the start of training, for each kind of readout (content.py).
 
-    Mean of the last five lines, less two standard errors: above nothing in both ways, k-NN and linear probes gain
-    (benchmarks/results/quality/verdict-screening.md). None if it was not measured.
+    It is the mean of the last five lines less two standard errors. Where both are positive, k-NN and linear probes gain
+    as well (benchmarks/results/quality/verdict-screening.md). None if it was not measured.
     """
     gains = {}
     for way in Content._fields:
@@ -249,65 +255,68 @@ def learned(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     return gains
 
 
-def _known(history: Sequence[Mapping[str, Any]]) -> str:
-    """Say what features know of their images, and knew before training."""
-    said = {"linear": "a linear map", "neighbours": "nearest neighbours"}
-    parts = []
-    for way, words in said.items():
+def _content_in_words(history: Sequence[Mapping[str, Any]]) -> str:
+    """Describe how much of the image content features predict, now and before training."""
+    readouts = {"linear": "with a linear map", "neighbours": "with nearest neighbours"}
+    parts: list[str] = []
+    for way, words in readouts.items():
         now = _mean([line.get(f"content_{way}") for line in history[-5:]])
-        parts.append(f"{words} {now:.0%} ({history[-1][f'content_{way}_at_start']:.0%})")
-    return f"of what is where in an image {' and '.join(parts)} can tell, in brackets before training"
+        what = "" if parts else " of the image content"
+        parts.append(f"{now:.0%}{what} {words} ({history[-1][f'content_{way}_at_start']:.0%} before training)")
+    return f"features predict {' and '.join(parts)}"
 
 
-def _what_it_takes(line: Mapping[str, Any]) -> str:
-    """Say what as many images again are, and how long they take."""
+def _time_to_double(line: Mapping[str, Any]) -> str:
+    """Say how long it takes to see as many images again; nothing if it is less than a minute."""
     images, pace = line.get("images"), line.get("images_per_second")
     if not images or not pace:
         return ""
     minutes = images / pace / 60
-    return f": as many images again are {images:,}, about {minutes:.0f} min" if minutes >= 1 else ""
+    return f", for example for another {images:,} images (about {minutes:.0f} min)" if minutes >= 1 else ""
 
 
 def _worse_than_the_mean(history: Sequence[Mapping[str, Any]], shown: str, remedies: Remedies) -> Verdict:
-    """Judge a run whose predictions are bad by where it is heading: all runs begin far above the baseline."""
+    """Judge a run with poor predictions by its trend: all runs begin far above the baseline."""
     if _falls(history[-5:]):
-        found = f"predictions are still worse than the mean at each position, but the loss falls; {shown}"
+        found = f"predictions are still worse than the mean at each position, but the loss is falling; {shown}"
         return Verdict("watch", found, remedies.longer(int(history[-1]["step"])))
-    why = "" if remedies.fixed_targets() else ": the targets run away"
-    found = f"predictions are worse than the mean at each position and get no better{why}; {shown}"
-    return Verdict("diverging", found, f"start again with {either(remedies.slower_target(), LOWER_LR)}")
+    why = "" if remedies.fixed_targets() else ", because the targets move too fast"
+    found = f"predictions are worse than the mean at each position and do not improve{why}; {shown}"
+    return Verdict("diverging", found, f"restart with {either(remedies.slower_target(), LOWER_LR)}")
 
 
 def _falls(lines: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the relative loss comes down clearly; one line alone has no direction and is not held against it.
+    """Return whether the relative loss is clearly falling; a single line has no trend and passes.
 
-    Halves are compared, or every line has to be clearly lower than the one before: noise on a plateau is neither.
+    Either the newer half is clearly lower than the older one, or every line is clearly lower than the one before it.
+    Noise on a plateau is neither.
     """
     losses = [line["relative_loss"] for line in lines]
-    if len(losses) < 2 or (len(losses) > 2 and all(new < STEADY * old for old, new in pairwise(losses))):
+    if len(losses) < 2 or (len(losses) > 2 and all(new < FALLING_STEP_RATIO * old for old, new in pairwise(losses))):
         return True
     newer = len(losses) // 2
-    return _mean(losses[-newer:]) < FALLS * _mean(losses[:-newer])
+    return _mean(losses[-newer:]) < FALLING_HALVES_RATIO * _mean(losses[:-newer])
 
 
 def _diverging(history: Sequence[Mapping[str, Any]], now: Mapping[str, float]) -> str:
-    """Say what runs away, or nothing."""
+    """Describe what diverges; empty if nothing does."""
     last = history[-1]
     if not all(math.isfinite(last[key]) for key in ("loss", "grad_norm")):
-        return f"loss {last['loss']:.3g} and gradient norm {last['grad_norm']:.3g} are not finite"
+        return f"loss ({last['loss']:.3g}) or gradient norm ({last['grad_norm']:.3g}) is not finite"
     best = min(line["relative_loss"] for line in history)
     # The newest line as well as the mean: a mean that lags behind a steep fall is not a rise.
     least = min(now["relative_loss"], last["relative_loss"])
-    if len(history) >= 5 and least > max(RISE, RISE * best) and now["grad_norm"] > 1.0:
+    if len(history) >= 5 and least > max(DIVERGENCE_RATIO, DIVERGENCE_RATIO * best) and now["grad_norm"] > 1.0:
         return (
-            f"loss {now['relative_loss']:.1f} of the position baseline and rising, gradient norm {now['grad_norm']:.1f}"
+            f"the loss is {now['relative_loss']:.1f} times the position baseline and rising, "
+            f"gradient norm {now['grad_norm']:.1f}"
         )
     return ""
 
 
 @dataclass
 class Health:
-    """Follows a run: feed it each logged line, ask it for the verdict. Its state is in the checkpoint."""
+    """Monitors a run: takes each logged line and returns the verdict. Its state is part of the checkpoint."""
 
     grace: int
     remedies: Remedies = field(default_factory=Remedies)
@@ -315,7 +324,7 @@ class Health:
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=200))
 
     def add(self, line: dict[str, Any]) -> Verdict:
-        """Take a logged line and return the verdict with it included."""
+        """Add a logged line and return the updated verdict."""
         self.history.append(line)
         return judge(list(self.history), grace=self.grace, remedies=self.remedies)
 
@@ -327,13 +336,13 @@ def _others_mean(values: Tensor) -> Tensor:
 
 
 def _level_spreads(lines: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Return the mean spread of each level's targets; nothing with one level, whose spread is judged above."""
+    """Return the mean spread of each level's targets; empty with a single level, which is judged above."""
     spreads = [[level["target_std"] for level in line.get("levels", [])] for line in lines]
     return [_mean(list(values)) for values in zip(*spreads, strict=True)]
 
 
 def _at_least(values: list[float]) -> float:
-    """Return the mean less its standard error: what changes its sign from line to line is not there."""
+    """Return the mean less its standard error, so that a value that fluctuates around zero counts as none."""
     finite = [value for value in values if math.isfinite(value)]
     noise = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
     return _mean(list(finite)) - noise

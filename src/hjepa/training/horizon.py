@@ -1,4 +1,4 @@
-"""How far a run is on its schedules, also when its number of steps was corrected on the way."""
+"""Map steps to positions on the schedules, also after the number of steps was corrected during the run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Horizon:
-    """Maps an optimizer step to a position on the schedules, which are of ``planned_steps`` steps.
+    """Maps an optimizer step to a position on the schedules, which span ``planned_steps`` steps.
 
-    Without ``corrections`` the position is the step itself. A correction ``(step, rate)`` says that from ``step`` on
-    the position moves by ``rate`` with each step: more than 1 where a run had to become shorter than it was planned.
-    So every schedule stays continuous, and what lies before a correction is not touched by it, to the last bit.
+    Without ``corrections`` the position is the step itself. A correction ``(step, rate)`` means that from ``step`` on
+    the position advances by ``rate`` per step: more than 1 where a run was shortened. Every schedule stays continuous,
+    and everything before a correction stays bit-identical.
     """
 
     total_steps: int
@@ -22,7 +22,7 @@ class Horizon:
         return round(self.position(self.total_steps))
 
     def position(self, step: int) -> float:
-        """Return where the schedules are read in a step; the step itself if nothing was corrected before it."""
+        """Return the position on the schedules at a step; the step itself if there was no correction before it."""
         position, since, rate = 0.0, 0, 1.0
         for start, then in self.corrections:
             if step <= start:
@@ -31,10 +31,9 @@ class Horizon:
         return position + rate * (step - since)
 
     def corrected(self, step: int, total_steps: int) -> "Horizon":
-        """Return the horizon of a run that learns at ``step`` that it will have ``total_steps`` steps.
+        """Return the horizon of a run whose number of steps is changed to ``total_steps`` at ``step``.
 
-        What is left of the schedules is spread over the steps that are left. Raises ValueError if the end would lie
-        behind the run.
+        The rest of the schedules is spread over the remaining steps. Raises ValueError if there are none.
         """
         if total_steps <= step:
             raise ValueError(f"a run at step {step} cannot end at step {total_steps}")
@@ -44,9 +43,9 @@ class Horizon:
 
 
 def along(horizon: Horizon, schedule: Callable[[float], float], *, ahead: int = 0) -> Callable[[int], float]:
-    """Return a schedule of ``planned_steps`` as a function of the optimizer step of a run with this horizon.
+    """Return a schedule over ``planned_steps`` as a function of the optimizer step of a run with this horizon.
 
-    ``ahead`` is 1 for schedules whose value in step s stands at position s + 1 of their curve.
+    ``ahead`` is 1 for schedules whose value in step s is that at position s + 1 of their curve.
     """
     if not horizon.corrections:
         return schedule

@@ -1,4 +1,4 @@
-"""Muon: matrices are moved by orthogonal steps, everything else by AdamW."""
+"""Muon: orthogonalised updates for weight matrices, AdamW for everything else."""
 
 import math
 from collections.abc import Callable
@@ -17,10 +17,10 @@ ROUNDS = 5
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for groups marked ``orthogonal``, else AdamW.
 
-    One optimizer with one state, so schedules, scaler and checkpoints need not know. A step is 0.2 sqrt(max side)
-    long, as AdamW's are, so both take one learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4). The iteration
-    runs in ``products``: ``torch.optim.Muon`` and timm's are the same in bfloat16, which is a hundred times slower
-    than float32 on a CPU that has no such products.
+    It is one optimizer with one state, so schedules, scaler and checkpoints need no special case. Updates are scaled by
+    0.2 sqrt(max side) to match AdamW, so both use one learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4).
+    The iteration runs in ``products``: ``torch.optim.Muon`` and timm's are the same in bfloat16, which is a hundred
+    times slower than float32 on a CPU without bfloat16 instructions.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

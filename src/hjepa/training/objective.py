@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""The training objective: prediction loss and the optional VICReg regulariser."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ LossName = Literal["smooth-l1", "l2"]
 
 
 class Losses(NamedTuple):
-    """The parts of what a step minimises, scalars; it minimises their sum."""
+    """The terms of the objective, scalars; a step minimises their sum."""
 
     prediction: Tensor
-    regulariser: Tensor  # with its weight; 0 without one
+    regulariser: Tensor  # already weighted; 0 if there is none
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The weighted loss of the levels; the regulariser is added with the weight of the step."""
+    """The weighted loss of all levels, plus the regulariser with its weight at the current step."""
 
     kind: LossName = "smooth-l1"
-    level_shares: tuple[float, ...] = (1.0,)  # add up to 1
+    level_weights: tuple[float, ...] = (1.0,)  # sum to 1
 
     def __call__(self, forward: Forward, context_index: Tensor, variance_covariance: float = 0.0) -> Losses:
         """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
-        prediction = levels_loss(forward, self.kind, self.level_shares)
+        prediction = levels_loss(forward, self.kind, self.level_weights)
         if not variance_covariance:
             return Losses(prediction, prediction.new_zeros(()))
         return Losses(prediction, variance_covariance * context_variance_covariance(forward.context, context_index))
@@ -41,8 +41,8 @@ class Objective:
 def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smooth-l1") -> Tensor:
     """Return the mean distance between predictions and targets [B, K, T, D], a scalar.
 
-    ``smooth-l1`` with beta 1 is what the released I-JEPA minimises, ``l2`` (squared) what its paper
-    says (Assran et al. 2023, section 3). Predictions are lifted to the targets' precision first.
+    ``smooth-l1`` with beta 1 is the loss of the released I-JEPA code, ``l2`` (squared) that of its paper
+    (Assran et al. 2023, section 3). Predictions are cast to the targets' precision first.
     """
     predictions = predictions.to(targets.dtype)
     if kind == "smooth-l1":
@@ -51,34 +51,34 @@ def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smoo
 
 
 def levels_loss(forward: Forward, kind: LossName, weights: Sequence[float]) -> Tensor:
-    """Return the weighted mean of the levels' losses, a scalar; ``weights`` add up to 1."""
+    """Return the weighted mean of the levels' losses, a scalar; ``weights`` sum to 1."""
     losses = (prediction_loss(level.predictions, level.targets, kind) for level in forward.levels)
     total: Tensor = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))  # type: ignore[assignment]
     return total
 
 
-def level_shares(weights: Sequence[float] | None, levels: int) -> tuple[float, ...]:
-    """Return weights that add up to 1; without any, each level has the same."""
+def normalised_weights(weights: Sequence[float] | None, levels: int) -> tuple[float, ...]:
+    """Return level weights scaled to sum to 1; all equal if none are given."""
     given = tuple(weights or (1.0,) * levels)
     return tuple(weight / sum(given) for weight in given)
 
 
 def context_variance_covariance(context: Tensor, context_index: Tensor) -> Tensor:
-    """Keep images apart at every place in what the context encoder says of them, tokens [B, V, D]; a scalar.
+    """Return the VICReg variance-covariance loss on context tokens [B, V, D], a scalar.
 
-    ``variance_covariance`` of the tokens less the mean of their patch over the batch: a token has to say more than
-    where it is, which is all that targets hold in the first thousands of steps. ``context_index`` [B, V] says which
-    patches the tokens are. In several processes the images of all of them are compared.
+    The batch mean of each patch position is subtracted first. This prevents features that encode position only, which
+    is all that targets contain in the first thousands of steps. ``context_index`` [B, V] holds the patch index of each
+    token. With several ranks, the images of all of them are compared.
     """
-    tokens, patches = _of_all_processes(at_least_float32(context)), _of_all_processes(context_index)
+    tokens, patches = _gather_ranks(at_least_float32(context)), _gather_ranks(context_index)
     return variance_covariance(without_position(tokens, patches))
 
 
 def variance_covariance(features: Tensor) -> Tensor:
-    """Return how far features [n, D] are from a spread of at least 1 on every axis and from being uncorrelated.
+    """Return VICReg's variance and covariance terms of features [n, D], summed with equal weight.
 
-    VICReg's variance and covariance terms (Bardes et al. 2022, arXiv:2105.04906, eq. 1 to 4, gamma 1, eps 1e-4),
-    added with the same weight.
+    They are zero for uncorrelated dimensions with a standard deviation of at least 1 (Bardes et al. 2022,
+    arXiv:2105.04906, eq. 1 to 4, gamma 1, eps 1e-4).
     """
     centred = features - features.mean(0)
     covariance = centred.T @ centred / (len(features) - 1)  # [D, D]
@@ -88,7 +88,7 @@ def variance_covariance(features: Tensor) -> Tensor:
 
 
 def without_position(tokens: Tensor, patches: Tensor) -> Tensor:
-    """Return tokens [B, V, D], less the mean over the batch of the patch [B, V] they are, as rows [B*V, D]."""
+    """Subtract from tokens [B, V, D] the batch mean of their patch position ``patches`` [B, V]; rows [B*V, D]."""
     rows, place = tokens.flatten(0, 1), patches.flatten()
     counts = torch.bincount(place)[:, None]  # [N, 1], up to the last patch that occurs
     sums = rows.new_zeros(len(counts), rows.shape[1]).index_add(0, place, rows)
@@ -96,8 +96,8 @@ def without_position(tokens: Tensor, patches: Tensor) -> Tensor:
     return rows - means[place]
 
 
-def _of_all_processes(rows: Tensor) -> Tensor:
-    """Return the rows of every process one after the other, with their gradient."""
+def _gather_ranks(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks, with gradients."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return rows
     return torch.cat(all_gather(rows.contiguous()))

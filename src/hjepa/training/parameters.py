@@ -1,4 +1,4 @@
-"""Parameter groups and the optimizer that cannot see the target encoder."""
+"""Parameter groups and the optimizer, which never contains the target encoder."""
 
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from hjepa.training.muon import Muon
 def parameter_groups(model: HJEPA) -> list[dict[str, Any]]:
     """Split trained parameters into a group with weight decay and one without.
 
-    Biases and 1-D parameters have none; the 3-D mask token has (the released I-JEPA's rule). Frozen
-    position tables are in neither.
+    Biases and 1-D parameters have no weight decay; the 3-D mask token does (as in the released I-JEPA). Frozen
+    position embeddings are in neither group.
     """
     decay: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -26,7 +26,7 @@ def parameter_groups(model: HJEPA) -> list[dict[str, Any]]:
 
 
 def with_orthogonal(groups: list[dict[str, Any]], model: HJEPA) -> list[dict[str, Any]]:
-    """Split a group of its own off each group: the matrices of blocks, for Muon."""
+    """Split the weight matrices of transformer blocks off each group, for Muon."""
     parts = (model.context_encoder, model.predictor)
     named = [pair for part in parts for pair in part.named_parameters()]
     inside = {id(parameter) for name, parameter in named if parameter.ndim == 2 and "blocks." in name}
@@ -46,9 +46,9 @@ def build_optimizer(
     kind: Literal["adamw", "muon"] = "adamw",
     products: torch.dtype = torch.float32,
 ) -> Optimizer:
-    """Return AdamW over the trained parameters, or Muon; its learning rate is set anew in every step.
+    """Return AdamW over the trained parameters, or Muon; the learning rate is set in every step.
 
-    ``products`` is the format of Muon's matrix products.
+    ``products`` is the dtype of Muon's matrix products.
     """
     groups = parameter_groups(model)
     optimizer: Optimizer
@@ -69,12 +69,12 @@ def refuse_target_parameters(optimizer: Optimizer, target_encoder: nn.Module) ->
     if held:
         raise ValueError(
             f"the optimizer holds {len(held)} parameters of the target encoder (first: {held[0]}); "
-            "the target encoder is only ever averaged, pass the context encoder and predictor alone"
+            "the target encoder is updated by EMA only, so pass only the context encoder and the predictor"
         )
 
 
 def set_rates(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Set learning rate, and weight decay where a group has any."""
+    """Set the learning rate, and the weight decay of groups that have one."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         if group["decays"]:

@@ -1,9 +1,9 @@
 """Learning rate, weight decay and momentum: pure functions of the optimizer step.
 
-``step`` counts optimizer steps that were really taken, from 0; it is a position between two steps where a run had the
-number of its steps corrected (``training/horizon.py``). The learning rate and weight decay
-used IN step s stand at position s + 1 of their curve, the momentum of step s at position s: that is
-the released I-JEPA's order of "advance, then use" (tests/reference holds its recorded curves).
+``step`` counts optimizer steps that were actually taken, from 0; it is fractional if the number of steps of the run
+was corrected (``training/horizon.py``). The learning rate and weight decay used in step s are those at position s + 1
+of their curves, the momentum of step s is that at position s: the released I-JEPA advances these schedules before it
+uses them (tests/reference holds its recorded curves).
 """
 
 import math
@@ -44,7 +44,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class EMAScheduler:
-    """Momentum, the teacher's share of the average: ``base_value`` held for the warm-up, then to ``final_value``.
+    """EMA momentum, the weight of the teacher: ``base_value`` during the warm-up, then towards ``final_value``.
 
     ``kind`` is ``linear`` (I-JEPA: 0.996 at step 0, 1.0 at the end), ``cosine`` (DINO) or ``constant``
     (V-JEPA 2: ``base_value`` throughout). After the last step the final value stays.
@@ -60,9 +60,9 @@ class EMAScheduler:
     def __post_init__(self) -> None:
         for value in (self.base_value, self.final_value):
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"momentum is the teacher's share and lies in [0, 1], got {value}")
+                raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {value}")
         if self.kind not in ("linear", "cosine", "constant"):
-            raise ValueError(f"momentum kind is linear, cosine or constant, got {self.kind!r}")
+            raise ValueError(f"momentum kind must be linear, cosine or constant, got {self.kind!r}")
 
     def __call__(self, step: float) -> float:
         """Return the momentum applied after optimizer step ``step`` (0-based)."""
@@ -77,7 +77,7 @@ class EMAScheduler:
 
 
 def half_life_images(momentum: float, batch_size: int) -> float:
-    """Return after how many images half of the teacher has been replaced; infinite at momentum 1."""
+    """Return the half-life of the teacher in images; infinite at momentum 1."""
     if momentum >= 1.0:
         return math.inf
     return batch_size * math.log(0.5) / math.log(momentum) if momentum > 0.0 else 0.0

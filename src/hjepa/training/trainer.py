@@ -1,4 +1,4 @@
-"""THE training step, and the loop around it."""
+"""The training step, and the loop around it."""
 
 import contextlib
 import math
@@ -14,34 +14,34 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from hjepa.models.hjepa import HJEPA, Forward
-from hjepa.training.objective import Objective, level_shares
+from hjepa.training.objective import Objective, normalised_weights
 from hjepa.training.parameters import refuse_target_parameters, set_rates, trained_parameters
 
 
 class MicroBatch(NamedTuple):
-    """A part of a batch that fits into memory at once, on the device of the model."""
+    """A part of a batch that fits into memory at once, on the model's device."""
 
     images: Tensor  # [B, C, H, W], normalised
-    context_index: Tensor  # [B, V], or several times as many rows: several contexts an image, one after the other
+    context_index: Tensor  # [B, V]; with several contexts per image, as many times more rows, adjacent for one image
     target_index: Tensor  # [B, K, T]
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """Functions of the step; the momentum is the target encoder's own."""
+    """Schedules as functions of the step; the EMA momentum belongs to the target encoder."""
 
     lr: Callable[[int], float]
     weight_decay: Callable[[int], float]
-    variance_covariance: Callable[[int], float] = lambda _step: 0.0  # the regulariser's weight; none
+    variance_covariance: Callable[[int], float] = lambda _step: 0.0  # weight of the regulariser; none by default
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one call of the step did."""
+    """The outcome of one call of ``train_step``."""
 
-    step: int  # optimizer steps taken so far, this one included if it was taken
-    loss: float  # of the predictions, mean over micro-batches, of this process
-    regulariser: float  # added to it, with its weight; 0 without one
+    step: int  # optimizer steps taken so far, including this one if it was taken
+    loss: float  # prediction loss, mean over the micro-batches of this rank
+    regulariser: float  # already weighted; 0 if there is none
     gradient_norm: float  # before clipping
     stepped: bool  # False: gradients were not finite, nothing moved
     lr: float
@@ -55,7 +55,7 @@ class Trainer:
     """Owns a model, its optimizer and the step counter.
 
     ``step`` counts successful optimizer steps; learning rate, weight decay and momentum are functions
-    of it. ``precision`` is the format of matrix products; weights stay in the format of the model.
+    of it. ``autocast`` is the dtype of matrix products under autocast (None: off); weights keep the model's dtype.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Trainer:
         self.wrapped = self.accelerator.prepare_model(model)
         self.optimizer = optimizer
         self.schedules = schedules
-        self.objective = objective or Objective(level_shares=level_shares(None, len(model.levels)))
+        self.objective = objective or Objective(level_weights=normalised_weights(None, len(model.levels)))
         self.clip_gradient = clip_gradient
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
@@ -131,7 +131,7 @@ class Trainer:
         )
 
     def _reduces_gradients(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Average gradients over processes in the backward pass of the last micro-batch only."""
+        """Average gradients over all ranks in the backward pass of the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -140,16 +140,16 @@ class Trainer:
         return torch.autocast(device.type, self.autocast)
 
 
-def fit(
+def train_loop(
     trainer: Trainer,
     batches: Iterator[list[MicroBatch]],
     *,
     total_steps: Callable[[], int],
     after_step: Callable[[StepResult, float], bool],
 ) -> None:
-    """Step until ``total_steps()`` are taken, which may change on the way, or ``after_step`` returns True.
+    """Train until ``total_steps()`` steps are taken (the number may change on the way) or ``after_step`` returns True.
 
-    ``after_step(result, waited)`` is told how many seconds the step waited for its data.
+    ``after_step(result, waited)`` also gets the number of seconds that the step waited for its data.
     """
     while trainer.step < total_steps():
         asked = time.perf_counter()

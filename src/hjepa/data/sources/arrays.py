@@ -1,4 +1,4 @@
-"""Images in memory: an array, or a Dataset of somebody else's."""
+"""Images in memory: an array, or any map-style Dataset."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class ArraySource:
             images = images[..., None]
         if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
             raise UserError(
-                f"an array of images is uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}: "
-                "scale it to 0..255 and move the channels last"
+                f"an array of images must be uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}: "
+                "scale it to 0..255 and move the channels to the last axis"
             )
         refuse_channels("an array of images", images.shape, images.shape[-1], channels, "[n, H, W, C]")
         self.name, self.images, self.channels = name, images, images.shape[-1]
@@ -58,11 +58,11 @@ class ArraySource:
 class DatasetSource:
     """Any map-style Dataset of images: PIL images, arrays or tensors, alone or first in a tuple."""
 
-    unlabelled = "give the Dataset an attribute .targets with the class of each image"
+    unlabelled = "add an attribute .targets with the class of each image to the Dataset"
 
     def __init__(self, dataset: Any, channels: int | None = None) -> None:
         if not len(dataset):
-            raise UserError(f"the {type(dataset).__name__} given as DATA is empty")
+            raise UserError(f"the {type(dataset).__name__} passed as DATA is empty: pass one with at least one image")
         self.name, self.dataset = type(dataset).__name__, dataset
         self.channels = self[0].shape[-1]
         first = self._image(0)
@@ -83,7 +83,7 @@ class DatasetSource:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """Return the data set's ``targets``, if it has any; read when asked for, since training needs none."""
+        """Return the dataset's ``targets``, if there are any; read on demand, since training does not need them."""
         if self._labels is None:
             targets = getattr(self.dataset, "targets", None)
             self.classes, self._labels = ([], {}) if targets is None else _as_classes(self.name, targets, len(self))
@@ -108,33 +108,33 @@ def as_pixels(item: Any) -> np.ndarray:
         pixels = np.asarray(item)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3:
-        raise UserError(f"an image has 2 or 3 axes, the Dataset gave one of shape {list(pixels.shape)}")
+        raise UserError(f"the Dataset returned an image of shape {list(pixels.shape)}: return 2 or 3 axes")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # so that NaN is refused too
             raise UserError(
-                f"the Dataset gave floats from {pixels.min():.3g} to {pixels.max():.3g}: give uint8, or "
-                "floats in 0..1 (leave normalisation to hjepa)"
+                f"the Dataset returned floats from {pixels.min():.3g} to {pixels.max():.3g}: return uint8, or "
+                "floats in 0..1 (hjepa normalises images itself)"
             )
         pixels = np.rint(pixels * 255.0)
     elif pixels.dtype != np.uint8 and (pixels.min() < 0 or pixels.max() > 255):
         raise UserError(
-            f"the Dataset gave {pixels.dtype} from {pixels.min()} to {pixels.max()}: scale it to uint8, 0..255"
+            f"the Dataset returned {pixels.dtype} from {pixels.min()} to {pixels.max()}: scale it to uint8, 0..255"
         )
     return pixels.astype(np.uint8)
 
 
 def _as_classes(name: str, targets: Any, images: int) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return class names (none if the classes are numbers already) and each image's class, from a Dataset's targets."""
+    """Return class names (none if classes are numbers already) and each image's class, from a Dataset's targets."""
     try:
         values = np.asarray(targets)
     except ValueError:  # entries of different lengths
         values = np.empty(0, dtype=object)
     if values.ndim != 1 or values.dtype.kind not in "biufUS":
-        raise UserError(f"{name}.targets is not one class for each image: give {images} class numbers or names")
+        raise UserError(f"{name}.targets does not hold one class per image: provide {images} class numbers or names")
     if len(values) != images:
-        raise UserError(f"{name}.targets has {len(values)} entries for {images} images: give one class for each image")
+        raise UserError(f"{name}.targets has {len(values)} entries for {images} images: provide one class per image")
     if values.dtype.kind in "US":
         return number_classes(values.astype(str).tolist())
     if values.dtype.kind == "f" and (broken := values[~(np.mod(values, 1) == 0)]).size:
-        raise UserError(f"{name}.targets has {broken[0]:g}, which is no class: give whole numbers or names")
+        raise UserError(f"{name}.targets contains {broken[0]:g}, which is not a class: use integers or names")
     return [], {"label": values.astype(np.int64)}

@@ -14,12 +14,12 @@ from hjepa.errors import UserError
 
 
 class FileSource:
-    """Images in files, read when asked for. Grey stays grey: one channel if every file has one.
+    """Images in files, read on demand. Greyscale is kept: one channel if every file has one.
 
-    ``unlabelled`` says, if there are no labels, how there would be some.
+    ``unlabelled`` tells how to add labels if there are none.
     """
 
-    unlabelled = "for instance one folder per class"
+    unlabelled = "use for example one folder per class"
 
     def __init__(self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray]) -> None:
         self.name, self.paths, self._root, self._labels = name, list(paths), root, labels
@@ -47,7 +47,7 @@ class FileSource:
 
 
 class FolderSource(FileSource):
-    """All images below a folder, in the order of their paths; hidden files are left out.
+    """All images below a folder, in the order of their paths; hidden files are ignored.
 
     If every image lies in a subfolder, the first folder of its path is its label.
     """
@@ -55,18 +55,18 @@ class FolderSource(FileSource):
     def __init__(self, root: Path) -> None:
         paths = sorted(image_files(root))
         if not paths:
-            raise UserError(f"{root} holds no images: looked in all its subfolders for {', '.join(sorted(ENDINGS))}")
+            raise UserError(f"{root} contains no images: searched it recursively for {', '.join(sorted(ENDINGS))}")
         parts = [path.relative_to(root).parts for path in paths]
         classes, labels = number_classes([p[0] if len(p) > 1 else None for p in parts])
         super().__init__(str(root), paths, root, labels)
         self.classes = classes
         bare = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
         if 0 < len(bare) < len(paths):
-            self.unlabelled = f"{bare[0]} lies in no class folder, the others do: move it into one"
+            self.unlabelled = f"move {bare[0]} into a class folder, like the other images"
 
 
 class ListSource(FileSource):
-    """Images named in a .txt file (a path a line) or a .csv file (columns ``path`` and maybe ``label``).
+    """Images listed in a .txt file (one path per line) or a .csv file (column ``path``, optionally ``label``).
 
     Relative paths are relative to the list's own folder.
     """
@@ -76,24 +76,24 @@ class ListSource(FileSource):
             with file.open(newline="", encoding="utf-8-sig") as lines:
                 rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
         except (UnicodeDecodeError, csv.Error):
-            raise UserError(f"{file} is not a text file in UTF-8: save it as UTF-8") from None
+            raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
         if not rows:
-            raise UserError(f"{file} names no images: write one path a line")
+            raise UserError(f"{file} lists no images: write one path per line")
         paths = [file.parent / Path(path).expanduser() for path, _ in rows]
         for path in paths:
             if not path.is_file():
-                raise UserError(f"{file} names {path}, which does not exist: correct the list")
+                raise UserError(f"{file} lists {path}, which does not exist: correct the list")
         names = [label for _, label in rows]
         classes, labels = number_classes(names)
         super().__init__(str(file), paths, file.parent, labels)
         self.classes = classes
         if any(names) and not all(names):
-            self.unlabelled = f"line {_line_of_first_blank(names)} has no label, others do: fill it in"
+            self.unlabelled = f"add the missing label in line {_line_of_first_blank(names)}"
 
 
 def image_files(root: Path) -> Iterator[Path]:
-    """Yield every image below a folder; hidden files and folders are left out, and a link that leads back up."""
-    seen: set[str] = set()  # real paths: a link may lead back up
+    """Yield every image below a folder; hidden files and folders, and links that lead back up, are ignored."""
+    seen: set[str] = set()  # real paths, so that a link that leads back up ends
     for folder, subfolders, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             subfolders.clear()
@@ -114,7 +114,9 @@ def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
 def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:
     reader = csv.DictReader(lines)
     if "path" not in (reader.fieldnames or ()):
-        raise UserError(f"{file} has no column 'path': its first line must name the columns path and, if any, label")
+        raise UserError(
+            f"{file} has no column 'path': its first line must be a header with path and, optionally, label"
+        )
     rows = [(row["path"], row.get("label")) for row in reader]
     if not all(path for path, _ in rows):
         raise UserError(f"{file}, line {_line_of_first_blank([path for path, _ in rows])}: has no path")

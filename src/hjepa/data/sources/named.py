@@ -1,4 +1,4 @@
-"""Data sets that are opened by their name: found on this machine first, downloaded by torchvision otherwise."""
+"""Datasets that are opened by name: from this machine if present, otherwise downloaded by torchvision."""
 
 import gzip
 import struct
@@ -10,14 +10,14 @@ import numpy as np
 from hjepa.data.sources.arrays import ArraySource
 from hjepa.data.sources.npz import open_npz
 from hjepa.errors import UserError
-from hjepa.processes import is_first
+from hjepa.processes import is_main_process
 
 FASHION_NAMES = "fashion-mnist, fashion-mnist:train, fashion-mnist:test"
 FASHION_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# Debian's package dataset-fashion-mnist, a folder beside the user, what torchvision left behind.
+# Debian's package dataset-fashion-mnist, a folder in the working directory, torchvision's download.
 FASHION_FOLDERS = (
     Path("/usr/share/datasets/fashion-mnist"),
     Path("fashion-mnist"),
@@ -27,7 +27,7 @@ FASHION_FOLDERS = (
 CIFAR10_NAMES = "cifar10, cifar10:train, cifar10:test"
 # One .npz with train_images, train_labels, test_images and test_labels.
 CIFAR10_FILES = (Path("cifar10.npz"), Path("data/cifar10.npz"))
-# torchvision's folders: as its root stands by default here, and the archive unpacked beside the user.
+# torchvision's root folders: the default here, and an archive unpacked in the working directory.
 CIFAR10_ROOTS = (Path("data"), Path())
 
 
@@ -60,7 +60,7 @@ def open_cifar10(split: str) -> ArraySource:
         found = CIFAR10(root or "data", train=split == "train", download=root is None)
     except (OSError, RuntimeError):
         raise UserError(
-            "cifar10 is not here and could not be downloaded: put cifar10.npz (train_images, train_labels, "
+            "cifar10 was not found and could not be downloaded: put cifar10.npz (train_images, train_labels, "
             "test_images, test_labels) or torchvision's cifar-10-batches-py into ./data, or go online once"
         ) from None
     return ArraySource(f"cifar10:{split}", found.data, np.asarray(found.targets), classes=found.classes)
@@ -72,8 +72,8 @@ def _has_cifar10(root: Path) -> bool:
 
 def _refuse_to_download_twice(name: str) -> None:
     """Raise UserError in every process of a launch but the first."""
-    if not is_first():
-        raise UserError(f"{name} is not here: run hjepa once in a single process, so that one fetches it")
+    if not is_main_process():
+        raise UserError(f"{name} was not found: run hjepa once in a single process to download it")
 
 
 def open_fashion_mnist(split: str) -> ArraySource:
@@ -92,8 +92,8 @@ def open_fashion_mnist(split: str) -> ArraySource:
         downloaded = FashionMNIST("data", train=split == "train", download=True)
     except (OSError, RuntimeError, ImportError):
         raise UserError(
-            "fashion-mnist is not here and could not be downloaded: install Debian's dataset-fashion-mnist, "
-            "or put its four files into ./fashion-mnist, or go online once so that torchvision can fetch it"
+            "fashion-mnist was not found and could not be downloaded: install Debian's dataset-fashion-mnist, "
+            "put its four files into ./fashion-mnist, or go online once so that torchvision can download it"
         ) from None
     return ArraySource(f"fashion-mnist:{split}", downloaded.data.numpy(), downloaded.targets.numpy())
 
@@ -110,9 +110,9 @@ def _read_idx(path: Path) -> np.ndarray:
         with opener(path, "rb") as file:
             raw = file.read()
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UserError(f"{path} is damaged: get it again") from None
+        raise UserError(f"{path} is damaged: download it again") from None
     axes = raw[3] if len(raw) > 4 else 0
     shape = struct.unpack(f">{axes}I", raw[4 : 4 + 4 * axes]) if axes else ()
     if not axes or raw[2] != 8 or len(raw) != 4 + 4 * axes + int(np.prod(shape)):
-        raise UserError(f"{path} is damaged: get it again")
+        raise UserError(f"{path} is damaged: download it again")
     return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)

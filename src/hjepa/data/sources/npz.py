@@ -17,9 +17,9 @@ def open_npz(
 ) -> ArraySource:
     """Open one split of an .npz file; without one the training split, or ``images`` if the file has no splits.
 
-    Images are uint8 [n, H, W] or [n, H, W, C]; labels, if there are any, one number for each image, as [n] or [n, 1]
-    (MedMNIST, Yang et al. 2023); ``class_names`` are used if they are there. Raises UserError in one line for a file
-    that is damaged or holds something else.
+    Images are uint8 [n, H, W] or [n, H, W, C]; labels, if any, are one integer per image, as [n] or [n, 1]
+    (MedMNIST, Yang et al. 2023); ``class_names`` are used if present. Raises UserError in one line if the file is
+    damaged or contains something else.
     """
     try:
         with (
@@ -33,9 +33,9 @@ def open_npz(
     except UserError:
         raise
     except (BadZipFile, zlib.error, EOFError, ValueError, OSError):
-        raise UserError(f"{file} cannot be read as an .npz file: write it again with numpy.savez") from None
+        raise UserError(f"{file} cannot be read as an .npz file: save it again with numpy.savez") from None
     if labels is not None:
-        labels = _one_for_each(file, labels_name, labels, len(images))
+        labels = _one_per_image(file, labels_name, labels, len(images))
         if len(classes) <= int(labels.max(initial=-1)):
             classes = []
     shown = name or (f"{file}:{split}" if split else str(file))
@@ -51,7 +51,7 @@ def _names(file: Path, held: list[str], split: str | None) -> tuple[str, str]:
         if "images" in held:
             return "images", "labels"
         raise UserError(
-            f"{file} holds {', '.join(held) or 'nothing'}: expected train_images (and train_labels, val_images, "
+            f"{file} contains {', '.join(held) or 'nothing'}: expected train_images (and train_labels, val_images, "
             "test_images ...), or images (and labels)"
         )
     if split not in splits:
@@ -60,12 +60,11 @@ def _names(file: Path, held: list[str], split: str | None) -> tuple[str, str]:
     return f"{split}_images", f"{split}_labels"
 
 
-def _one_for_each(file: Path, name: str, labels: np.ndarray, images: int) -> np.ndarray:
-    """Return labels as int64 [n]; several for one image (MedMNIST's ChestMNIST) are no classes."""
+def _one_per_image(file: Path, name: str, labels: np.ndarray, images: int) -> np.ndarray:
+    """Return labels as int64 [n]; several labels per image (as in MedMNIST's ChestMNIST) are refused."""
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or len(flat) != images or not np.issubdtype(flat.dtype, np.integer):
         raise UserError(
-            f"{file}: {name} is {labels.dtype} {list(labels.shape)} for {images} images: expected one whole number "
-            "for each image"
+            f"{file}: {name} is {labels.dtype} {list(labels.shape)} for {images} images: expected one integer per image"
         )
     return flat.astype(np.int64)

@@ -1,4 +1,4 @@
-"""From what a user names to a source of images."""
+"""Open the DATA argument as a source of images."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ from hjepa.errors import UserError
 
 
 def open_source(data: Any, channels: int | None = None) -> ImageSource:
-    """Open DATA: a folder, a .txt or .csv list, an .npz file, a data set's name, an array or a Dataset.
+    """Open DATA: a folder, a .txt or .csv list, an .npz file, the name of a dataset, an array or a Dataset.
 
-    ``channels`` is what the settings say (data.channels): other than 1, 3 or 4 only if they say so.
-    Raises UserError in one line when there is nothing to train on.
+    ``channels`` is data.channels: numbers other than 1, 3 or 4 are accepted only if they are set there.
+    Raises UserError in one line if there is nothing to train on.
     """
     if isinstance(data, str | os.PathLike):
         return _open_named(str(data), channels)
@@ -30,7 +30,7 @@ def open_source(data: Any, channels: int | None = None) -> ImageSource:
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return DatasetSource(data, channels)
     raise UserError(
-        f"DATA is a {type(data).__name__}: pass a folder, a list file, a data set's name, "
+        f"DATA is of type {type(data).__name__}: pass a folder, a list file, the name of a dataset, "
         "an array [n, H, W, C] or a Dataset with a length"
     )
 
@@ -58,21 +58,21 @@ def _open_named(spec: str, channels: int | None) -> ImageSource:
             f"{spec} is a file: pass a folder of images, a .txt or .csv list of paths, or an .npz file of arrays"
         )
     raise UserError(
-        f"{spec} is neither a folder nor a known data set: check the path, or use cifar10, fashion-mnist or scenes"
+        f"{spec} is neither a folder nor a known dataset: check the path, or use cifar10, fashion-mnist or scenes"
     )
 
 
 def _refuse_two_meanings(name: str) -> None:
-    """Raise UserError if a folder of images here is called as a data set is; the set's own files are no images."""
+    """Raise UserError if a folder of images has the name of a dataset; a dataset's own files are not images."""
     if Path(name).is_dir() and any(image_files(Path(name))):
         raise UserError(
-            f"{name} is a folder of images here and a data set's name: write ./{name} for the folder, "
-            f"or {name}:train for the data set"
+            f"{name} is both a folder of images here and the name of a dataset: use ./{name} for the folder, "
+            f"or {name}:train for the dataset"
         )
 
 
 def _npz_and_split(path: Path) -> tuple[Path, str | None]:
-    """Split ``FILE.npz:test`` into file and split; the name of a file may hold a colon itself."""
+    """Split ``FILE.npz:test`` into file and split; the file name itself may contain a colon."""
     head, colon, tail = str(path).rpartition(":")
     if colon and head.lower().endswith(".npz") and not path.is_file():
         return Path(head), tail

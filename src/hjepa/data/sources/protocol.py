@@ -1,4 +1,4 @@
-"""What every source of images offers, and how classes get their numbers."""
+"""The interface of image sources, and the numbering of classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ USUAL_CHANNELS = (1, 3, 4)  # grey, colour, colour with a fourth channel
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Numbered images; ``labels`` maps a label name to int64 [n] and is empty when there are none."""
+    """Indexed images; ``labels`` maps the name of a label to int64 [n] and is empty if there are none."""
 
     name: str
     channels: int
@@ -26,7 +26,7 @@ class ImageSource(Protocol):
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """Return what is known about each image."""
+        """Return the labels of the images, by name."""
         ...
 
     def fingerprint(self) -> str:
@@ -35,16 +35,16 @@ class ImageSource(Protocol):
 
 
 def refuse_channels(what: str, shape: Sequence[int], have: int, wanted: int | None, expected: str) -> None:
-    """Raise UserError if an axis that is no channels has been taken for them: training on it would be nonsense."""
+    """Raise UserError if another axis was probably mistaken for the channels: training on it would be pointless."""
     if have not in (*USUAL_CHANNELS, wanted):
         raise UserError(
-            f"{what} of shape {list(shape)} has {have} channels: expected {expected} with C = 1, 3 or 4, "
-            f"move the axes, or set --data.channels {have} if it is meant"
+            f"{what} of shape {list(shape)} has {have} channels: expected {expected} with C = 1, 3 or 4; "
+            f"move the axes, or use --data.channels {have} if this is intended"
         )
 
 
 def number_classes(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the class names in order, and each image's class as a number; nothing if one has no class."""
+    """Return the sorted class names, and the class number of each image; empty if any image has no class."""
     if not all(names):
         return [], {}
     classes, numbers = np.unique(np.array(names), return_inverse=True)
@@ -52,21 +52,21 @@ def number_classes(names: list[str | None]) -> tuple[list[str], dict[str, np.nda
 
 
 def renumber_classes(train: ImageSource, test: ImageSource) -> None:
-    """Give the test images the training set's class numbers: each source has numbered its own classes.
+    """Renumber the classes of the test images as in the training set: each source numbers its own classes.
 
-    Labels that are numbers from the start (an array, a Dataset, fashion-mnist) are their own names, so a
-    list with the labels 3 and 7 fits them. Raises UserError if the test set has a class that the training
-    set does not know.
+    Labels that are numbers from the start (an array, a Dataset, fashion-mnist) are their own names, so they
+    match a list with the labels 3 and 7. Raises UserError if the test set has a class that the training
+    set lacks.
     """
     if "label" not in train.labels or "label" not in test.labels:
-        return  # other kinds of labels, or none: the evaluation says so
+        return  # other kinds of labels, or none: reported by the evaluation
     known, asked = _class_names(train), _class_names(test)
     if known == asked:
         return
     numbers = {name: number for number, name in known.items()}
     if strange := [name for name in asked.values() if name not in numbers]:
         raise UserError(
-            f"{test.name} has the class {strange[0]!r}, which {train.name} does not have: "
+            f"{test.name} has the class {strange[0]!r}, which is missing from {train.name}: "
             f"its classes are {', '.join(list(numbers)[:10])}"
         )
     test.labels["label"] = np.array([numbers[asked[own]] for own in test.labels["label"].tolist()], dtype=np.int64)

@@ -1,8 +1,8 @@
-"""``random``: patches drawn one by one instead of blocks, as masked autoencoders do.
+"""Mask sampler ``random``: single patches at random instead of blocks, as in masked autoencoders.
 
-He et al., 2022 (arXiv:2111.06377), section 3. The settings are those of blocks, without shapes:
-``context_scale`` is the share of the grid that stays visible, each of ``num_targets`` targets is a random
-``target_scale`` of it. Context and targets never share a patch; targets do only where they cannot do otherwise.
+He et al., 2022 (arXiv:2111.06377), section 3. The settings are those of blocks, without their shapes:
+``context_scale`` is the fraction of the grid that stays visible, and each of ``num_targets`` targets is a random
+``target_scale`` of it. Context and targets never overlap; targets overlap each other only if patches run out.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from hjepa.masking.multiblock import Masks, MaskSettings, check_ranges
 from hjepa.randomness import generator
 
 
-class RandomSampler:
-    """Draws the masks of a step: a pure function of ``(seed, step)``; every patch is as likely as any other.
+class RandomPatchSampler:
+    """Samples the masks of a step as a pure function of ``(seed, step)``; all patches are equally likely.
 
-    Shares are drawn once a step, patches for each image. Raises ``UserError`` if context and target cannot stand
-    side by side on the grid, or fewer than ``settings.min_context`` patches would be visible.
+    Scales are sampled once per step, patches for each image. Raises ``UserError`` if context and target do not both
+    fit on the grid, or if fewer than ``settings.min_context`` patches would be visible.
     """
 
     def __init__(self, grid: tuple[int, int], settings: MaskSettings | None = None, *, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ class RandomSampler:
         size = self._patches(random.uniform(*self.settings.target_scale))
         order = random.random((batch, self.grid[0] * self.grid[1]))[rows].argsort(axis=1)
         hidden = order[:, visible:]
-        # One target after the other around the hidden patches: they share one only if there are too few.
+        # Targets take the hidden patches in turn, so they overlap only if there are too few.
         places = np.arange(self.settings.num_targets * size) % hidden.shape[1]
         targets = np.sort(hidden[:, places].reshape(len(order), self.settings.num_targets, size), axis=2)
         return Masks(np.sort(order[:, :visible], axis=1), targets)
@@ -53,11 +53,12 @@ class RandomSampler:
         if most + largest > patches:
             raise UserError(
                 f"masking.context_scale = {settings.context_scale} and masking.target_scale = {settings.target_scale}: "
-                f"{most} random patches to see and {largest} to predict are more than there are {where}; "
+                f"{most} visible and {largest} target patches do not fit together {where}; "
                 f"use scales that add up to at most 1, such as 0.3,0.3 and 0.7,0.7"
             )
         if fewest < settings.min_context:
             raise UserError(
-                f"masking.min_context = {settings.min_context} and masking.context_scale = {settings.context_scale} "
-                f"leaves {fewest} {where}: use a larger context_scale or a min_context of at most {fewest}"
+                f"masking.min_context = {settings.min_context} cannot be satisfied: masking.context_scale = "
+                f"{settings.context_scale} leaves {fewest} visible patches {where}; use a larger context_scale or a "
+                f"min_context of at most {fewest}"
             )

@@ -1,4 +1,4 @@
-"""Weights by the released I-JEPA names: ``encoder``, ``predictor``, ``target_encoder``."""
+"""Load weights by name, strictly; also those of released I-JEPA checkpoints."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -22,11 +22,11 @@ class Matched(NamedTuple):
 
 
 def load_released(model: HJEPA, weights: Mapping[str, Mapping[str, Tensor]]) -> list[Matched]:
-    """Load parts of a released checkpoint, strictly; say how many tensors matched.
+    """Load the parts of a released checkpoint, strictly; return how many tensors matched.
 
     ``weights`` maps ``encoder``, ``predictor`` and ``target_encoder`` to state dicts, each with or
     without the prefix ``module.``. Without ``target_encoder`` the target is copied from the encoder.
-    Nothing is changed unless everything fits (UserError naming the first tensor that does not).
+    Nothing is changed unless everything matches (UserError naming the first tensor that does not).
     """
     homes: dict[str, nn.Module] = {
         "encoder": model.context_encoder.vit,
@@ -46,7 +46,7 @@ def load_released(model: HJEPA, weights: Mapping[str, Mapping[str, Tensor]]) -> 
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the ``module.`` that a DDP wrapper leaves in front of every name."""
+    """Remove the prefix ``module.`` that a DDP wrapper adds to every name."""
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -60,8 +60,8 @@ def refuse_misfit(part: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
             raise UserError(f"{part}: {name} is missing {report}; use a checkpoint of the same architecture")
         if own[name].shape != state[name].shape:
             raise UserError(
-                f"{part}: {name} is {tuple(state[name].shape)}, this model needs {tuple(own[name].shape)} "
+                f"{part}: {name} is {tuple(state[name].shape)}, but this model needs {tuple(own[name].shape)} "
                 f"{report}; set model.* to the checkpoint's sizes"
             )
     if extra := sorted(state.keys() - own.keys()):
-        raise UserError(f"{part}: {extra[0]} has no place in this model {report}; set model.depth to match")
+        raise UserError(f"{part}: {extra[0]} does not exist in this model {report}; set model.depth to match")
