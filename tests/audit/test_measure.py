@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hjepa.audit import TeacherAudit, specs
-from hjepa.audit.findings import Status, Verdict
-from hjepa.audit.measure import _explain
-from hjepa.audit.recording import Event, Kind, Look
-from hjepa.audit.regression import _noise, fit
-from hjepa.audit.report import Report
-from hjepa.audit.walk import Update
+from hjepa.audit.judge.findings import Status, Verdict
+from hjepa.audit.measure.measurement import _explain
+from hjepa.audit.measure.regression import _noise, fit
+from hjepa.audit.measure.walk import Update
+from hjepa.audit.observe.recording import Event, Kind, Look
+from hjepa.audit.tell.report import Report
 
 STEPS = 20
 MOMENTUM = 0.996

@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["Report", "TeacherAudit", "assert_conforms", "specs"]
 
-_HOME = {"TeacherAudit": "session", "assert_conforms": "session", "Report": "report"}
+_HOME = {"TeacherAudit": "teacher_audit", "assert_conforms": "teacher_audit", "Report": "tell.report"}
 
 
 def __getattr__(name: str) -> Any:
