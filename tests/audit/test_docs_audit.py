@@ -12,8 +12,8 @@ import pytest
 
 from hjepa.audit import TeacherAudit, assert_conforms, specs
 from hjepa.audit.callbacks import LoopAudit
-from hjepa.audit.judge.context import Rule
 from hjepa.audit.judge.findings import Severity, Verdict
+from hjepa.audit.judge.rule import Rule
 from hjepa.audit.judge.rules import RULES
 from hjepa.audit.tell import catalogue
 from hjepa.audit.tell.vocabulary import RULE_WORDS

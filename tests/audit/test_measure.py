@@ -18,7 +18,7 @@ from hjepa.audit.judge.findings import Status, Verdict
 from hjepa.audit.measure.measurement import _explain
 from hjepa.audit.measure.regression import _noise, fit
 from hjepa.audit.measure.walk import Update
-from hjepa.audit.observe.recording import Event, Kind, Look
+from hjepa.audit.observe.recording import Event, Kind, Snapshot
 from hjepa.audit.tell.report import Report
 
 STEPS = 20
@@ -474,12 +474,15 @@ def networks(seed: int, size: int, gap: float, drift: float) -> tuple[Tensor, Te
     return teacher.double(), before.double(), (before + drift * normal[2]).double()
 
 
-def look(teacher: Tensor, student: Tensor) -> Look:
-    return Look(teacher, student, torch.zeros(0), torch.zeros(0), (), ())
+def snapshot(teacher: Tensor, student: Tensor) -> Snapshot:
+    return Snapshot(teacher, student, torch.zeros(0), torch.zeros(0), (), ())
 
 
 def explained(t0: Tensor, t1: Tensor, previous: Tensor, current: Tensor) -> Update:
-    events = Event(Kind.STEP_END, 1, look=look(t0, current)), Event(Kind.TEACHER_FORWARD, 1, look=look(t1, current))
+    events = (
+        Event(Kind.STEP_END, 1, snapshot=snapshot(t0, current)),
+        Event(Kind.TEACHER_FORWARD, 1, snapshot=snapshot(t1, current)),
+    )
     update = Update(1, 1, "A", *events, first=True, evaluation=False, skipped=False, student_changed=False)
     rounding = torch.full_like(t0, torch.finfo(torch.float32).eps)
     _explain(update, previous, rounding, torch.arange(len(t0)) // 64)

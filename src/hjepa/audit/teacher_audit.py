@@ -5,7 +5,6 @@ import datetime
 import gc
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,20 +15,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from hjepa.audit import specs
-from hjepa.audit.judge.findings import Measured, Subject, TimelineEntry, Verdict, verdict_of
-from hjepa.audit.judge.rules import Case, judge
-from hjepa.audit.measure.measurement import measure
-from hjepa.audit.measure.nearest import closest, nearest
-from hjepa.audit.measure.schedule_kind import kind_of
-from hjepa.audit.measure.walk import BEFORE_STEP, INSIDE_STEP
+from hjepa.audit.judge.conclusion import Conclusion, conclude
+from hjepa.audit.judge.context import AuditContext
+from hjepa.audit.judge.findings import Measured, Subject, Verdict, verdict_of
+from hjepa.audit.measure.measurement import Measurement, measure
 from hjepa.audit.observe import replicas
-from hjepa.audit.observe.hooks.dispatch_modes import unseen
+from hjepa.audit.observe.hooks.dispatch_modes import suspended_modes
 from hjepa.audit.observe.hooks.step_hooks import at_work, remove_if_safe
 from hjepa.audit.observe.observer import Observer
 from hjepa.audit.observe.program.discovery import Found, averager_of, discover
 from hjepa.audit.observe.program.program_names import NotFound
 from hjepa.audit.observe.program.tensor_pairs import Part, unwrap
-from hjepa.audit.observe.recording import Kind
 from hjepa.audit.specs import Spec
 from hjepa.audit.tell.phrases import count
 from hjepa.audit.tell.report import Report
@@ -37,7 +33,6 @@ from hjepa.audit.tell.report import Report
 STEPS = 20  # optimizer steps watched
 TRACED = (2,)  # of these, followed operation by operation: the third, when everything has settled
 DEEP = (1, 2, 3)
-SHOWN_STEPS = 4  # steps whose events the report lists
 ATTEMPTS = 5  # optimizer steps at which discovery looks for a pair
 
 
@@ -178,7 +173,7 @@ class TeacherAudit:
         if self._optimizer is not None and optimizer is not self._optimizer:
             return
         try:
-            with unseen():
+            with suspended_modes():
                 self._look(optimizer, args, kwargs)
         except NotFound as error:
             self.problem = str(error)
@@ -256,7 +251,7 @@ class TeacherAudit:
         """Return what was found; may be asked for at any time after the first steps."""
         if self._final is not None:
             return self._final
-        with unseen():
+        with suspended_modes():
             return self._report()
 
     def _report(self) -> Report:
@@ -265,41 +260,22 @@ class TeacherAudit:
             return self._nothing()
         recording, tensors = observer.recording, observer.tensors
         measured = measure(recording, tensors.pairs)
-        case = Case(
+        audit = AuditContext(
             recording, measured, self.spec, tensors, observer.parts, self.start_step,
             replicas=self._replicas, processes=replicas.world()[1], averager=averager_of(observer.parts),
         )  # fmt: skip
-        order = _order(case, recording.finished and not _cut(observer))
-        series = _series(case)
-        values, errors, steps = series
-        kind = kind_of(values, errors, steps)
-        spec = closest(self.spec, values, steps, kind) if values else self.spec
-        told = None if order == "A" and _ambiguous(case) else order
-        case = replace(case, spec=spec, schedule=kind, order=told)
-        findings = judge(case)
-        verdict = verdict_of(findings, steps=measured.effective)
-        reason = ""
-        if verdict is Verdict.CONFORMS and measured.updates and not values:
-            verdict = Verdict.INCONCLUSIVE
-            reason = (
-                "the teacher changed, but no momentum could be measured: watch more steps (--steps), or steps with a "
-                "larger learning rate"
-            )
-        elif verdict is Verdict.INCONCLUSIVE:
-            reason = (
-                f"only {measured.effective} of {count(recording.steps, 'optimizer step')} changed the student: watch "
-                "more (--steps), train longer, or with a learning rate above 0"
-            )
+        concluded = conclude(audit)
+        verdict, reason = _verdict(measured, concluded)
         return Report(
             verdict=verdict,
-            spec=spec.name,
-            spec_source=spec.source,
-            nearest=self._nearest(values, steps, order),
+            spec=concluded.spec.name,
+            spec_source=concluded.spec.source,
+            nearest=concluded.nearest,
             steps=recording.steps,
             subject=self._subject(observer),
-            measured=_measured(case, order, series),
-            findings=findings,
-            timeline=_timeline(case),
+            measured=concluded.measured,
+            findings=concluded.findings,
+            timeline=concluded.timeline,
             date=_now(),
             versions=_versions(),
             reason=reason,
@@ -310,10 +286,6 @@ class TeacherAudit:
         if not self.interrupted:
             return ""
         return f"{self.interrupted} after {count(steps, 'optimizer step')} of the {self.steps} to be watched"
-
-    def _nearest(self, values: list[float], steps: list[int], order: str | None) -> list[str]:
-        matches = nearest(values, steps, order=order, total_steps=self.spec.total_steps)
-        return [match.says for match in matches[:3]]
 
     def _subject(self, observer: Observer) -> Subject:
         pairs = observer.tensors.pairs
@@ -395,97 +367,20 @@ def _name(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _cut(observer: Observer) -> bool:
-    return any(event.facts.get("cut") for event in observer.recording.events if event.kind is Kind.END)
-
-
-def _order(case: Case, ended: bool) -> str | None:
-    """Return the order that most updates show; A and B differ only in the text and in what follows the last step."""
-    measured = case.measured
-    updates = measured.regular[1:] or measured.regular
-    if not updates:
-        return None
-    positions = [_position(update) for update in updates]
-    inside = sum(update.position == INSIDE_STEP for update in updates) > len(updates) / 2
-    common = max(sorted(set(positions)), key=positions.count)
-    if positions.count(common) < 0.6 * len(positions):
-        return "mixed"
-    if common == "A" and not inside and case.begins_step():
-        return "B"
-    every = (measured.per_step or 1.0) > 0.75
-    if common == "A" and every and not inside and ended and measured.updates[-1].version < measured.effective:
-        return "B"  # training ended and the last step was not followed by an update
-    return common
-
-
-def _position(update: Any) -> str:
-    if update.position == INSIDE_STEP:
-        old = update.stale is not None and update.stale > 0.5
-        return BEFORE_STEP if old else "A"
-    return str(update.position)
-
-
-def _series(case: Case) -> tuple[list[float], list[float], list[int]]:
-    from hjepa.audit.judge.rules.schedule import series
-
-    found = [(u.fit.momentum, u.fit.error, step) for step, u in series(case) if u.fit is not None]
-    return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
-
-
-def _measured(case: Case, order: str | None, series: tuple[list[float], list[float], list[int]]) -> Measured:
-    values, errors, steps = series
-    lags = [float(lag) for _, lag in case.measured.lags]
-    stale_errors = [u.stale_error for u in case.updates if u.stale_error is not None]
-    unknown = list(case.recording.problems)
-    if case.schedule is None and values:
-        unknown.append("the kind of schedule, from these steps")
-    if order == "A" and _ambiguous(case):
-        unknown.append("whether the update follows the step (A) or begins the next one (B): both are sound")
-    if case.measured.per_interval > 1:
-        rate: float | None = (case.measured.per_step or 1.0) * case.measured.per_interval
-    else:
-        rate = case.measured.per_step
-    return Measured(
-        order=order,
-        lag=sum(lags) / len(lags) if lags else None,
-        lag_error=min(stale_errors) if stale_errors else None,
-        updates_per_step=rate,
-        momentum=values,
-        momentum_error=errors,
-        momentum_step=steps,
-        expected=[case.spec.momentum(step) for step in steps],
-        schedule=case.schedule,
-        not_identifiable=unknown,
-    )
-
-
-def _ambiguous(case: Case) -> bool:
-    """Return whether nothing told A from B: the window closed before training ended, and nothing fell inside a step."""
-    inside = any(u.position == INSIDE_STEP for u in case.updates)
-    return not inside and case.begins_step() is None and any(event.facts.get("cut") for event in case.events(Kind.END))
-
-
-def _timeline(case: Case) -> list[TimelineEntry]:
-    """Return the events of the first steps in words, with the updates where they fell."""
-    skip = (Kind.TEACHER_END, Kind.STUDENT_END, Kind.BACKWARD_END, Kind.STEP_END, Kind.END, Kind.MODE)
-    updates = {id(update.before): update for update in case.updates}
-    place = case.update_location()
-    entries = []
-    for event in case.recording.events:
-        if event.step >= SHOWN_STEPS:
-            break
-        if event.kind not in skip:
-            entries.append(TimelineEntry(event.step, event.kind.value, event.location))
-        update = updates.get(id(event))
-        if update is not None:
-            entries.append(TimelineEntry(event.step, _update_in_words(update), place))
-    return entries
-
-
-def _update_in_words(update: Any) -> str:
-    momentum = f" with momentum {update.fit.momentum:.6f}" if update.fit is not None else ""
-    extra = "" if update.first else ", the student unchanged since the last"
-    return f"teacher update{momentum}{extra}"
+def _verdict(measured: Measurement, concluded: Conclusion) -> tuple[Verdict, str]:
+    """Return the verdict, and for an inconclusive audit what to add."""
+    verdict = verdict_of(concluded.findings, steps=measured.effective)
+    if verdict is Verdict.CONFORMS and measured.updates and not concluded.measured.momentum:
+        return Verdict.INCONCLUSIVE, (
+            "the teacher changed, but no momentum could be measured: watch more steps (--steps), or steps with a "
+            "larger learning rate"
+        )
+    if verdict is Verdict.INCONCLUSIVE:
+        return verdict, (
+            f"only {measured.effective} of {count(measured.steps, 'optimizer step')} changed the student: watch "
+            "more (--steps), train longer, or with a learning rate above 0"
+        )
+    return verdict, ""
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hjepa.audit.measure.regression import _chi, _least_squares, _noise, _share, fit
 from hjepa.audit.measure.walk import INSIDE_STEP, Change, Update, Walk, _same
 from hjepa.audit.observe.program.tensor_pairs import TensorPair
-from hjepa.audit.observe.recording import Event, Kind, Look, Recording, Write
+from hjepa.audit.observe.recording import Event, Kind, Recording, Snapshot, Write
 
 
 @dataclass
@@ -144,7 +144,7 @@ def _without_rounding(walk: Walk) -> set[int]:
 
 
 def _is_rounding(update: Update, *, told: bool) -> bool:
-    a, b = update.before.look, update.after.look
+    a, b = update.before.snapshot, update.after.snapshot
     if a is None or b is None or len(a.teacher) != len(b.teacher):
         return False
     moved = (b.teacher - a.teacher).abs()
@@ -229,7 +229,7 @@ def _explain(
     Where it used the student before that step, with that; and where the student was changed between step and
     update (prototypes that are normalised), with what it had become.
     """
-    a, b = update.before.look, update.after.look
+    a, b = update.before.snapshot, update.after.snapshot
     assert a is not None and b is not None
     inside = update.position == INSIDE_STEP
     sources = [b.student] if own is None or inside or len(own) != len(b.student) else [own]
@@ -247,7 +247,7 @@ def _explain(
 
 
 def _explain_by(update: Update, current: Tensor, previous: Tensor | None, rounding: Tensor, segments: Tensor) -> None:
-    a, b = update.before.look, update.after.look
+    a, b = update.before.snapshot, update.after.snapshot
     assert a is not None and b is not None
     t0, t1 = a.teacher, b.teacher
     if len(t0) != len(rounding) or not bool((torch.isfinite(t0) & torch.isfinite(t1) & torch.isfinite(current)).all()):
@@ -310,10 +310,10 @@ def _typical(t0: Tensor, t1: Tensor, current: Tensor, noise: Tensor, segments: T
 
 def _tensors(updates: Sequence[Update], walk: Walk, pairs: Sequence[TensorPair], rounding: Tensor) -> list[TensorFit]:
     used = [u for u in updates if u.fit is not None and u.source is not None and u.fit.momentum < 1]
-    looks = [event for event in walk.looks if id(event) not in walk.exchanged]
-    if not looks:
+    snapshots = [event for event in walk.snapshots if id(event) not in walk.exchanged]
+    if not snapshots:
         return []
-    first, last = looks[0].look, looks[-1].look
+    first, last = snapshots[0].snapshot, snapshots[-1].snapshot
     assert first is not None and last is not None
     size = len(rounding)
     top, bottom, square, plain = (torch.zeros(size, dtype=torch.float64) for _ in range(4))
@@ -321,14 +321,14 @@ def _tensors(updates: Sequence[Update], walk: Walk, pairs: Sequence[TensorPair],
     largest = torch.zeros(size, dtype=torch.float64)  # step in units of rounding
     shrunk, own, whole = (torch.zeros(size, dtype=torch.float64) for _ in range(3))  # sums of d t0, t0 t0, d d
     for update in updates:
-        a, b = update.before.look, update.after.look
+        a, b = update.before.snapshot, update.after.snapshot
         assert a is not None and b is not None
         if len(a.teacher) == size:
             moved |= a.teacher != b.teacher
             old, step = torch.nan_to_num(a.teacher), torch.nan_to_num(b.teacher - a.teacher)
             shrunk, own, whole = shrunk + step * old, own + old * old, whole + step * step
     for update in used:
-        a, b = update.before.look, update.after.look
+        a, b = update.before.snapshot, update.after.snapshot
         assert a is not None and b is not None and update.fit is not None
         assert update.source is not None
         away, d = update.source - a.teacher, b.teacher - a.teacher
@@ -396,10 +396,10 @@ def _number(events: Sequence[Event], event: Event) -> int:
 
 
 def _complete(update: Update, writes: Sequence[Write], pair: TensorPair) -> int:
-    look: Look | None = update.before.look
-    assert look is not None and update.after.look is not None
-    source = update.after.look.student if update.source is None else update.source
-    student, at = source[pair.sampled], look.teacher[pair.sampled]
+    snapshot: Snapshot | None = update.before.snapshot
+    assert snapshot is not None and update.after.snapshot is not None
+    source = update.after.snapshot.student if update.source is None else update.source
+    student, at = source[pair.sampled], snapshot.teacher[pair.sampled]
     noise = _noise(at, at, torch.full_like(at, torch.finfo(pair.teacher.dtype).eps))
     count = 0
     for write in writes:

@@ -69,7 +69,7 @@ class Walk:
         self.versions: list[int] = []  # the student's version at each event
         self.previous: dict[int, Tensor] = {}  # version -> the student before it became this one
         self.current: dict[int, Tensor] = {}  # steps finished -> the student at the end of the last of them
-        self.looks = [event for event in self.events if event.look is not None]
+        self.snapshots = [event for event in self.events if event.snapshot is not None]
         self.aside = self._backwards_aside()
         self.exchanged = self._exchanged()
         self.training_modes = self._modes_of_training()
@@ -87,20 +87,20 @@ class Walk:
         found: set[int] = set()
         cycle: list[Event] = []
         for event in self.events:
-            if event.look is not None:
+            if event.snapshot is not None:
                 cycle.append(event)
             if event.kind is Kind.STEP:
                 found |= self._exchanged_between(cycle, settled=True)
             elif event.kind is Kind.STEP_END:
                 found |= self._exchanged_inside(cycle)
-                cycle = [event] if event.look is not None else []
+                cycle = [event] if event.snapshot is not None else []
         return found | self._exchanged_between(cycle, settled=False)
 
     def _exchanged_between(self, cycle: Sequence[Event], *, settled: bool) -> set[int]:
         if len(cycle) < 2:
             return set()
-        looks = [event.look for event in cycle]
-        own, used = looks[0], looks[-1]
+        snapshots = [event.snapshot for event in cycle]
+        own, used = snapshots[0], snapshots[-1]
         assert own is not None and used is not None
         begins = cycle[0].kind is Kind.STEP_END  # else nothing is known of the student before the first look
         kept = [used.student] if settled or not begins else []
@@ -110,7 +110,7 @@ class Walk:
         found = {
             id(event)
             for event in cycle
-            if event.look is not None and not any(_same(event.look.student, one) for one in kept)
+            if event.snapshot is not None and not any(_same(event.snapshot.student, one) for one in kept)
         }
         found |= _taken_back([event for event in cycle if id(event) not in found])
         self.lent += bool(found)
@@ -129,19 +129,21 @@ class Walk:
         before, inside = cycle[begin], cycle[begin + 1 : -1]
         passes = sum(event.kind is Kind.BACKWARD for event in inside)
         last = next((event for event in reversed(inside) if event.kind is Kind.BACKWARD_END), None)
-        assert before.look is not None
+        assert before.snapshot is not None
         if (
             passes == 1
             and last is not None
-            and last.look is not None
-            and not _same(last.look.student, before.look.student)
+            and last.snapshot is not None
+            and not _same(last.snapshot.student, before.snapshot.student)
         ):
-            self.changes.append(Change(before.step, before.look.student, last.look.student, last.look.teacher))
+            self.changes.append(
+                Change(before.step, before.snapshot.student, last.snapshot.student, last.snapshot.teacher)
+            )
             return set()
         return {
             id(event)
             for event in inside
-            if event.look is not None and not _same(event.look.student, before.look.student)
+            if event.snapshot is not None and not _same(event.snapshot.student, before.snapshot.student)
         }
 
     def _modes_of_training(self) -> set[tuple[bool, ...]]:
@@ -151,8 +153,8 @@ class Walk:
         for event in self.events:
             if event.kind is Kind.STUDENT_FORWARD and event.facts.get("gradients") is not False:
                 forward = event
-            elif event.kind is Kind.BACKWARD and forward is not None and forward.look is not None:
-                found.add(forward.look.student_modes)
+            elif event.kind is Kind.BACKWARD and forward is not None and forward.snapshot is not None:
+                found.add(forward.snapshot.student_modes)
         return found
 
     def evaluates(self, event: Event) -> bool:
@@ -164,7 +166,7 @@ class Walk:
             return True
         if event.kind in (Kind.STEP, Kind.BACKWARD, Kind.BACKWARD_END):
             return False
-        modes = event.look.student_modes if event.look is not None else ()
+        modes = event.snapshot.student_modes if event.snapshot is not None else ()
         return bool(modes) and not any(modes) and modes not in self.training_modes
 
     def _is_evaluation(self, event: Event) -> bool:
@@ -211,10 +213,10 @@ class Walk:
         for number, event in enumerate(self.events):
             if event.kind is Kind.REPLACED:
                 last = None  # another module: what changed is not an update
-            if event.look is not None and id(event) in self.exchanged:
+            if event.snapshot is not None and id(event) in self.exchanged:
                 between = True
-            elif event.look is not None:
-                if last is not None and last.look is not None:
+            elif event.snapshot is not None:
+                if last is not None and last.snapshot is not None:
                     if event.kind is Kind.TEACHER_FORWARD and alone and not _same_teacher(last, event):
                         forwards.discard(Kind.TEACHER_FORWARD)  # no pass of training has an update in its middle
                     self._compare(last, event, number, forwards, backwards, updated, alone=alone, between=between)
@@ -243,16 +245,16 @@ class Walk:
 
     def _student_moved(self, number: int, after: Event) -> None:
         before = next(event for event in reversed(self.events[:number]) if event.kind is Kind.STEP)
-        assert after.look is not None
+        assert after.snapshot is not None
         steps = after.step + (not after.facts.get("continues"))
-        self.current[steps] = after.look.student
-        if before.look is None or torch.equal(before.look.student, after.look.student):
+        self.current[steps] = after.snapshot.student
+        if before.snapshot is None or torch.equal(before.snapshot.student, after.snapshot.student):
             return
         if after.facts.get("continues") and steps in self.effective:
             return  # another optimizer of the same round
         self.effective.add(steps)
         self.version += 1
-        self.previous[self.version] = before.look.student
+        self.previous[self.version] = before.snapshot.student
 
     def _compare(
         self,
@@ -266,7 +268,7 @@ class Walk:
         alone: bool,
         between: bool,
     ) -> None:
-        a, b = last.look, event.look
+        a, b = last.snapshot, event.snapshot
         assert a is not None and b is not None
         inside = event.kind is Kind.STEP_END
         if a.teacher.shape != b.teacher.shape or _same(a.teacher, b.teacher):
@@ -275,11 +277,11 @@ class Walk:
             self.by_optimizer += 1
             return
         begin = next((e for e in reversed(self.events[:number]) if e.kind is Kind.STEP), None) if inside else None
-        moved = begin is not None and begin.look is not None and not torch.equal(begin.look.student, b.student)
+        moved = begin is not None and begin.snapshot is not None and not torch.equal(begin.snapshot.student, b.student)
         continues = bool(event.facts.get("continues"))
         version = self.version + (1 if moved and not (continues and event.step in self.effective) else 0)
-        if inside and version > self.version and begin is not None and begin.look is not None:
-            self.previous[version] = begin.look.student
+        if inside and version > self.version and begin is not None and begin.snapshot is not None:
+            self.previous[version] = begin.snapshot.student
         step = event.step + 1 if inside and not continues else event.step
         update = Update(
             step=step,
@@ -386,7 +388,9 @@ class Walk:
                 old = update.stale is not None and update.stale > 0.5
                 contained = max(contained, update.version - (1 if old else 0))
                 position += 1
-            trains = event.kind is Kind.TEACHER_FORWARD and event.look is not None and not self._is_evaluation(event)
+            trains = (
+                event.kind is Kind.TEACHER_FORWARD and event.snapshot is not None and not self._is_evaluation(event)
+            )
             if trains and self.versions[number] > 0:
                 found.append((event.step, self.versions[number] - contained))
         return found
@@ -412,5 +416,5 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _same_teacher(before: Event, after: Event) -> bool:
-    a, b = before.look, after.look
+    a, b = before.snapshot, after.snapshot
     return a is None or b is None or a.teacher.shape != b.teacher.shape or _same(a.teacher, b.teacher)

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from hjepa.audit.observe import replicas
 from hjepa.audit.observe.graph.gradients import UnheldParameters, leaves
 from hjepa.audit.observe.graph.loss_graph import Criterion
-from hjepa.audit.observe.hooks.dispatch_modes import unseen
+from hjepa.audit.observe.hooks.dispatch_modes import suspended_modes
 from hjepa.audit.observe.hooks.interception import intercept
 from hjepa.audit.observe.hooks.step_hooks import at_work, remove_if_safe
 from hjepa.audit.observe.program.call_site import caller, function, local_variables, stack
@@ -35,7 +35,7 @@ from hjepa.audit.observe.program.tensor_pairs import (
     plain_name,
     storages,
 )
-from hjepa.audit.observe.recording import Event, Kind, Look, Recording
+from hjepa.audit.observe.recording import Event, Kind, Recording, Snapshot
 from hjepa.audit.observe.tracing import Tracer
 
 TEACHER, STUDENT, ENCLOSING, TRAINED, NEITHER = "teacher", "student", "enclosing", "trained", "neither"
@@ -43,8 +43,8 @@ LOCATED_STEPS = 3  # steps of which every event's place in the code is noted
 GRAPH_STEPS = 4  # steps in which the loss is looked into
 UNHELD_STEPS = (1, 2)  # steps in which the loss is searched for parameters that no optimizer holds
 _OF_THE_OPTIMIZER = (Kind.STEP, Kind.BACKWARD_END, Kind.OTHER_BACKWARD)  # in a step, what follows these is its own work
-REPEATED_LOOKS = 8  # looks between two steps at whether the teacher moved between two of its own forwards
-EVALUATION_LOOKS = 16  # samples of the weights between two steps that are spent on evaluation
+REPEATED_SNAPSHOTS = 8  # looks between two steps at whether the teacher moved between two of its own forwards
+EVALUATION_SNAPSHOTS = 16  # samples of the weights between two steps that are spent on evaluation
 
 
 class Observer:
@@ -85,14 +85,14 @@ class Observer:
         self._stepping: list[int] = []
         self._on_target: set[int] = set()
         self._module_names: dict[int, list[str]] = {}  # of trained modules that were called on the target branch
-        self._heirs: dict[int, weakref.ref[nn.Module]] = {}
+        self._replacement_candidates: dict[int, weakref.ref[nn.Module]] = {}
         kinds = {type(part.teacher) for part in self.parts}
-        self._bystanders = [weakref.ref(module) for module in live_modules() if type(module) in kinds]
+        self._preexisting_modules = [weakref.ref(module) for module in live_modules() if type(module) in kinds]
         self._teacher_ran = self._trains = False  # since the last optimizer step
         self._teacher_runs: bool | None = None  # in each step so far; None: none has been seen from its beginning
-        self.last_look: Look | None = None
+        self.last_snapshot: Snapshot | None = None
         self.published: int | None = None
-        self._looks_since_step = self._repeated = 0
+        self._snapshots_since_step = self._repeated = 0
         self._backwards = 0
         self._teacher_outputs: dict[int, weakref.ref[Tensor]] = {}
         self.pair()
@@ -128,22 +128,22 @@ class Observer:
             if _same_kind(module, part.teacher) and not _same_parameters(module, part.student):
                 trained = {id(p) for p in self.optimized()}
                 if not any(id(p) in trained for p in module.parameters()):
-                    self._heirs[number] = weakref.ref(module)
+                    self._replacement_candidates[number] = weakref.ref(module)
                     return NEITHER
         return TRAINED if any(p.requires_grad for p in module.parameters()) else NEITHER
 
     def _was_there(self, module: nn.Module) -> bool:
         """Return whether the module is one that stood beside the teacher when the audit began."""
-        return any(reference() is module for reference in self._bystanders)
+        return any(reference() is module for reference in self._preexisting_modules)
 
-    def _inherit(self) -> None:
+    def _adopt_replacement(self) -> None:
         """Take a new look-alike that ran for the teacher if the teacher did not run before this step.
 
         A second average or a copy that is evaluated runs beside the teacher, not in its place; and where the
         teacher runs only now and then, that it did not run says nothing.
         """
-        heirs, self._heirs = self._heirs, {}
-        modules = {number: module for number, reference in heirs.items() if (module := reference()) is not None}
+        candidates, self._replacement_candidates = self._replacement_candidates, {}
+        modules = {number: module for number, reference in candidates.items() if (module := reference()) is not None}
         if self._trains and not self._teacher_ran and self._teacher_runs is not False and modules:
             for number, module in modules.items():
                 self._replaced(number, module)
@@ -154,9 +154,9 @@ class Observer:
     def _replaced(self, number: int, module: nn.Module) -> None:
         before = self.parts[number]
         self.parts[number] = Part(before.student, module, before.name)
-        self._record(Kind.REPLACED, look=False, name=before.name or type(module).__name__)
+        self._record(Kind.REPLACED, snapshot=False, name=before.name or type(module).__name__)
         self.pair()
-        self.last_look = None
+        self.last_snapshot = None
 
     def optimized(self) -> Iterator[Tensor]:
         """Yield what the optimizers train."""
@@ -209,7 +209,7 @@ class Observer:
             try:
                 if self._tracer is not None and self._tracer.error is not None:
                     raise self._tracer.error
-                with unseen() if apart else torch._C.DisableTorchFunction():
+                with suspended_modes() if apart else torch._C.DisableTorchFunction():
                     hook(*args, **kwargs)
             except Exception as error:  # noqa: BLE001
                 self.failed(error)
@@ -241,7 +241,7 @@ class Observer:
     def stop(self) -> None:
         """Take a last look and remove everything; the second call does nothing."""
         if not self.recording.finished:
-            if self.last_look is not None or self.recording.events:
+            if self.last_snapshot is not None or self.recording.events:
                 self._record(Kind.END)
             self._close()
         for hook in self.hooks:
@@ -256,7 +256,7 @@ class Observer:
 
     def teacher_moved(self) -> bool:
         """Return whether the teacher has changed since the first look."""
-        first = next((event.look for event in self.recording.events if event.look is not None), None)
+        first = next((event.snapshot for event in self.recording.events if event.snapshot is not None), None)
         now = self.sampler.read(self._parameters(teacher=True))
         return first is None or now.shape != first.teacher.shape or not torch.equal(now, first.teacher)
 
@@ -266,7 +266,7 @@ class Observer:
         self._open.close()
         self.recording.unheld = self._unheld.settled() if self._unheld.looked else None
         if self._on_done is not None:
-            with unseen():
+            with suspended_modes():
                 self._on_done()
 
     def compiled(self) -> bool:
@@ -276,14 +276,14 @@ class Observer:
 
     # ------------------------------------------------------------------ looks
 
-    def _look(self) -> Look:
-        with unseen():
+    def _snapshot(self) -> Snapshot:
+        with suspended_modes():
             for part in self.parts:
                 if isinstance(part.teacher, Shadow):
                     part.teacher.refresh()
             sides = [self._parameters(teacher=True), self._parameters(teacher=False)]
             buffers = [self._buffers(teacher=True), self._buffers(teacher=False)]
-            look = Look(
+            snapshot = Snapshot(
                 self.sampler.read(sides[0]),
                 self.sampler.read(sides[1]),
                 self._buffer_sampler.read(buffers[0]),
@@ -291,8 +291,8 @@ class Observer:
                 tuple(module.training for part in self.parts for module in part.teacher.modules()),
                 tuple(module.training for part in self.parts for module in part.student.modules()),
             )
-        self.last_look = look
-        return look
+        self.last_snapshot = snapshot
+        return snapshot
 
     def _parameters(self, *, teacher: bool) -> dict[str, Tensor]:
         return self._current(teacher=teacher, buffers=False)
@@ -309,14 +309,14 @@ class Observer:
             found.update((prefix + name, tensor) for name, tensor in named(module, buffers=buffers).items())
         return found
 
-    def _record(self, kind: Kind, *, look: bool = True, **facts: Any) -> Event:
+    def _record(self, kind: Kind, *, snapshot: bool = True, **facts: Any) -> Event:
         step = self.recording.steps
         event = Event(kind, step, facts=facts)
         if step <= LOCATED_STEPS:
             event.location = caller()
-        if look and self._looks_since_step < EVALUATION_LOOKS + 4 * (self._backwards + 1):
-            event.look = self._look()
-            self._looks_since_step += 1
+        if snapshot and self._snapshots_since_step < EVALUATION_SNAPSHOTS + 4 * (self._backwards + 1):
+            event.snapshot = self._snapshot()
+            self._snapshots_since_step += 1
         self.recording.events.append(event)
         if self._tracer is not None:
             self._tracer.events = len(self.recording.events)
@@ -379,12 +379,12 @@ class Observer:
         before = next((e for e in reversed(self.recording.events) if e.kind is Kind.TEACHER_FORWARD), None)
         if before is not None and before.facts.get("modes") != self._modes():
             return True
-        if self.last_look is None or self._repeated >= REPEATED_LOOKS:
+        if self.last_snapshot is None or self._repeated >= REPEATED_SNAPSHOTS:
             return False
         self._repeated += 1
-        with unseen():
+        with suspended_modes():
             now = self.sampler.read(self._parameters(teacher=True))
-        return now.shape == self.last_look.teacher.shape and not torch.equal(now, self.last_look.teacher)
+        return now.shape == self.last_snapshot.teacher.shape and not torch.equal(now, self.last_snapshot.teacher)
 
     def _forward_ends(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if _elsewhere():
@@ -399,7 +399,7 @@ class Observer:
         if role is TEACHER and not inside[STUDENT]:
             self._teacher_ends(output)
         elif role is STUDENT and not inside[TEACHER]:
-            event = self._record(Kind.STUDENT_END, look=False, index=_indices(args, kwargs))
+            event = self._record(Kind.STUDENT_END, snapshot=False, index=_indices(args, kwargs))
             event.facts["images_alone"] = self._is_whole(module) and _one_argument(args, kwargs)
             event.facts["shape"] = next((tuple(t.shape) for t in _tensors(output)), ())
             if self._tracer is not None:
@@ -419,7 +419,7 @@ class Observer:
         tensors = _tensors(output)
         facts: dict[str, Any] = {"graph": any(t.requires_grad for t in tensors), "reached": False}
         facts["shape"] = tuple(tensors[0].shape) if tensors else ()
-        event = self._record(Kind.TEACHER_END, look=False, **facts)
+        event = self._record(Kind.TEACHER_END, snapshot=False, **facts)
         if len(self._teacher_outputs) > 64:
             self._teacher_outputs.clear()
         for tensor in tensors:
@@ -447,7 +447,7 @@ class Observer:
         outputs = _tensors(output)
         if not index or not outputs or not any(t.is_floating_point() and t.ndim >= 3 for t in _tensors((args, kwargs))):
             return
-        event = self._record(Kind.PREDICTOR, look=False, index=index)
+        event = self._record(Kind.PREDICTOR, snapshot=False, index=index)
         if outputs[0].requires_grad and self.recording.steps < GRAPH_STEPS:
             outputs[0].register_hook(_Rows(event.facts))
 
@@ -461,7 +461,7 @@ class Observer:
 
     def _online_on_target(self, module: nn.Module) -> None:
         if any(True for p in module.parameters() if p.requires_grad):
-            event = self._record(Kind.ONLINE_ON_TARGET, look=False)
+            event = self._record(Kind.ONLINE_ON_TARGET, snapshot=False)
             if id(module) not in self._module_names:
                 trained = [p for p in module.parameters() if p.requires_grad]
                 self._module_names[id(module)] = sorted(parameter_names(trained).values())
@@ -506,7 +506,7 @@ class Observer:
             if self.recording.steps in UNHELD_STEPS:
                 self._unheld.backward_ends(self._trained_ids, self._teacher_ids)
             # In a step with a closure the step's own change comes next: look what was before it.
-            self._record(Kind.BACKWARD_END, look=bool(self._stepping))
+            self._record(Kind.BACKWARD_END, snapshot=bool(self._stepping))
         else:
             seen["event"].kind = Kind.OTHER_BACKWARD
         if self._tracer is not None:
@@ -529,7 +529,7 @@ class Observer:
             if id(parameter) in self._trained_ids and parameter.requires_grad:
                 gradient = parameter.grad
                 if gradient is not None:
-                    with unseen():
+                    with suspended_modes():
                         if bool((gradient != 0).any()):
                             return False
                     if gradient.numel() > 1:
@@ -537,14 +537,14 @@ class Observer:
         return all(p.grad is None for p in self.optimized() if id(p) in self._trained_ids)
 
     def _unscale(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._guarded(self._record)(Kind.UNSCALE, look=False)
+        self._guarded(self._record)(Kind.UNSCALE, snapshot=False)
         return original(*args, **kwargs)
 
     def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.recording.finished:
             return original(*args, **kwargs)
         before = self._gradients()
-        self._guarded(self._record)(Kind.CLIP, look=False)
+        self._guarded(self._record)(Kind.CLIP, snapshot=False)
         result = original(*args, **kwargs)
         # Which parameters were clipped is not told by the arguments: a generator can be read once only.
         self._guarded(self._clipped)(before)
@@ -561,7 +561,7 @@ class Observer:
         return result
 
     def _eval_called(self) -> None:
-        self._record(Kind.MODE, look=False, function=function())
+        self._record(Kind.MODE, snapshot=False, function=function())
 
     def _scaler_step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         facts: dict[str, Any] = {"stepped": None}
@@ -575,7 +575,7 @@ class Observer:
 
     def _scaler_begins(self, scaler: Any, facts: dict[str, Any]) -> None:
         facts["scale"] = _scale(scaler)
-        self._record(Kind.SCALER_STEP, look=False).facts = facts
+        self._record(Kind.SCALER_STEP, snapshot=False).facts = facts
 
     # ------------------------------------------------------------------ the optimizer
 
@@ -583,7 +583,7 @@ class Observer:
         """Return which parameters of the student an optimizer holds."""
         return {id(p) for group in optimizer.param_groups for p in group["params"]} & self._trained_ids
 
-    def _serves_another(self, optimizer: Optimizer) -> None:
+    def _mark_other_optimizer(self, optimizer: Optimizer) -> None:
         """Note that the last backward pass was for an optimizer that trains none of the student's parameters.
 
         Its loss may lead through the student all the same (an actor's through the critic); the gradients left
@@ -621,7 +621,7 @@ class Observer:
         self._unheld.holds(optimizer)
         held = self._trains_student(optimizer)
         if not held:
-            self._serves_another(optimizer)
+            self._mark_other_optimizer(optimizer)
             if self.on_stranger is not None:
                 self.on_stranger(optimizer, args, kwargs)
             return
@@ -638,7 +638,7 @@ class Observer:
         self._remember(optimizer)
         self._round = self._round | held if continues else held
         self._refresh()
-        self._inherit()
+        self._adopt_replacement()
         event = self._record(Kind.STEP, cleared=self._cleared())
         if continues:
             event.facts["continues"] = True
@@ -665,9 +665,9 @@ class Observer:
             return  # new tensors in each update are its way
         now = {id(p) for part in self.parts for p in part.teacher.parameters()}
         if now != self._teacher_ids:
-            self._record(Kind.REPLACED, look=False, name="its parameters")
+            self._record(Kind.REPLACED, snapshot=False, name="its parameters")
             self.pair()
-            self.last_look = None
+            self.last_snapshot = None
 
     def _optimizer_facts(self, optimizer: Optimizer) -> dict[str, Any]:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -699,7 +699,7 @@ class Observer:
         self._stepping.pop()
         if self.recording.finished or self._stepping:
             return
-        self._looks_since_step = self._repeated = 0
+        self._snapshots_since_step = self._repeated = 0
         begin = next((event for event in reversed(self.recording.events) if event.kind is Kind.STEP), None)
         end = self._record(Kind.STEP_END)
         if begin is not None and begin.facts.get("continues"):
@@ -747,7 +747,7 @@ class _Reached:
 
     def __call__(self, gradient: Tensor | None) -> None:
         # Where an output is left out of the loss, DDP and other functions hand back None or zeros.
-        with unseen():
+        with suspended_modes():
             arrived = gradient is not None and bool((gradient != 0).any())
             self.facts["reached"] = self.facts.get("reached", False) or arrived
 
@@ -761,7 +761,7 @@ class _Rows:
     def __call__(self, gradient: Tensor | None) -> None:
         if gradient is None:
             return
-        with unseen():
+        with suspended_modes():
             self.facts["rows"] = (gradient != 0).any(dim=-1).cpu()
 
 
@@ -811,7 +811,7 @@ def _one_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def _indices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return integer tensors among the arguments: positions of tokens ``[..., T]``, or an empty list."""
     found = [t for t in _tensors((args, kwargs)) if t.dtype in (torch.int32, torch.int64) and t.ndim >= 2]
-    with unseen():
+    with suspended_modes():
         return [t.detach().to("cpu", copy=True) for t in found]
 
 

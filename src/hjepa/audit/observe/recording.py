@@ -30,7 +30,7 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """Samples of both networks at one instant, float64 ``[n]``, and the modes of their modules."""
 
     teacher: Tensor
@@ -48,7 +48,7 @@ class Event:
     kind: Kind
     step: int
     location: str | None = None
-    look: Look | None = None
+    snapshot: Snapshot | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

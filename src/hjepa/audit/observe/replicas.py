@@ -28,11 +28,11 @@ def world() -> tuple[int, int]:
 def publish(observer: "Observer", step: int) -> None:
     """Leave this process's digest for ``step`` in the store."""
     store = _store()
-    look = observer.last_look
-    if store is None or look is None or _sharded(observer):
+    snapshot = observer.last_snapshot
+    if store is None or snapshot is None or _sharded(observer):
         return
     # Rounded: the same arithmetic on the same machine is equal to the last bit, on others nearly.
-    sample = look.teacher
+    sample = snapshot.teacher
     size = sample.abs().clamp(min=1e-12)
     digits = torch.round(sample / 10 ** (size.log10().floor() - 4)).long()
     digest = hashlib.sha256(digits.numpy().tobytes()).hexdigest()[:16]

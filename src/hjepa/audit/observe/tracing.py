@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hjepa.audit.observe.hooks.dispatch_modes import lay_below, take_out, unseen
+from hjepa.audit.observe.hooks.dispatch_modes import push_to_bottom, remove_mode, suspended_modes
 from hjepa.audit.observe.program.call_site import caller, stack
 from hjepa.audit.observe.program.program_names import parameter_names
 from hjepa.audit.observe.program.tensor_pairs import TensorPair
@@ -60,13 +60,13 @@ class Tracer(TorchDispatchMode):
         if self.trace.first_step < 0:
             self.trace.first_step = step
         self._active = True
-        lay_below(self)
+        push_to_bottom(self)
 
     def end(self, step: int) -> None:
         """Stop following, wherever in the stack of modes it lies."""
         self.trace.last_step = step
         self._active = False
-        take_out(self)
+        remove_mode(self)
         self._give_names()
 
     def _give_names(self) -> None:
@@ -137,7 +137,7 @@ class Tracer(TorchDispatchMode):
                 place = _storage(tensor)
                 pair = self._teacher.get(place)
                 if pair is not None and _storage(pair.teacher) == place:  # not memory that was freed and used again
-                    with unseen():
+                    with suspended_modes():
                         sample = self._observer.sampler.one(pair.name, pair.teacher)
                     step, operation = self._observer.recording.steps, func.overloadpacket.__name__
                     self._note_side(step, "teacher")
@@ -151,7 +151,7 @@ class Tracer(TorchDispatchMode):
 
     def _note_counter(self, pair: TensorPair) -> None:
         """Note what an integer buffer of the teacher is after a write that was not its own forward's."""
-        with unseen():
+        with suspended_modes():
             same = pair.student is not None and torch.equal(pair.teacher, pair.student)
             found = (
                 float(pair.teacher.flatten()[0]),

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from hjepa.audit.judge.context import Case, Outcome, failed, noted, passed, rule, unchecked
+from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
+from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked
 from hjepa.audit.observe.recording import Event, Kind
 
 NO_INDEX = (
@@ -15,11 +16,11 @@ NOT_PATCHES = (0, 1, 2, 4, 5, 8, 9)  # class and distillation tokens, registers:
 LONG_TAIL = 40  # expected occurrences of a token that make its absence no accident
 
 
-def _positions(case: Case) -> list[tuple[Tensor, list[Tensor]]]:
+def _positions(audit: AuditContext) -> list[tuple[Tensor, list[Tensor]]]:
     """Return (context [B, V], targets [[B, T] ...]) of the forwards where both are known."""
     found = []
     context: Tensor | None = None
-    for event in case.recording.events:
+    for event in audit.recording.events:
         if event.kind is Kind.STUDENT_END and len(event.facts.get("index", ())) == 1:
             index = event.facts["index"][0]
             context = index if index.ndim == 2 else None
@@ -32,7 +33,7 @@ def _positions(case: Case) -> list[tuple[Tensor, list[Tensor]]]:
     return found
 
 
-def _sees_everything(case: Case) -> int:
+def _sees_everything(audit: AuditContext) -> int:
     """Return how many student forwards saw whole images although the predictor is told what the context is.
 
     Only a forward of the whole student that was given the images and nothing else, and that returns as many tokens
@@ -40,7 +41,7 @@ def _sees_everything(case: Case) -> int:
     """
     count = 0
     teacher = student = shape = None
-    for event in case.recording.events:
+    for event in audit.recording.events:
         if event.kind is Kind.TEACHER_FORWARD:
             teacher = event.facts.get("input")
         elif event.kind is Kind.TEACHER_END:
@@ -76,18 +77,18 @@ def _by_image(target: Tensor, images: int) -> list[Tensor]:
     meaning="The answer is in the question: the loss looks excellent and nothing is learned.",
     remedy="+ remove the target positions from the context before the encoder",
 )  # fmt: skip
-def target_leak(case: Case) -> Outcome:
+def target_leak(audit: AuditContext) -> Outcome:
     """J1: target positions are among the context positions of the same image."""
-    whole = _sees_everything(case)
+    whole = _sees_everything(audit)
     if whole:
         return failed(
             f"in {whole} forwards the student got the very images of the teacher and no positions, while the predictor "
             "got context positions: what it is given was computed with the targets in view",
             "the context encoder sees context patches only",
-            location=case.location(Kind.STUDENT_FORWARD),
+            location=audit.location(Kind.STUDENT_FORWARD),
             forwards=whole,
         )
-    known = _positions(case)
+    known = _positions(audit)
     if not known:
         return unchecked(NO_INDEX)
     images = leaked = 0
@@ -99,7 +100,7 @@ def target_leak(case: Case) -> Outcome:
         return failed(
             f"in {leaked} of {images} images the context contains target positions",
             "no position in both",
-            location=case.location(Kind.STUDENT_FORWARD),
+            location=audit.location(Kind.STUDENT_FORWARD),
             images=leaked, of=images,
         )  # fmt: skip
     return passed(f"context and targets share no position in {images} images")
@@ -110,10 +111,10 @@ def target_leak(case: Case) -> Outcome:
     meaning="Padding, or what was visible, is counted as a target: the loss rewards the wrong thing.",
     remedy="+ multiply the loss with a validity mask, or cut all targets to the same length",
 )  # fmt: skip
-def loss_on_wrong_positions(case: Case) -> Outcome:
+def loss_on_wrong_positions(audit: AuditContext) -> Outcome:
     """J2: gradient at predictions that are no targets: repeats of a padded position, or visible ones."""
     checked = 0
-    for event in case.events(Kind.PREDICTOR):
+    for event in audit.events(Kind.PREDICTOR):
         rows = event.facts.get("rows")
         if rows is None:
             continue
@@ -175,12 +176,12 @@ def _repeats(blocks: Tensor, rows: Tensor) -> int:
     "features lowers it.",
     remedy="+ target = F.layer_norm(target, (target.shape[-1],))      # no affine, the teacher's output",
 )  # fmt: skip
-def target_not_normalised(case: Case) -> Outcome:
+def target_not_normalised(audit: AuditContext) -> Outcome:
     """J4: target tokens do not have mean 0 and variance 1, against a specification that prescribes it."""
     compared = [
-        c for event in case.events(Kind.BACKWARD) for c in event.facts.get("criteria", ()) if c.mean is not None
+        c for event in audit.events(Kind.BACKWARD) for c in event.facts.get("criteria", ()) if c.mean is not None
     ]
-    if case.spec.target_normalisation != "layer-norm":
+    if audit.spec.target_normalisation != "layer-norm":
         return unchecked("the specification prescribes no normalisation")
     if not compared:
         return unchecked("the loss has no criterion whose target can be read (smooth-L1, MSE ...)")
@@ -189,7 +190,7 @@ def target_not_normalised(case: Case) -> Outcome:
         return failed(
             f"a target token has mean {worst.mean:.3f}, the largest deviation misses 1 by {worst.deviation:.3f}",
             "mean 0 and deviation 1 in each token",
-            location=case.location(Kind.BACKWARD),
+            location=audit.location(Kind.BACKWARD),
             mean=worst.mean, deviation=worst.deviation,
         )  # fmt: skip
     return passed(f"target tokens have mean 0 and deviation 1 (to {max(worst.mean or 0, worst.deviation or 0):.1e})")
@@ -200,13 +201,13 @@ def target_not_normalised(case: Case) -> Outcome:
     meaning="Patches that are never seen, or never predicted, leave the encoder untrained there.",
     remedy="  let block positions run to the last row and column: randint(0, H - h + 1)",
 )  # fmt: skip
-def mask_coverage(case: Case) -> Outcome:
+def mask_coverage(audit: AuditContext) -> Outcome:
     """J8: patches that can never be context or target.  Signature: histograms over the steps watched."""
-    known = _positions(case)
+    known = _positions(audit)
     if not known:
         return unchecked(NO_INDEX)
     highest = max(max(int(c.max()), *(int(t.max()) for t in ts)) for c, ts in known)
-    size = max(_patches(case) or 0, highest + 1)
+    size = max(_patches(audit) or 0, highest + 1)
     counts = {"context": torch.zeros(size), "target": torch.zeros(size)}
     for context, targets in known:
         counts["context"] += _draws(context, size)
@@ -217,10 +218,10 @@ def mask_coverage(case: Case) -> Outcome:
         if float(count.sum()) / size < LONG_TAIL:
             return unchecked(f"only {int(count.sum())} {role} positions were drawn on {size} patches: watch more steps")
         missing[role] = [int(n) for n in (count == 0).nonzero().flatten()]
-    if missing.get("target") and not missing.get("context") and _as_published(case, missing["target"], size):
+    if missing.get("target") and not missing.get("context") and _as_published(audit, missing["target"], size):
         return noted(
             f"{len(missing['target'])} of {size} patches, the last row and column, were never a target: as published, "
-            f"the sampler of {case.spec.name} leaves them out",
+            f"the sampler of {audit.spec.name} leaves them out",
             missing=missing,
         )
     if any(missing.values()):
@@ -228,17 +229,17 @@ def mask_coverage(case: Case) -> Outcome:
         return failed(
             f"of {size} patches {said} in {len(known)} forwards",
             "every patch can be both",
-            location=case.location(Kind.STUDENT_FORWARD),
+            location=audit.location(Kind.STUDENT_FORWARD),
             missing=missing,
         )
     return passed(f"every one of {size} patches was context and target")
 
 
-def _as_published(case: Case, missing: list[int], size: int) -> bool:
+def _as_published(audit: AuditContext, missing: list[int], size: int) -> bool:
     """Return whether the released sampler explains it: its blocks never reach the last row and column."""
     side = round(size**0.5)
     last = {n for n in range(size) if n % side == side - 1 or n // side == side - 1}
-    return case.spec.name in ("ijepa", "vjepa", "vjepa2") and side * side == size and set(missing) <= last
+    return audit.spec.name in ("ijepa", "vjepa", "vjepa2") and side * side == size and set(missing) <= last
 
 
 def _draws(positions: Tensor, size: int) -> Tensor:
@@ -246,17 +247,17 @@ def _draws(positions: Tensor, size: int) -> Tensor:
     return torch.bincount(torch.unique(positions.sort(dim=1).values, dim=0).flatten(), minlength=size)
 
 
-def _patches(case: Case) -> int | None:
+def _patches(audit: AuditContext) -> int | None:
     """Return how many patches the teacher's images have, when its tokens say so.
 
     A sampler that never reaches the last row and column shows too small a highest position. Tokens that are no
     patches (class token, registers) are told apart by the size of the images, which the grid must divide.
     """
     images: tuple[int, ...] = next(
-        (e.facts["input"][1] for e in case.events(Kind.TEACHER_FORWARD) if e.facts.get("input")), ()
+        (e.facts["input"][1] for e in audit.events(Kind.TEACHER_FORWARD) if e.facts.get("input")), ()
     )
     tokens: tuple[int, ...] = next(
-        (e.facts["shape"] for e in case.events(Kind.TEACHER_END) if len(e.facts.get("shape", ())) == 3), ()
+        (e.facts["shape"] for e in audit.events(Kind.TEACHER_END) if len(e.facts.get("shape", ())) == 3), ()
     )
     if len(images) != 4 or not tokens:
         return None

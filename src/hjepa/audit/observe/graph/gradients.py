@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hjepa.audit.observe.hooks.dispatch_modes import unseen
+from hjepa.audit.observe.hooks.dispatch_modes import suspended_modes
 from hjepa.audit.observe.program.call_site import caller
 from hjepa.audit.observe.program.program_names import parameter_names
 from hjepa.audit.observe.program.tensor_pairs import SAMPLES, local
@@ -78,12 +78,12 @@ class UnheldParameters:
 
 
 def _has_gradient(parameter: Tensor) -> bool:
-    with unseen():
+    with suspended_modes():
         return parameter.grad is not None and bool((local(parameter.grad) != 0).any())
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    with unseen():
+    with suspended_modes():
         return local(parameter).reshape(-1)[:SAMPLES].to("cpu", copy=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hjepa.audit.observe.hooks.dispatch_modes import unseen
+from hjepa.audit.observe.hooks.dispatch_modes import suspended_modes
 
 NODES = 4000  # of the graph that are looked at
 TOKENS = 256  # of the target that are measured
@@ -38,7 +38,7 @@ class _Factor:
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
         first = gradients[0] if gradients else None
         if first is not None and first.numel() == 1:
-            with unseen():
+            with suspended_modes():
                 self.compared.factor = float(first)
 
 
@@ -84,7 +84,7 @@ def _operands(node: Any) -> tuple[Tensor, Tensor] | None:
 def _compared(name: str, target: Tensor) -> Compared:
     compared = Compared(name.removesuffix("Backward0"), tuple(target.shape), target.requires_grad)
     if target.ndim >= 2 and target.shape[-1] > 1:
-        with unseen():
+        with suspended_modes():
             tokens = target.detach().reshape(-1, target.shape[-1])
             tokens = tokens[:: max(1, len(tokens) // TOKENS)][:TOKENS].double()
             compared.mean = float(tokens.mean(dim=-1).abs().max())

@@ -19,29 +19,29 @@ from torch.utils._python_dispatch import (
 )
 
 
-class _Aside(threading.local):
+class _SuspendedStacks(threading.local):
     """Modes that are off the stack while we compute; each thread has its own stack."""
 
     def __init__(self) -> None:
         self.stacks: list[list[TorchDispatchMode]] = []
 
 
-_aside = _Aside()
+_suspended = _SuspendedStacks()
 
 
 @contextlib.contextmanager
-def unseen() -> Iterator[None]:
+def suspended_modes() -> Iterator[None]:
     """Compute without gradient, compiler and any mode, then put the modes back."""
     modes = _get_current_dispatch_mode_stack()
     _stack([])
-    _aside.stacks.append(modes)
+    _suspended.stacks.append(modes)
     compiler = set_eval_frame(None)  # of a program that is compiled: it would compile our functions as well
     try:
         with _without_transforms(), torch._C.DisableTorchFunction(), torch.no_grad():
             yield
     finally:
         set_eval_frame(compiler)
-        _aside.stacks.pop()
+        _suspended.stacks.pop()
         if modes:
             _stack([*_get_current_dispatch_mode_stack(), *modes])
 
@@ -53,7 +53,7 @@ def _without_transforms() -> contextlib.AbstractContextManager[object]:
     return temporarily_clear_interpreter_stack()
 
 
-def lay_below(mode: TorchDispatchMode) -> None:
+def push_to_bottom(mode: TorchDispatchMode) -> None:
     """Let ``mode`` see what the program's own modes, and those to come, pass on.
 
     Not by ``__enter__``: that sets flags of torch.compile, which the program's modes would save and restore.
@@ -61,9 +61,9 @@ def lay_below(mode: TorchDispatchMode) -> None:
     _stack([mode, *_get_current_dispatch_mode_stack()])
 
 
-def take_out(mode: TorchDispatchMode) -> None:
+def remove_mode(mode: TorchDispatchMode) -> None:
     """Take ``mode`` off the stack, wherever it lies."""
-    for modes in _aside.stacks:
+    for modes in _suspended.stacks:
         if any(other is mode for other in modes):
             modes[:] = [other for other in modes if other is not mode]
     stack = _get_current_dispatch_mode_stack()

@@ -61,7 +61,7 @@ def stack() -> tuple[tuple[str, int, int], ...]:
     return tuple(reversed(found))
 
 
-def follows(first: tuple[tuple[str, int, int], ...], second: tuple[tuple[str, int, int], ...]) -> bool | None:
+def stands_after(first: tuple[tuple[str, int, int], ...], second: tuple[tuple[str, int, int], ...]) -> bool | None:
     """Return whether ``first`` stands after ``second`` in the text of the function they have in common."""
     for one, other in zip(first, second, strict=False):
         if one[:2] != other[:2]:
