@@ -168,6 +168,45 @@ class Subject:
         }
 
 
+@dataclass(frozen=True)
+class Result:
+    """What an audit found in one training run.
+
+    ``spec`` names the specification and ``spec_source`` where it is published; ``nearest`` are lines on
+    the specifications that fit best. ``reason`` says for an inconclusive audit what to add, ``interrupted`` how the
+    program ended if it did not end well.
+    """
+
+    verdict: Verdict
+    spec: str
+    spec_source: str
+    nearest: Sequence[str]
+    steps: int
+    subject: Subject
+    measured: Measured
+    findings: Sequence[Finding]
+    timeline: Sequence[TimelineEntry]
+    date: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+    interrupted: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line returns: 0 conforms, 1 deviates or fails, 3 inconclusive."""
+        return self.verdict.exit_code
+
+    @property
+    def failures(self) -> list[Finding]:
+        """The rules that failed, worst first."""
+        return self.with_status(Status.FAIL)
+
+    def with_status(self, *wanted: Status) -> list[Finding]:
+        """Return the findings of these statuses, worst severity first."""
+        found = [finding for status in wanted for finding in self.findings if finding.status is status]
+        return sorted(found, key=lambda finding: (wanted.index(finding.status), -finding.severity.rank))
+
+
 def verdict_of(findings: Sequence[Finding], *, steps: int) -> Verdict:
     """Return the verdict: the worst failure decides; too little seen is inconclusive."""
     failed = [finding.severity for finding in findings if finding.status is Status.FAIL]

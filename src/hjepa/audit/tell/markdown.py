@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from hjepa.audit.judge.findings import Finding, Status, Verdict
+from hjepa.audit.judge.findings import Finding, Result, Status, Verdict
 from hjepa.audit.tell.phrases import (
     MOMENTUM_COLUMNS,
     clean,
@@ -25,16 +24,12 @@ from hjepa.audit.tell.phrases import (
     subject_lines,
     tallies,
     update_facts,
-    with_status,
 )
 from hjepa.audit.tell.timeline import event_words, events, explained_by_events, is_update
 from hjepa.audit.tell.vocabulary import SEVERITIES, VERDICTS
 
-if TYPE_CHECKING:
-    from hjepa.audit.tell.report import Report
 
-
-def markdown_of(report: "Report") -> str:
+def markdown_of(report: Result) -> str:
     """Return the whole report as Markdown."""
     title = quoted(report.subject.script) if report.subject.script else "a training loop"
     sections = [
@@ -86,7 +81,7 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {line} |" for line in (" | ".join(head), " | ".join("---" for _ in head), *lines))
 
 
-def _status(report: "Report") -> list[str]:
+def _status(report: Result) -> list[str]:
     counted = ", ".join(f"{number} {status.value}" for status, number in tallies(report))
     source = f", {report.spec_source}" if report.spec_source else ""
     lines = [
@@ -100,7 +95,7 @@ def _status(report: "Report") -> list[str]:
     return ["## Status", "\n".join(f"- **{name}:** {prose(text)}" for name, text in lines)]
 
 
-def _what_to_add(report: "Report") -> list[str]:
+def _what_to_add(report: Result) -> list[str]:
     choices = how_to_choose(report)
     if report.verdict is not Verdict.INCONCLUSIVE and not choices:
         return []
@@ -112,8 +107,8 @@ def _what_to_add(report: "Report") -> list[str]:
     return blocks
 
 
-def _issues(report: "Report") -> list[str]:
-    issues = with_status(report, Status.FAIL, Status.WARN)
+def _issues(report: Result) -> list[str]:
+    issues = report.with_status(Status.FAIL, Status.WARN)
     blocks = [f"## {issues_heading(report)}"]
     if not issues:
         blocks.append(no_issue(report))
@@ -123,7 +118,7 @@ def _issues(report: "Report") -> list[str]:
     return blocks
 
 
-def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int]) -> list[str]:
+def _issue(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> list[str]:
     kind = "warning, " if finding.status is Status.WARN else ""
     code = f", {finding.code}" if finding.code else ""
     blocks = [
@@ -140,7 +135,7 @@ def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int
     return blocks
 
 
-def _events_once(report: "Report", finding: Finding, number: int, shown: dict[str, int]) -> str:
+def _events_once(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> str:
     """Return the recorded order of events, or where it stands already."""
     if not explained_by_events(finding) or not (listing := event_list(report, finding)):
         return ""
@@ -150,20 +145,20 @@ def _events_once(report: "Report", finding: Finding, number: int, shown: dict[st
     return f"The recorded order of events:\n\n{listing}"
 
 
-def event_list(report: "Report", finding: Finding | None = None) -> str:
+def event_list(report: Result, finding: Finding | None = None) -> str:
     """Return the events of two recorded steps as a numbered list, updates in bold."""
     recorded = events(report, finding)
     words = [f"**{prose(event_words(e))}**" if is_update(e) else prose(event_words(e)) for e in recorded]
     return "\n".join(f"{i}. {line}" for i, line in enumerate(words, 1))
 
 
-def _correct(report: "Report") -> list[str]:
+def _correct(report: Result) -> list[str]:
     blocks = ["## What is correct"]
-    passed, noted = with_status(report, Status.PASS), with_status(report, Status.INFO)
+    passed, noted = report.with_status(Status.PASS), report.with_status(Status.INFO)
     blocks.append("\n".join(map(_evidence, passed)) or "No rule was seen to hold.")
     if noted:
         blocks += ["For information:", "\n".join(map(_evidence, noted))]
-    issues = with_status(report, Status.FAIL, Status.WARN)
+    issues = report.with_status(Status.FAIL, Status.WARN)
     if not any(map(explained_by_events, issues)) and (listing := event_list(report)):
         blocks.append(f"The recorded order of events:\n\n{listing}")
     return blocks
@@ -174,12 +169,12 @@ def _evidence(finding: Finding) -> str:
     return f"- **{prose(requirement(finding))}** ({prose(quoted(finding.rule))}){': ' + prose(seen) if seen else ''}"
 
 
-def _comparison(report: "Report") -> str:
+def _comparison(report: Result) -> str:
     rows = [(f"{requirement(f)} ({quoted(f.rule)})", f.status.value, observed(f)) for f in report.findings]
     return table(("Requirement", "Status", "Measured"), rows)
 
 
-def _momentum(report: "Report") -> list[str]:
+def _momentum(report: Result) -> list[str]:
     blocks = ["## Momentum against the specification", prose(update_facts(report))]
     cells = momentum_cells(report)
     if not cells:
@@ -192,10 +187,10 @@ def _momentum(report: "Report") -> list[str]:
     return blocks
 
 
-def _not_checked(report: "Report") -> list[str]:
+def _not_checked(report: Result) -> list[str]:
     lines = [
         f"- {prose(quoted(finding.rule))}: {prose(finding.reason or 'no reason was recorded')}"
-        for finding in with_status(report, Status.NOT_CHECKED)
+        for finding in report.with_status(Status.NOT_CHECKED)
     ]
     lines += [f"- Not to be told from these steps: {prose(name)}" for name in report.measured.not_identifiable]
     return ["## What was not checked, and why", "\n".join(lines) or "Every rule was checked."]

@@ -1,9 +1,8 @@
 """The report as one HTML page that loads nothing: no network, no script, light and dark, phone and desk."""
 
 from html import escape
-from typing import TYPE_CHECKING
 
-from hjepa.audit.judge.findings import Finding, Status, Verdict
+from hjepa.audit.judge.findings import Finding, Result, Status, Verdict
 from hjepa.audit.tell.figures import events_figure, momentum_figure
 from hjepa.audit.tell.page_style import STYLE
 from hjepa.audit.tell.phrases import (
@@ -27,13 +26,9 @@ from hjepa.audit.tell.phrases import (
     subject_lines,
     tallies,
     update_facts,
-    with_status,
 )
 from hjepa.audit.tell.timeline import event_words, events, explained_by_events, is_update
 from hjepa.audit.tell.vocabulary import SEVERITIES, VERDICTS
-
-if TYPE_CHECKING:
-    from hjepa.audit.tell.report import Report
 
 _TONES = {
     Verdict.CONFORMS: "good",
@@ -45,7 +40,7 @@ _FEW_EVENTS = 12  # more are listed below their figure instead of beside it
 _SIGNS = {Status.PASS: "✓", Status.FAIL: "✕", Status.WARN: "!", Status.INFO: "i", Status.NOT_CHECKED: "–"}
 
 
-def page_of(report: "Report") -> str:
+def page_of(report: Result) -> str:
     """Return the whole report as an HTML page."""
     script = report.subject.script
     title = f"Audit of {one_line(script) or 'a training loop'}: {report.verdict.value}"
@@ -99,7 +94,7 @@ def _items(lines: list[str]) -> str:
     return "".join(f"<li>{inline(line)}</li>" for line in lines)
 
 
-def _status(report: "Report", script: str) -> str:
+def _status(report: Result, script: str) -> str:
     source = f" ({inline(report.spec_source)})" if report.spec_source else ""
     return (
         f"<header>\n<p class=eyebrow>Audit of a teacher-student training loop</p>\n"
@@ -111,7 +106,7 @@ def _status(report: "Report", script: str) -> str:
     )
 
 
-def _summary(report: "Report") -> str:
+def _summary(report: Result) -> str:
     sentences = "".join(f"<p class=lead>{inline(sentence)}</p>" for sentence in executive_summary(report))
     counts = "".join(f"<li>{pill(status)} <b>{number}</b></li>" for status, number in tallies(report))
     facts = "".join(f"<dt>{name}</dt><dd>{inline(text)}</dd>" for name, text in subject_lines(report))
@@ -121,7 +116,7 @@ def _summary(report: "Report") -> str:
     )
 
 
-def _what_to_add(report: "Report") -> str:
+def _what_to_add(report: Result) -> str:
     choices = how_to_choose(report)
     if report.verdict is not Verdict.INCONCLUSIVE and not choices:
         return ""
@@ -139,14 +134,14 @@ def _what_to_add(report: "Report") -> str:
     return _section("What to add", content)
 
 
-def _issues(report: "Report") -> str:
-    issues = with_status(report, Status.FAIL, Status.WARN)
+def _issues(report: Result) -> str:
+    issues = report.with_status(Status.FAIL, Status.WARN)
     shown: dict[str, int] = {}
     blocks = [_issue(report, finding, number, shown) for number, finding in enumerate(issues, 1)]
     return _section(issues_heading(report), "\n".join(blocks) or f"<p>{no_issue(report)}</p>")
 
 
-def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int]) -> str:
+def _issue(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> str:
     loud = "warned" if finding.status is Status.WARN else "grave" if finding.severity.is_grave else "slight"
     code = f", {escape(one_line(finding.code))}" if finding.code else ""
     location = f"<code>{escape(one_line(finding.location))}</code>" if finding.location else "Not known."
@@ -168,7 +163,7 @@ def _issue(report: "Report", finding: Finding, number: int, shown: dict[str, int
     )
 
 
-def _events_once(report: "Report", finding: Finding, number: int, shown: dict[str, int]) -> str:
+def _events_once(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> str:
     if not explained_by_events(finding) or not (listing := _event_list(report, finding)):
         return ""
     if listing in shown:
@@ -177,13 +172,13 @@ def _events_once(report: "Report", finding: Finding, number: int, shown: dict[st
     return _event_block(report, f"events-{number}", finding)
 
 
-def _event_list(report: "Report", finding: Finding | None = None) -> str:
+def _event_list(report: Result, finding: Finding | None = None) -> str:
     recorded = events(report, finding)
     lines = [f"<li{' class=update' if is_update(e) else ''}>{inline(event_words(e))}</li>" for e in recorded]
     return f"<ol>{''.join(lines)}</ol>" if lines else ""
 
 
-def _event_block(report: "Report", name: str, finding: Finding | None = None) -> str:
+def _event_block(report: Result, name: str, finding: Finding | None = None) -> str:
     """Return the figure with the numbered list beside it."""
     recorded = events(report, finding)
     figure = events_figure(recorded, name)
@@ -196,13 +191,13 @@ def _event_block(report: "Report", name: str, finding: Finding | None = None) ->
     )
 
 
-def _correct(report: "Report") -> str:
-    passed, noted = with_status(report, Status.PASS), with_status(report, Status.INFO)
+def _correct(report: Result) -> str:
+    passed, noted = report.with_status(Status.PASS), report.with_status(Status.INFO)
     content = f"<ul class=evidence>{''.join(map(_evidence, passed))}</ul>" if passed else ""
     content = content or "<p>No rule was seen to hold.</p>"
     if noted:
         content += f"<p>For information:</p><ul class=evidence>{''.join(map(_evidence, noted))}</ul>"
-    issues = with_status(report, Status.FAIL, Status.WARN)
+    issues = report.with_status(Status.FAIL, Status.WARN)
     if report.timeline and not any(map(explained_by_events, issues)):
         content += _event_block(report, "events")
     return _section("What is correct", content)
@@ -214,7 +209,7 @@ def _evidence(finding: Finding) -> str:
     return f"<li><b>{inline(requirement(finding))}</b> ({rule}){': ' + inline(seen) if seen else ''}</li>"
 
 
-def _comparison(report: "Report") -> str:
+def _comparison(report: Result) -> str:
     rows = "".join(
         f"<tr><th scope=row>{inline(requirement(f))} <code>{escape(one_line(f.rule))}</code></th>"
         f"<td>{pill(f.status)}</td><td>{inline(observed(f)) or '–'}</td></tr>"
@@ -227,7 +222,7 @@ def _comparison(report: "Report") -> str:
     )
 
 
-def _momentum(report: "Report") -> str:
+def _momentum(report: Result) -> str:
     rows = momentum_rows(report)
     content = f"<p>{inline(update_facts(report))}</p>"
     if rows:
@@ -241,14 +236,14 @@ def _momentum(report: "Report") -> str:
     return content
 
 
-def _momentum_caption(report: "Report", drawn: int) -> str:
+def _momentum_caption(report: Result, drawn: int) -> str:
     words = "One dot for each update; the momentum is a share and has no unit."
     if dropped := len(report.measured.momentum) - drawn:
         words += f" Not drawn, because not finite: {dropped}."
     return f"<figcaption>{words}</figcaption>"
 
 
-def _momentum_table(report: "Report") -> str:
+def _momentum_table(report: Result) -> str:
     rows = momentum_rows(report)
     lines = [
         f"<tr><th scope=row>{step}</th>{''.join(f'<td>{number}</td>' for number in numbers)}</tr>"
@@ -264,10 +259,10 @@ def _momentum_table(report: "Report") -> str:
     )
 
 
-def _not_checked(report: "Report") -> str:
+def _not_checked(report: Result) -> str:
     lines = [
         f"{quoted(finding.rule)}: {finding.reason or 'no reason was recorded'}"
-        for finding in with_status(report, Status.NOT_CHECKED)
+        for finding in report.with_status(Status.NOT_CHECKED)
     ]
     lines += [f"Not to be told from these steps: {name}" for name in report.measured.not_identifiable]
     return f"<ul>{_items(lines)}</ul>" if lines else "<p>Every rule was checked.</p>"

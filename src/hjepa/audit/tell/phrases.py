@@ -9,14 +9,11 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from hjepa.audit.judge.findings import Finding, Severity, Status, Verdict
+from hjepa.audit.judge.findings import Finding, Result, Severity, Status, Verdict
 from hjepa.audit.specs.spec import ORDER_WORDS
 from hjepa.audit.tell.vocabulary import RULE_WORDS
-
-if TYPE_CHECKING:
-    from hjepa.audit.tell.report import Report
 
 _KEY_FACTS = ("stale-student", "momentum-mismatch", "gradient-reaches-teacher", "initial-mismatch", "hard-copy")
 
@@ -88,46 +85,40 @@ def observed(finding: Finding) -> str:
     return ", ".join(f"{key} {value}" for key, value in list(simple.items())[:4])
 
 
-def with_status(report: "Report", *wanted: Status) -> list[Finding]:
-    """Return the findings of these statuses, worst severity first."""
-    found = [finding for status in wanted for finding in report.findings if finding.status is status]
-    return sorted(found, key=lambda finding: (wanted.index(finding.status), -finding.severity.rank))
-
-
-def is_stale_alone(report: "Report") -> bool:
+def is_stale_alone(report: Result) -> bool:
     """Whether the only failure is a teacher that is a step late, which is a small matter."""
     return [finding.rule for finding in report.failures] == ["stale-student"]
 
 
-def issues_heading(report: "Report") -> str:
+def issues_heading(report: Result) -> str:
     """Return a heading for what is wrong that is no louder than the worst finding."""
     if any(finding.severity.is_grave for finding in report.failures):
         return "Critical issues"
     if report.failures:
         return "Deviations"
-    return "Points to look at" if with_status(report, Status.WARN) else "Issues"
+    return "Points to look at" if report.with_status(Status.WARN) else "Issues"
 
 
-def no_issue(report: "Report") -> str:
+def no_issue(report: Result) -> str:
     """Return what stands in place of issues."""
     checked = any(finding.status is not Status.NOT_CHECKED for finding in report.findings)
     return "None of the checked rules failed." if checked else "No rule could be checked."
 
 
-def tallies(report: "Report") -> list[tuple[Status, int]]:
+def tallies(report: Result) -> list[tuple[Status, int]]:
     """Return how many rules have each status, without those that none has."""
-    counts = [(status, len(with_status(report, status))) for status in Status]
+    counts = [(status, len(report.with_status(status))) for status in Status]
     return [(status, number) for status, number in counts if number]
 
 
-def executive_summary(report: "Report") -> tuple[str, str]:
+def executive_summary(report: Result) -> tuple[str, str]:
     """Return two sentences: what is right and what is wrong."""
     return _what_is_right(report), _what_is_wrong(report)
 
 
-def _what_is_right(report: "Report") -> str:
-    passed = with_status(report, Status.PASS)
-    checked = len(passed) + len(with_status(report, Status.FAIL, Status.WARN))
+def _what_is_right(report: Result) -> str:
+    passed = report.with_status(Status.PASS)
+    checked = len(passed) + len(report.with_status(Status.FAIL, Status.WARN))
     steps = count(report.steps, "optimizer step")
     if not checked:
         return f"In {steps} no rule could be checked."
@@ -136,9 +127,9 @@ def _what_is_right(report: "Report") -> str:
     return f"In {steps} {len(passed)} of {count(checked, 'checked rule')} hold{': ' if facts else ''}{listed(facts)}."
 
 
-def _what_is_wrong(report: "Report") -> str:
+def _what_is_wrong(report: Result) -> str:
     spec = quoted(report.spec)
-    failed, warned = report.failures, with_status(report, Status.WARN)
+    failed, warned = report.failures, report.with_status(Status.WARN)
     if report.verdict is Verdict.INCONCLUSIVE and not failed:
         why = one_line(report.reason).rstrip(".")
         return f"That is too little for a verdict{': ' + lower_first(why) if why else ''}."
@@ -149,7 +140,7 @@ def _what_is_wrong(report: "Report") -> str:
     if failed:
         kind = "deviation" if any(finding.severity is Severity.MINOR for finding in failed) else "minor point"
         return f"{count(len(failed), kind).capitalize()} from {spec}: {_named(failed)}."
-    unchecked = len(with_status(report, Status.NOT_CHECKED))
+    unchecked = len(report.with_status(Status.NOT_CHECKED))
     tail = f"; {count(unchecked, 'rule')} could not be checked, the last section says why" if unchecked else ""
     if warned:
         return f"No rule fails; {count(len(warned), 'point')} to look at: {_named(warned)}{tail}."
@@ -162,7 +153,7 @@ def _named(findings: Sequence[Finding]) -> str:
     return listed(words + more)
 
 
-def _older(report: "Report") -> str:
+def _older(report: Result) -> str:
     lag = report.measured.lag
     lag = lag if lag is not None and math.isfinite(lag) and lag > 0 else 1.0
     words = "one optimizer step older" if round(lag, 1) == 1 else f"{lag:.1f} optimizer steps older"
@@ -173,7 +164,7 @@ def _older(report: "Report") -> str:
     return f"{words} than its mean age of about {age:,.0f} steps" if age >= 2 else words
 
 
-def recommendations(report: "Report") -> list[str]:
+def recommendations(report: Result) -> list[str]:
     """Return what to do next, most important first."""
     severe = [f for f in report.failures if f.severity.is_grave]
     mild = [f for f in report.failures if f not in severe]
@@ -190,7 +181,7 @@ def recommendations(report: "Report") -> list[str]:
         )
     elif mild:
         lines.append(f"{'Then fix' if severe else 'Fix'} {_rules(mild)}; the run can be useful all the same.")
-    if warned := with_status(report, Status.WARN):
+    if warned := report.with_status(Status.WARN):
         lines.append(f"Look at {_rules(warned)}.")
     if report.failures:
         lines.append("Audit again after the change: the same command should end with exit code 0.")
@@ -210,7 +201,7 @@ def _rules(findings: Sequence[Finding]) -> str:
     return listed(list(dict.fromkeys(quoted(finding.rule) for finding in findings)))
 
 
-def how_to_choose(report: "Report") -> list[tuple[str, str]]:
+def how_to_choose(report: Result) -> list[tuple[str, str]]:
     """Return the candidates, each with the options that select it; exact for "student NAME, teacher NAME"."""
     choices = []
     for candidate in report.subject.candidates:
@@ -220,7 +211,7 @@ def how_to_choose(report: "Report") -> list[tuple[str, str]]:
     return choices
 
 
-def update_facts(report: "Report") -> str:
+def update_facts(report: Result) -> str:
     """Return when and how often the teacher was updated, in one sentence of marked text."""
     measured = report.measured
     facts = []
@@ -236,7 +227,7 @@ def update_facts(report: "Report") -> str:
     return f"Measured: {'; '.join(facts)}."
 
 
-def subject_lines(report: "Report") -> list[tuple[str, str]]:
+def subject_lines(report: Result) -> list[tuple[str, str]]:
     """Return what was watched, as names and marked text."""
     subject = report.subject
     size = f"{count(subject.parameters, 'number')} in {count(subject.tensors, 'tensor')}"
@@ -263,7 +254,7 @@ class Row(NamedTuple):
     expected: float | None
 
 
-def momentum_rows(report: "Report") -> list[Row]:
+def momentum_rows(report: Result) -> list[Row]:
     """Return the updates seen; numbers that are not finite become None, or drop the row if measured."""
     measured = report.measured
     columns = (measured.momentum, measured.momentum_error, measured.expected, measured.momentum_step)
@@ -289,7 +280,7 @@ def momentum_digits(values: Iterable[float]) -> int:
 MOMENTUM_COLUMNS = ("Optimizer step", "Measured", "Standard error", "Specification", "Difference")
 
 
-def momentum_cells(report: "Report", shown: int = 5) -> list[tuple[str, ...]]:
+def momentum_cells(report: Result, shown: int = 5) -> list[tuple[str, ...]]:
     """Return the table of `MOMENTUM_COLUMNS`, first and last rows only when it is long."""
     rows = momentum_rows(report)
     digits = momentum_digits(value for row in rows for value in (row.measured, row.expected) if value is not None)

@@ -3,13 +3,10 @@
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from hjepa.audit.judge.findings import Finding, TimelineEntry
+from hjepa.audit.judge.findings import Finding, Result, TimelineEntry
 from hjepa.audit.tell.phrases import count, quoted
-
-if TYPE_CHECKING:
-    from hjepa.audit.tell.report import Report
 
 LANES = ("teacher forward", "student forward", "backward", "optimizer step", "teacher update")
 """How the ``what`` of an event should begin to be drawn in its own lane."""
@@ -42,7 +39,7 @@ def explained_by_events(finding: Finding) -> bool:
     return finding.code.startswith("O") or finding.code in _ABOUT_ORDER
 
 
-def events(report: "Report", finding: Finding | None = None) -> list[TimelineEntry | Gap]:
+def events(report: Result, finding: Finding | None = None) -> list[TimelineEntry | Gap]:
     """Return what happened in two recorded steps, those of the finding's evidence if it names any."""
     by_step: dict[int, list[TimelineEntry]] = {}
     for entry in _without_plain_ends(report.timeline):
