@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from hjepa.audit import TeacherAudit, specs
 from hjepa.audit.judge.findings import Status, Verdict
-from hjepa.audit.measure.measurement import _explain
-from hjepa.audit.measure.regression import _noise, fit
-from hjepa.audit.measure.walk import Update
+from hjepa.audit.measure.regression import fit, rounding_noise
+from hjepa.audit.measure.update_fits import explain
+from hjepa.audit.measure.updates import Update
 from hjepa.audit.observe.recording import Event, Kind, Snapshot
 from hjepa.audit.tell.report import Report
 
@@ -485,7 +485,7 @@ def explained(t0: Tensor, t1: Tensor, previous: Tensor, current: Tensor) -> Upda
     )
     update = Update(1, 1, "A", *events, first=True, evaluation=False, skipped=False, student_changed=False)
     rounding = torch.full_like(t0, torch.finfo(torch.float32).eps)
-    _explain(update, previous, rounding, torch.arange(len(t0)) // 64)
+    explain(update, previous, rounding, torch.arange(len(t0)) // 64)
     return update
 
 
@@ -504,7 +504,7 @@ ROUNDED = 6e-8  # momentum and 1 - momentum are rounded to float32 before they a
 def test_a_fit_is_within_its_error(seed, size, momentum, gap):
     t0, _, c = networks(seed, size, gap, 0.0)
     t1 = float32_update(t0, c, momentum)
-    noise = _noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c)
+    noise = rounding_noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c)
     found = fit(t0, t1, c, noise)
     assert found.explains
     assert abs(found.momentum - momentum) <= 6 * found.error + ROUNDED
@@ -516,7 +516,7 @@ def test_a_fit_is_within_its_error(seed, size, momentum, gap):
 def test_coefficients_that_do_not_sum_to_one_do_not_spoil_the_momentum(seed, size, momentum, gap, excess):
     t0, _, c = networks(seed, size, gap, 0.0)
     t1 = ((momentum + excess) * t0 + (1 - momentum) * c).float().double()
-    found = fit(t0, t1, c, _noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c))
+    found = fit(t0, t1, c, rounding_noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c))
     assert found.explains
     assert found.excess == pytest.approx(excess, abs=6 * found.excess_error + 1e-12)
     assert found.momentum == pytest.approx(momentum, abs=6 * found.error + 1e-12)

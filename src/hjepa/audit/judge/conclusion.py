@@ -9,7 +9,7 @@ from hjepa.audit.judge.momentum_series import series
 from hjepa.audit.judge.rules import judge
 from hjepa.audit.measure.nearest import closest, nearest
 from hjepa.audit.measure.schedule_kind import kind_of
-from hjepa.audit.measure.walk import BEFORE_STEP, INSIDE_STEP, Update
+from hjepa.audit.measure.updates import BEFORE_STEP, INSIDE_STEP, Update
 from hjepa.audit.observe.recording import Kind
 from hjepa.audit.specs.spec import Spec
 

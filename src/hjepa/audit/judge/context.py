@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hjepa.audit.measure.measurement import Measurement
-from hjepa.audit.measure.walk import Update
+from hjepa.audit.measure.updates import Update
 from hjepa.audit.observe.program.call_site import stands_after
 from hjepa.audit.observe.program.tensor_pairs import Part, Tensors
 from hjepa.audit.observe.recording import Event, Kind, Recording

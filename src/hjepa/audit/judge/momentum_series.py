@@ -1,7 +1,7 @@
 """The measured momentum beside the prescribed one, as the rules on schedules read it."""
 
 from hjepa.audit.judge.context import AuditContext
-from hjepa.audit.measure.walk import AFTER_STEP, INSIDE_STEP, Update
+from hjepa.audit.measure.updates import AFTER_STEP, INSIDE_STEP, Update
 
 TOLERANCE = 2e-6  # of the momentum itself: float32 rounding of the coefficient and of the update
 SHIFTS = 10  # steps by which a schedule is moved to look for an offset

@@ -42,7 +42,7 @@ class Fit:
         return self.explains and shrinks and told and abs(1 - self.momentum) < max(6 * self.error, -0.2 * self.excess)
 
 
-def _noise(t0: Tensor, t1: Tensor, rounding: Tensor, student: Tensor | None = None) -> Tensor:
+def rounding_noise(t0: Tensor, t1: Tensor, rounding: Tensor, student: Tensor | None = None) -> Tensor:
     """Return the rounding error of one update, about half a unit in the last place of the larger value."""
     size = torch.maximum(t0.abs(), t1.abs())
     if student is not None:  # a product with a small share is rounded too; a teacher at 0 would count for ever
@@ -53,19 +53,19 @@ def _noise(t0: Tensor, t1: Tensor, rounding: Tensor, student: Tensor | None = No
 def fit(t0: Tensor, t1: Tensor, student: Tensor, noise: Tensor) -> Fit:
     """Return the momentum that explains ``t0 -> t1`` with ``student``; all float64 ``[n]``."""
     d, x = t1 - t0, student - t0
-    solved = _least_squares(torch.stack([t0, x], dim=1), d, noise)
+    solved = least_squares(torch.stack([t0, x], dim=1), d, noise)
     if solved is None:
         weight = noise**-2
         share = float((weight * x * d).sum() / (weight * x * x).sum().clamp(min=1e-300))
         left = d - share * x
         error = max(float((weight * x * x).sum().rsqrt()), _bias(d, x, noise))
-        return Fit(1 - share, error, _chi(left, noise), _share(left, d))
+        return Fit(1 - share, error, chi_of(left, noise), residual_share(left, d))
     values, errors, chi, left = solved
     return Fit(
         momentum=1.0 - float(values[1]),
         error=max(float(errors[1]) * max(1.0, chi), _bias(d, x, noise)),
         chi=chi,
-        rest=_share(left, d),
+        rest=residual_share(left, d),
         excess=float(values[0]),
         excess_error=float(errors[0]) * max(1.0, chi),
     )
@@ -81,15 +81,17 @@ def _bias(d: Tensor, x: Tensor, noise: Tensor) -> float:
     return float(0.5 * size[d.abs() <= 4 * noise].sum() / (size * size).sum().clamp(min=1e-300))
 
 
-def _chi(left: Tensor, noise: Tensor) -> float:
+def chi_of(left: Tensor, noise: Tensor) -> float:
+    """Return the root mean square of a residual in units of its rounding error."""
     return float(((left / noise) ** 2).mean().sqrt())
 
 
-def _share(left: Tensor, whole: Tensor) -> float:
+def residual_share(left: Tensor, whole: Tensor) -> float:
+    """Return how large a residual is beside the whole."""
     return float(left.norm() / whole.norm().clamp(min=1e-300))
 
 
-def _least_squares(x: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, float, Tensor] | None:
+def least_squares(x: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, float, Tensor] | None:
     """Return weighted least squares: values, standard errors, chi, residuals; None if not solvable."""
     w = x / noise[:, None]
     scale = w.norm(dim=0)
@@ -102,4 +104,4 @@ def _least_squares(x: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor,
     inverse = torch.linalg.inv(normal)
     values = (inverse @ (q.T @ (y / noise))) / scale
     left = y - x @ values
-    return values, inverse.diagonal().clamp(min=0).sqrt() / scale, _chi(left, noise), left
+    return values, inverse.diagonal().clamp(min=0).sqrt() / scale, chi_of(left, noise), left

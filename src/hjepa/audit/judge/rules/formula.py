@@ -5,7 +5,7 @@ import torch
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
 from hjepa.audit.judge.rule import Outcome, digits, failed, noted, passed, rule, unchecked, warned
-from hjepa.audit.measure.measurement import TensorFit
+from hjepa.audit.measure.tensor_fits import TensorFit
 from hjepa.audit.observe.recording import Kind, Snapshot
 
 NO_UPDATE = "no update was seen"

@@ -6,7 +6,7 @@ from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
 from hjepa.audit.judge.momentum_series import power_of_declared
 from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked, warned
-from hjepa.audit.measure.walk import BEFORE_STEP
+from hjepa.audit.measure.updates import BEFORE_STEP
 from hjepa.audit.observe.recording import Kind
 from hjepa.audit.specs.spec import ORDER_WORDS, ORDERS
 

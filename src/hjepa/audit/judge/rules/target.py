@@ -6,7 +6,7 @@ from torch import Tensor
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
 from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked
-from hjepa.audit.measure.walk import Update
+from hjepa.audit.measure.updates import Update
 from hjepa.audit.observe.program.tensor_pairs import TensorPair
 from hjepa.audit.observe.recording import Event, Kind, Snapshot
 
