@@ -196,9 +196,8 @@ class TeacherAudit:
             return
         self._watch(found.parts, [optimizer])
         if self._observer is not None:
-            self._observer.step_begins(optimizer, args, kwargs)
-            if self._student is None and self._teacher is None:
-                self._observer.on_stranger = self._look_again
+            searched = self._student is None and self._teacher is None
+            self._observer.step_begins(optimizer, args, kwargs, self._look_again if searched else None)
 
     def _count_step(self, optimizer: Optimizer) -> None:
         self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
@@ -217,17 +216,16 @@ class TeacherAudit:
         self._strangers += 1
         self._count_step(optimizer)
         gc.collect()
-        if observer.optimizers and self._strangers < ATTEMPTS:
+        if observer.networks.optimizers and self._strangers < ATTEMPTS:
             return
         found = discover(optimizer)
-        if found.parts and found.parts[0].student is not observer.parts[0].student:
+        if found.parts and found.parts[0].student is not observer.networks.parts[0].student:
             observer.abandon()
             self._found = found
             self._stepped[id(optimizer)] -= 1
             self._watch(found.parts, [optimizer])
             assert self._observer is not None
-            self._observer.step_begins(optimizer, args, kwargs)
-            self._observer.on_stranger = self._look_again
+            self._observer.step_begins(optimizer, args, kwargs, self._look_again)
 
     def _give_up(self) -> None:
         self._searching = False
@@ -236,7 +234,7 @@ class TeacherAudit:
 
     def _observed(self) -> None:
         if self._observer is not None:
-            self._replicas = replicas.compare(self._observer)
+            self._replicas = self._observer.replicas()
             self._final = self.report()
             self._hooks += self._observer.hooks
             self._give_up()
@@ -258,11 +256,11 @@ class TeacherAudit:
         observer = self._observer
         if observer is None or not observer.recording.steps:
             return self._nothing()
-        recording, tensors = observer.recording, observer.tensors
+        recording, tensors = observer.recording, observer.networks.tensors
         measured = measure(recording, tensors.pairs)
         audit = AuditContext(
-            recording, measured, self.spec, tensors, observer.parts, self.start_step,
-            replicas=self._replicas, processes=replicas.world()[1], averager=averager_of(observer.parts),
+            recording, measured, self.spec, tensors, observer.networks.parts, self.start_step,
+            replicas=self._replicas, processes=replicas.world()[1], averager=averager_of(observer.networks.parts),
         )  # fmt: skip
         concluded = conclude(audit)
         verdict, reason = _verdict(measured, concluded)
@@ -288,7 +286,7 @@ class TeacherAudit:
         return f"{self.interrupted} after {count(steps, 'optimizer step')} of the {self.steps} to be watched"
 
     def _subject(self, observer: Observer) -> Subject:
-        pairs = observer.tensors.pairs
+        pairs = observer.networks.tensors.pairs
         return Subject(
             student=self._found.student,
             teacher=self._found.teacher,

@@ -7,13 +7,11 @@ found each other; the first reads them. A collective would hang if one process d
 import datetime
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-
-if TYPE_CHECKING:
-    from hjepa.audit.observe.observer import Observer
+from torch import Tensor
 
 PATIENCE = 2.0  # seconds that the first process waits for the others' digests
 
@@ -25,26 +23,23 @@ def world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def publish(observer: "Observer", step: int) -> None:
-    """Leave this process's digest for ``step`` in the store."""
+def publish(sample: Tensor, step: int) -> None:
+    """Leave the digest of this process's teacher after ``step`` in the store."""
     store = _store()
-    snapshot = observer.last_snapshot
-    if store is None or snapshot is None or _sharded(observer):
+    if store is None:
         return
     # Rounded: the same arithmetic on the same machine is equal to the last bit, on others nearly.
-    sample = snapshot.teacher
     size = sample.abs().clamp(min=1e-12)
     digits = torch.round(sample / 10 ** (size.log10().floor() - 4)).long()
     digest = hashlib.sha256(digits.numpy().tobytes()).hexdigest()[:16]
     store.set(_key(step, world()[0]), digest)
 
 
-def compare(observer: "Observer") -> dict[int, str] | None:
+def compare(step: int | None) -> dict[int, str] | None:
     """Return the digests of all processes for the last published step, on the first process; else None."""
     rank, size = world()
     store = _store()
-    step = observer.published
-    if store is None or size < 2 or rank or step is None or _sharded(observer):
+    if store is None or size < 2 or rank or step is None:
         return None
     keys = [_key(step, other) for other in range(size)]
     try:
@@ -65,7 +60,3 @@ def _store() -> Any:
         return dist.distributed_c10d._get_default_store()
     except (AttributeError, RuntimeError):
         return None
-
-
-def _sharded(observer: "Observer") -> bool:
-    return any(hasattr(pair.teacher, "to_local") for pair in observer.tensors.pairs)

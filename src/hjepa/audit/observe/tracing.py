@@ -3,21 +3,19 @@
 A dispatch mode sees also what ``Tensor._version`` and hooks miss: writes through ``.data`` and in lists.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hjepa.audit.observe.event_log import EventLog
 from hjepa.audit.observe.hooks.dispatch_modes import push_to_bottom, remove_mode, suspended_modes
 from hjepa.audit.observe.program.call_site import caller, stack
 from hjepa.audit.observe.program.program_names import parameter_names
 from hjepa.audit.observe.program.tensor_pairs import TensorPair
-from hjepa.audit.observe.recording import Trace, Write
-
-if TYPE_CHECKING:
-    from hjepa.audit.observe.observer import Observer
+from hjepa.audit.observe.recording import Write
 
 FROM_TEACHER, FROM_STUDENT = 1, 2
 NAMES = 20  # trained tensors that are remembered for each value
@@ -30,11 +28,10 @@ class Tracer(TorchDispatchMode):
     ``error`` is one of ours; the observer ends the audit at its next hook, as a mode cannot be taken out at work.
     """
 
-    def __init__(self, observer: "Observer", trace: Trace) -> None:
+    def __init__(self, log: EventLog) -> None:
         super().__init__()
-        self.trace = trace
-        self.events = 0
-        self._observer = observer
+        self._log, self._networks = log, log.networks
+        self.trace = log.recording.trace
         self._lent: list[tuple[Tensor, int]] = []  # the teacher's inputs: what they were before its forward
         self._active = False
         self.error: Exception | None = None
@@ -44,13 +41,13 @@ class Tracer(TorchDispatchMode):
         self._places()
 
     def _places(self) -> None:
-        pairs = self._observer.tensors.pairs
+        pairs = self._networks.tensors.pairs
         self._teacher = {_storage(pair.teacher): pair for pair in pairs}
-        buffers = self._observer.tensors.buffers
+        buffers = self._networks.tensors.buffers
         self._counters = {_storage(pair.teacher): pair for pair in buffers if not pair.teacher.is_floating_point()}
         self._student = {_storage(pair.student): pair for pair in pairs if pair.student is not None}
-        teachers = {id(p) for part in self._observer.parts for p in part.teacher.parameters()}
-        self._parameters = {str(n): p for n, p in enumerate(self._observer.optimized()) if id(p) not in teachers}
+        teachers = {id(p) for part in self._networks.parts for p in part.teacher.parameters()}
+        self._parameters = {str(n): p for n, p in enumerate(self._networks.optimized()) if id(p) not in teachers}
         self._trained = {
             _storage(p): number for number, p in self._parameters.items() if _storage(p) not in self._teacher
         }
@@ -128,7 +125,7 @@ class Tracer(TorchDispatchMode):
             written = self._written[func] = _writes(func)
         if written:
             self._note_writes(func, written, args)
-        if torch._C._current_graph_task_id() == -1 and not self._observer.in_step:
+        if torch._C._current_graph_task_id() == -1 and not self._log.in_step:
             self._follow(args, kwargs, result, func)
 
     def _note_writes(self, func: Any, written: tuple[int, ...], args: Any) -> None:
@@ -138,16 +135,17 @@ class Tracer(TorchDispatchMode):
                 pair = self._teacher.get(place)
                 if pair is not None and _storage(pair.teacher) == place:  # not memory that was freed and used again
                     with suspended_modes():
-                        sample = self._observer.sampler.one(pair.name, pair.teacher)
-                    step, operation = self._observer.recording.steps, func.overloadpacket.__name__
+                        sample = self._networks.sampler.one(pair.name, pair.teacher)
+                    step, events = self._log.recording.steps, self._log.recording.events
+                    operation = func.overloadpacket.__name__
                     self._note_side(step, "teacher")
-                    write = Write(step, self.events, pair.name, operation, caller(), sample, stack())
+                    write = Write(step, len(events), pair.name, operation, caller(), sample, stack())
                     self.trace.writes.append(write)
-                elif place in self._counters and not self._observer.in_teacher:
+                elif place in self._counters and not self._log.in_teacher:
                     self._note_counter(self._counters[place])
-                elif place in self._student and not self._observer.in_step:
+                elif place in self._student and not self._log.in_step:
                     self.trace.student_writes.setdefault(self._student[place].name, caller())
-                    self._note_side(self._observer.recording.steps, "student")
+                    self._note_side(self._log.recording.steps, "student")
 
     def _note_counter(self, pair: TensorPair) -> None:
         """Note what an integer buffer of the teacher is after a write that was not its own forward's."""

@@ -7,6 +7,7 @@ The update is linear and elementwise, so any fixed set of coordinates obeys the 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -208,6 +209,20 @@ def _take(tensor: Tensor, index: Tensor) -> Tensor:
     if mine.is_meta or mine.numel() == 0 or (len(index) and int(index[-1]) >= mine.numel()):
         return torch.full((len(index),), torch.nan)
     return torch.take(mine, index if index.device == mine.device else index.to(mine.device))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        # Inside torch.vmap and torch.func a tensor is a view of many, with no storage to look at.
+        return [] if torch._C._functorch.is_functorch_wrapped_tensor(value) else [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [tensor for name in value.__dataclass_fields__ for tensor in tensors_in(getattr(value, name))]
+    return []
 
 
 def storages(tensors: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
