@@ -29,7 +29,7 @@ class Measurement:
     lent: int  # times that weights were exchanged for something else than training, and put back
     lags: list[tuple[int, int]]  # (optimizer step, lag) at each teacher forward in training
     per_step: float | None
-    per_interval: int = 1  # updates between two looks, where tracing counted them
+    per_interval: int = 1  # updates between two snapshots, where tracing counted them
     writes_counted: bool = True  # whether tracing saw the writes of an update
     longest_life: int = 0  # most students that one teacher lived to see before another took its place
     micro_batches: float = 1.0

@@ -12,7 +12,7 @@ from hjepa.audit.observe.recording import Event, Recording, Snapshot, Write
 
 
 def traced_updates(recording: Recording, walk: Walk, pairs: Sequence[TensorPair]) -> int | None:
-    """Return how many complete updates fell between two looks, counted from traced writes; None if unknown.
+    """Return how many complete updates fell between two snapshots, counted from traced writes; None if unknown.
 
     After a complete update, and only then, the tensor has moved along the line to the student.
     """

@@ -1,7 +1,7 @@
 """Which of the events are of training: neither evaluation nor on weights that were lent.
 
 Weights that were exchanged and put back before the student was trained again were never exchanged, as far as
-training goes: such snapshots are left out.
+training goes: such snapshots are left out.  These are rules 2 and 4 of docs/audit-timeline.md.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class TrainingEvents:
         snapshots = [event.snapshot for event in cycle]
         own, used = snapshots[0], snapshots[-1]
         assert own is not None and used is not None
-        begins = cycle[0].kind is Kind.STEP_END  # else nothing is known of the student before the first look
+        begins = cycle[0].kind is Kind.STEP_END  # else nothing is known of the student before the first snapshot
         kept = [used.student] if settled or not begins else []
         kept += [own.student] if begins or not settled else []
         if not settled and begins and len(self.changes) > 1:
@@ -65,7 +65,7 @@ class TrainingEvents:
         return found
 
     def _exchanged_inside(self, cycle: Sequence[Event]) -> set[int]:
-        """Return the same for the looks inside a step that computes its gradients itself (a closure).
+        """Return the same for the snapshots inside a step that computes its gradients itself (a closure).
 
         Between two passes of one step the student is the optimizer's own matter (LBFGS, SAM).
         """
@@ -148,7 +148,7 @@ class TrainingEvents:
 
 
 def _taken_back(cycle: Sequence[Event]) -> set[int]:
-    """Return the events (by id) at which the teacher differed between two looks at which it was the same.
+    """Return the events (by id) at which the teacher differed between two snapshots in which it was the same.
 
     An average never comes back to a value that it had, so its weights were exchanged meanwhile.
     """

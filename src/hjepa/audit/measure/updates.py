@@ -14,7 +14,7 @@ INSIDE_STEP, BETWEEN_MICRO_BATCHES = "inside-step", "micro-batch"
 
 @dataclass
 class Update:
-    """One change of the teacher between two looks of training."""
+    """One change of the teacher between two snapshots of training."""
 
     step: int  # optimizer steps finished before
     version: int  # of these, those that changed the student

@@ -1,7 +1,8 @@
 """What happened when: one walk through the events, which finds the updates of the teacher.
 
-The student after step k is read at the END OF STEP k; what it holds at a later event is compared with that
-(docs/audit-timeline.md).
+The student after step k is read at the END OF STEP k; what it holds at a later event is compared with that.  Updates
+are numbered by optimizer steps, whether or not anything can be seen of them.  These are rules 1 and 3 of
+docs/audit-timeline.md.
 """
 
 from itertools import pairwise
@@ -40,8 +41,6 @@ class Walk:
         self.snapshots = [event for event in self.events if event.snapshot is not None]
         self.training = TrainingEvents(self.events)
 
-    # ------------------------------------------------------------------ the walk
-
     def run(self) -> None:
         """Find the updates."""
         last: Event | None = None
@@ -50,7 +49,7 @@ class Walk:
         counts: list[int] = []
         alone = False
         updated: set[int] = set()
-        between = False  # looks that were left out since the last one
+        between = False  # snapshots that were left out since the last one
         for number, event in enumerate(self.events):
             if event.kind is Kind.REPLACED:
                 last = None  # another module: what changed is not an update

@@ -30,7 +30,7 @@ class Window:
         """Return the hook so that an error of ours ends the audit, never the program that is audited.
 
         ``apart`` from the program's modes; not the hooks of every module's forward, which compute nothing but
-        snapshots.
+        snapshots, and those keep themselves apart.
         """
 
         def guarded(*args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What published methods prescribe for their teacher, and how to prescribe something else."""
+"""What is prescribed for a teacher: by published methods, by the caller, or in a TOML file."""
 
 from hjepa.audit.specs.published import (
     PROFILES,

@@ -333,7 +333,7 @@ def _uneven(audit: AuditContext) -> list[float]:
 
 
 def _lost(audit: AuditContext) -> tuple[int, int]:
-    """Return (unmoved, all) coordinates where teacher and student differ, between first and last look."""
+    """Return (unmoved, all) coordinates where teacher and student differ, between first and last snapshot."""
     snapshots = _bounds(audit)
     if snapshots is None or len(snapshots[0].teacher) != len(snapshots[1].teacher):
         return 0, 0

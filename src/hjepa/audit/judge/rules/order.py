@@ -261,7 +261,7 @@ def double_update(audit: AuditContext) -> Outcome:
     """O7: two updates in one optimizer step.
 
     Signature: two changes of the teacher while the student stands still, or traced writes that complete
-    two updates between two looks.
+    two updates between two snapshots.
     """
     if not moved(audit):
         return unchecked("no update was seen")

@@ -25,7 +25,7 @@ def _steps(audit: AuditContext) -> list[Event]:
     remedy="+ teacher.load_state_dict(student.state_dict())      # before the first step, after every initialisation",
 )  # fmt: skip
 def initial_mismatch(audit: AuditContext) -> Outcome:
-    """T1: teacher and student differ before the first step.  Signature: samples at the first look."""
+    """T1: teacher and student differ before the first step.  Signature: the first snapshot."""
     if not audit.recording.from_start:
         return unchecked("the audit began after the first optimizer step")
     first = next((event.snapshot for event in audit.recording.events if event.snapshot is not None), None)

@@ -78,7 +78,7 @@ class TensorPair:
 
     @property
     def sampled(self) -> slice:
-        """Where this tensor's coordinates lie in a look."""
+        """Where this tensor's coordinates lie in a snapshot."""
         return slice(self.start, self.stop)
 
 
