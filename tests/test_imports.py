@@ -24,17 +24,16 @@ ROWS = [
     {"api", "terminal", "usage"},
     {"cli"},
 ]
-# Files longer than MAX_LINES, and why.
-MAX_LINES = 400
-LONGER = {
-    "audit/measure.py": "too long, still to be split",
-    "audit/observer.py": "one object sees every event of a step, in the order of the events",
-    "audit/walk.py": "too long, still to be split",
-    "audit/rules/formula.py": "too long, still to be split",
-    "audit/rules/schedule.py": "too long, still to be split",
-    "audit/session.py": "too long, still to be split",
-    "audit/specs.py": "too long, still to be split",
+# Of the auditor, each room and those below it; what lies beside the rooms are the ways in, which import all of them.
+AUDIT_ROOMS = {
+    "observe": set(),
+    "specs": {"observe"},
+    "measure": {"observe", "specs"},
+    "judge": {"observe", "specs", "measure"},
+    "tell": {"observe", "specs", "measure", "judge"},
 }
+MAX_LINES = 400
+MAX_FILES = 12  # in a folder of the auditor
 
 
 def part_of(module: str) -> str:
@@ -121,12 +120,40 @@ def test_training_knows_no_settings_and_never_imports_evaluation():
         assert others <= {"data", "errors", "masking", "models", "training"}, path
 
 
+def rooms_of_the_audit(modules: set[str]) -> set[str]:
+    """Return the rooms that modules of the auditor lie in; those beside all rooms are "ways in"."""
+    names = [module.split(".") for module in modules if part_of(module) == "audit"]
+    return {name[2] if len(name) > 2 and name[2] in AUDIT_ROOMS else "ways in" for name in names}
+
+
+@pytest.mark.parametrize("room", AUDIT_ROOMS)
+def test_rooms_of_the_audit_import_only_what_lies_below(room):
+    paths = sorted((PACKAGE / "audit" / room).rglob("*.py"))
+    assert len(paths) > 1
+    for path in paths:
+        assert rooms_of_the_audit(files_imported(path)) <= AUDIT_ROOMS[room] | {room}, path
+
+
+def test_the_audit_needs_torch_alone():
+    """Frameworks that a callback or the pytest plugin serves are there when they are asked for."""
+    for path in (PACKAGE / "audit").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        found |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        others = {name.split(".")[0] for name in found if not name.startswith("hjepa.audit")} - sys.stdlib_module_names
+        assert others <= ({"pytest"} if path.name == "pytest_plugin.py" else {"torch"}), path
+
+
+def test_a_folder_of_the_audit_can_be_taken_in():
+    folders = {path.parent for path in (PACKAGE / "audit").rglob("*.py")}
+    assert len(folders) > len(AUDIT_ROOMS)
+    for folder in folders:
+        assert len(list(folder.glob("*.py"))) <= MAX_FILES, folder
+
+
 def test_no_circle_of_files():
     """Imports for type checkers included: who reads one file of a circle has to read them all."""
-    arrows = {module_of(path): files_imported(path) for path in MODULES}
-    audit = [circle for circle in circles(arrows) if all(part_of(name) == "audit" for name in circle)]
-    assert [circle for circle in circles(arrows) if circle not in audit] == []
-    assert len(audit) <= 2  # being taken apart
+    assert circles({module_of(path): files_imported(path) for path in MODULES}) == []
 
 
 def test_a_circle_is_seen():
@@ -135,8 +162,7 @@ def test_a_circle_is_seen():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_file_is_longer_than_a_reader_can_hold(path):
-    name = str(path.relative_to(PACKAGE))
-    assert len(path.read_text().splitlines()) <= MAX_LINES or name in LONGER, name
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

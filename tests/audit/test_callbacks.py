@@ -21,7 +21,7 @@ from torch.optim import optimizer as optimizer_hooks
 
 from hjepa.audit import callbacks, specs
 from hjepa.audit.callbacks import LoopAudit
-from hjepa.audit.report import ConformanceError
+from hjepa.audit.tell.report import ConformanceError
 
 STEPS = 30
 WATCHED = 8

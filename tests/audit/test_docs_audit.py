@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from hjepa.audit import TeacherAudit, assert_conforms, catalogue, specs
+from hjepa.audit import TeacherAudit, assert_conforms, specs
 from hjepa.audit.callbacks import LoopAudit
-from hjepa.audit.findings import Severity, Verdict
-from hjepa.audit.rules import RULES
-from hjepa.audit.rules.case import Rule
-from hjepa.audit.vocabulary import RULES as WORDS
+from hjepa.audit.judge.findings import Severity, Verdict
+from hjepa.audit.judge.rule import Rule
+from hjepa.audit.judge.rules import RULES
+from hjepa.audit.tell import catalogue
+from hjepa.audit.tell.vocabulary import RULE_WORDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
 
@@ -33,14 +34,14 @@ def table(name: str) -> list[list[str]]:
 
 
 def test_the_page_is_as_it_would_be_generated_now():
-    assert catalogue.filled(PAGE) == PAGE, "run: python -m hjepa.audit.catalogue docs/audit.md"
+    assert catalogue.filled(PAGE) == PAGE, "run: python -m hjepa.audit.tell.catalogue docs/audit.md"
 
 
 def test_every_rule_stands_on_the_page_once_with_its_code_and_severity():
     rows = {row[0].strip("`"): row[1:] for row in table("rules")}
     assert len(rows) == len(table("rules")) == len(RULES) >= 40
     for rule in RULES:
-        assert rows[rule.name] == [rule.code, rule.severity, WORDS[rule.name][1]]
+        assert rows[rule.name] == [rule.code, rule.severity, RULE_WORDS[rule.name][1]]
 
 
 def test_a_rule_more_or_another_severity_makes_the_page_stale(monkeypatch):

@@ -27,7 +27,7 @@ TESTS = Path(__file__).parents[1]
 LIMIT = 120.0  # seconds that one audited script may take
 IMPORTED = (
     "torch._dynamo", "torch.distributed", "timm", "accelerate", "hjepa.audit.command", "hjepa.audit.script",
-    "hjepa.audit.session",
+    "hjepa.audit.teacher_audit",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from audit.loops import FAULTY, LOOPS, SOUND, Loop
 from audit.test_forks import TESTS, Ran, audit
 from commands import environment
 
-from hjepa.audit.rules import RULES
+from hjepa.audit.judge.rules import RULES
 
 # Copied from the contract of the auditor.
 PROMISED = [

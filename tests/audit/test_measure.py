@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hjepa.audit import TeacherAudit, specs
-from hjepa.audit.findings import Status, Verdict
-from hjepa.audit.measure import _explain
-from hjepa.audit.recording import Event, Kind, Look
-from hjepa.audit.regression import _noise, fit
-from hjepa.audit.report import Report
-from hjepa.audit.walk import Update
+from hjepa.audit.judge.findings import Status, Verdict
+from hjepa.audit.measure.regression import fit, rounding_noise
+from hjepa.audit.measure.update_fits import explain
+from hjepa.audit.measure.updates import Update
+from hjepa.audit.observe.recording import Event, Kind, Snapshot
+from hjepa.audit.tell.report import Report
 
 STEPS = 20
 MOMENTUM = 0.996
@@ -474,15 +474,18 @@ def networks(seed: int, size: int, gap: float, drift: float) -> tuple[Tensor, Te
     return teacher.double(), before.double(), (before + drift * normal[2]).double()
 
 
-def look(teacher: Tensor, student: Tensor) -> Look:
-    return Look(teacher, student, torch.zeros(0), torch.zeros(0), (), ())
+def snapshot(teacher: Tensor, student: Tensor) -> Snapshot:
+    return Snapshot(teacher, student, torch.zeros(0), torch.zeros(0), (), ())
 
 
 def explained(t0: Tensor, t1: Tensor, previous: Tensor, current: Tensor) -> Update:
-    events = Event(Kind.STEP_END, 1, look=look(t0, current)), Event(Kind.TEACHER_FORWARD, 1, look=look(t1, current))
+    events = (
+        Event(Kind.STEP_END, 1, snapshot=snapshot(t0, current)),
+        Event(Kind.TEACHER_FORWARD, 1, snapshot=snapshot(t1, current)),
+    )
     update = Update(1, 1, "A", *events, first=True, evaluation=False, skipped=False, student_changed=False)
     rounding = torch.full_like(t0, torch.finfo(torch.float32).eps)
-    _explain(update, previous, rounding, torch.arange(len(t0)) // 64)
+    explain(update, previous, rounding, torch.arange(len(t0)) // 64)
     return update
 
 
@@ -501,7 +504,7 @@ ROUNDED = 6e-8  # momentum and 1 - momentum are rounded to float32 before they a
 def test_a_fit_is_within_its_error(seed, size, momentum, gap):
     t0, _, c = networks(seed, size, gap, 0.0)
     t1 = float32_update(t0, c, momentum)
-    noise = _noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c)
+    noise = rounding_noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c)
     found = fit(t0, t1, c, noise)
     assert found.explains
     assert abs(found.momentum - momentum) <= 6 * found.error + ROUNDED
@@ -513,7 +516,7 @@ def test_a_fit_is_within_its_error(seed, size, momentum, gap):
 def test_coefficients_that_do_not_sum_to_one_do_not_spoil_the_momentum(seed, size, momentum, gap, excess):
     t0, _, c = networks(seed, size, gap, 0.0)
     t1 = ((momentum + excess) * t0 + (1 - momentum) * c).float().double()
-    found = fit(t0, t1, c, _noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c))
+    found = fit(t0, t1, c, rounding_noise(t0, t1, torch.full_like(t0, torch.finfo(torch.float32).eps), c))
     assert found.explains
     assert found.excess == pytest.approx(excess, abs=6 * found.excess_error + 1e-12)
     assert found.momentum == pytest.approx(momentum, abs=6 * found.error + 1e-12)

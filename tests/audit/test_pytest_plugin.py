@@ -120,7 +120,7 @@ def test_a_stale_loop_fails_with_rule_place_and_remedy(said):
     assert outcome(said, "test_stale").startswith("FAILED")
     line = next(number for number, text in enumerate(PROJECT.splitlines(), 1) if "THE UPDATE" in text)
     assert f"- stale-student (minor) at test_project.py:{line}" in said
-    assert "session.py" not in said, "only lines of the test itself are shown"
+    assert "teacher_audit.py" not in said, "only lines of the test itself are shown"
 
 
 def test_another_momentum_fails(said):
@@ -146,7 +146,7 @@ def test_the_plugin_imports_no_torch(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "import sys\n\n\ndef pytest_unconfigure():\n"
         "    assert 'hjepa.audit.pytest_plugin' in sys.modules\n"
-        "    print('HEAVY', sorted({'torch', 'numpy', 'hjepa.audit.session'} & set(sys.modules)))\n"
+        "    print('HEAVY', sorted({'torch', 'numpy', 'hjepa.audit.teacher_audit'} & set(sys.modules)))\n"
     )
     (tmp_path / "test_light.py").write_text("def test_nothing():\n    pass\n")
     done = pytest_in(tmp_path, "test_light.py")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hjepa.audit.cycle import Gap, events, lane_of
-from hjepa.audit.figures import momentum_figure, nice_ticks
-from hjepa.audit.findings import Finding, Measured, Severity, Status, Subject, TimelineEntry, Verdict
-from hjepa.audit.report import ConformanceError, Report
-from hjepa.audit.vocabulary import RULES
-from hjepa.audit.wording import Row, momentum_digits
+from hjepa.audit.judge.findings import Finding, Measured, Severity, Status, Subject, TimelineEntry, Verdict
+from hjepa.audit.tell.figures import momentum_figure, nice_ticks
+from hjepa.audit.tell.phrases import Row, momentum_digits
+from hjepa.audit.tell.report import ConformanceError, Report
+from hjepa.audit.tell.timeline import Gap, events, lane_of
+from hjepa.audit.tell.vocabulary import RULE_WORDS
 
 INFO, MINOR, MAJOR, CRITICAL = Severity.INFO, Severity.MINOR, Severity.MAJOR, Severity.CRITICAL
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -182,7 +182,7 @@ def headings(markdown, level=2):
 
 def test_words_exist_for_every_rule_of_the_page():
     rules = AUDIT_MD.read_text().split("<!-- rules: generated -->")[1].split("<!-- rules: end -->")[0]
-    assert set(RULES) == set(re.findall(r"^\| `([a-z-]+)` \|", rules, flags=re.MULTILINE))
+    assert set(RULE_WORDS) == set(re.findall(r"^\| `([a-z-]+)` \|", rules, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ text = st.text(max_size=40)
 numbers = st.floats() | st.floats(0.9, 1.0)
 location = st.none() | text
 findings = st.builds(
-    Finding, rule=st.sampled_from(sorted(RULES)) | text, code=text, status=st.sampled_from(Status),
+    Finding, rule=st.sampled_from(sorted(RULE_WORDS)) | text, code=text, status=st.sampled_from(Status),
     severity=st.sampled_from(Severity), saw=text, expected=text, location=location, meaning=text, remedy=text,
     reason=text, evidence=st.dictionaries(text | st.just("step"), numbers | st.integers(0, 5) | text, max_size=3),
 )  # fmt: skip

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hjepa.audit import specs
-from hjepa.audit.specs import PROFILES, Spec, custom, from_toml, kind_of, named, nearest
+from hjepa.audit.measure.nearest import closest, nearest
+from hjepa.audit.measure.schedule_kind import kind_of
+from hjepa.audit.specs import PROFILES, Spec, custom, from_toml, named
 
 PUBLISHED = [name for name in PROFILES if name not in ("custom", "auto")]
 
@@ -145,12 +147,12 @@ def test_other_published_settings_are_kept_beside_the_first():
 
 
 def test_the_closest_published_setting_is_the_one_that_was_measured():
-    chosen = specs.byol(9000).closest([0.9901, 0.9899], [0, 1])
+    chosen = closest(specs.byol(9000), [0.9901, 0.9899], [0, 1])
     assert (chosen.start, chosen.total_steps, chosen.starts) == (0.99, 9000, (0.99, 0.996, 0.97))
-    assert specs.mean_teacher().closest([0.0, 0.5], [0, 1]).first_index == 0
-    assert specs.mean_teacher().closest([0.5, 2 / 3], [0, 1]).first_index == 1
-    assert specs.dinov3(9000).closest([0.994] * 3, [0, 1, 2]).kind == "constant"
-    assert specs.byol().closest([], []).start == 0.996
+    assert closest(specs.mean_teacher(), [0.0, 0.5], [0, 1]).first_index == 0
+    assert closest(specs.mean_teacher(), [0.5, 2 / 3], [0, 1]).first_index == 1
+    assert closest(specs.dinov3(9000), [0.994] * 3, [0, 1, 2]).kind == "constant"
+    assert closest(specs.byol(), [], []).start == 0.996
 
 
 # ------------------------------------------------------------------ refusals

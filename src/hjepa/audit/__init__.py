@@ -1,13 +1,17 @@
 """The auditor: whether a training loop updates its teacher as its specification says.
 
 Stands alone: imports torch and the standard library.  See ``TeacherAudit``, and ``hjepa audit --help``.
+
+From bottom to top: ``observe`` records events and samples of the weights, ``measure`` makes updates and momenta of
+them, ``judge`` compares these with a specification (``specs``), ``tell`` writes the report.  The files beside these
+rooms are the ways in: ``TeacherAudit``, callbacks, the command, the pytest plugin.
 """
 
 from typing import Any
 
 __all__ = ["Report", "TeacherAudit", "assert_conforms", "specs"]
 
-_HOME = {"TeacherAudit": "session", "assert_conforms": "session", "Report": "report"}
+_HOME = {"TeacherAudit": "teacher_audit", "assert_conforms": "teacher_audit", "Report": "tell.report"}
 
 
 def __getattr__(name: str) -> Any:

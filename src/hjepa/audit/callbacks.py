@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from hjepa.audit.pairing import unwrap
-from hjepa.audit.replicas import world
-from hjepa.audit.report import Report
+from hjepa.audit.observe.program.tensor_pairs import unwrap
+from hjepa.audit.observe.replicas import world
 from hjepa.audit.script import Outputs, Unusable
-from hjepa.audit.session import STEPS, TeacherAudit
 from hjepa.audit.specs import Spec
+from hjepa.audit.teacher_audit import STEPS, TeacherAudit
+from hjepa.audit.tell.report import Report
 
 Where = str | nn.Module | Callable[[Any], nn.Module]
 """A module, the path to it (``model.encoder``), or a function of the trained model that returns it."""

@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hjepa.audit.findings import Verdict
-from hjepa.audit.interception import intercept
+from hjepa.audit.judge.findings import Verdict
+from hjepa.audit.observe.hooks.interception import intercept
 
 Run = Callable[..., Any]
 

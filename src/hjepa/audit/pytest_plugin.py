@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hjepa.audit.session import TeacherAudit
+    from hjepa.audit.teacher_audit import TeacherAudit
 
 
 @pytest.fixture(name="assert_conforms")
@@ -44,7 +44,7 @@ class _Block:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from hjepa.audit.report import ConformanceError
+        from hjepa.audit.tell.report import ConformanceError
 
         __tracebackhide__ = True
         try:

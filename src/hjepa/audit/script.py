@@ -12,12 +12,12 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hjepa.audit.findings import Verdict
-from hjepa.audit.report import Report
+from hjepa.audit.judge.findings import Verdict
 from hjepa.audit.specs import Spec
+from hjepa.audit.tell.report import Report
 
 if TYPE_CHECKING:
-    from hjepa.audit.session import TeacherAudit
+    from hjepa.audit.teacher_audit import TeacherAudit
 
 _OURS = str(Path(__file__).parent) + os.sep
 
@@ -94,7 +94,7 @@ class Asked:
 
     def audit(self, on_done: Callable[[], None] | None = None) -> "TeacherAudit":
         """Return an audit that has not been started."""
-        from hjepa.audit.session import TeacherAudit
+        from hjepa.audit.teacher_audit import TeacherAudit
 
         return TeacherAudit(
             self.student, self.teacher, spec=self.spec, steps=self.steps, deep=self.deep, start_step=self.start_step,
@@ -103,7 +103,7 @@ class Asked:
 
     def publish(self, report: Report) -> None:
         """Write the reports and print the summary, in the first process of a group."""
-        from hjepa.audit.replicas import world
+        from hjepa.audit.observe.replicas import world
 
         if world()[0] == 0:
             self.outputs.write(report)
@@ -135,7 +135,7 @@ def audit_script(
     program = _module(os.fspath(script)) if module else _script(os.fspath(script))
 
     from hjepa.audit.children import watched
-    from hjepa.audit.replicas import world
+    from hjepa.audit.observe.replicas import world
 
     asked = Asked(student, teacher, spec, steps, deep, start_step, program.script, outputs)
     reports: list[Report] = []

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hjepa.audit.report import Report
-from hjepa.audit.session import TeacherAudit
 from hjepa.audit.specs import Spec
+from hjepa.audit.teacher_audit import TeacherAudit
+from hjepa.audit.tell.report import Report
 from hjepa.config import EMAConfig
 from hjepa.files import write_json, write_text
 from hjepa.runs.session import Session

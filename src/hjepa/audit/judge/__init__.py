@@ -1,0 +1,1 @@
+"""What the numbers mean: rules, their findings, and the verdict."""

@@ -1,0 +1,24 @@
+"""The rules of an audit: one small function each."""
+
+from hjepa.audit.judge.context import AuditContext
+from hjepa.audit.judge.findings import Finding
+from hjepa.audit.judge.rule import rules_of
+from hjepa.audit.judge.rules import buffers, formula, gradient, jepa, order, schedule, target
+
+__all__ = ["RULES", "judge"]
+
+ONE_NETWORK = "student and teacher are one network: see aliased-teacher"
+_OF_ANY_NETWORK = (
+    "aliased-teacher", "clip-before-unscale", "clip-per-microbatch", "accumulation-not-scaled",
+    "trained-by-no-optimizer", "mask-coverage",
+)  # fmt: skip
+# The order of the findings in every report.
+_FAMILIES = (formula, buffers, gradient, jepa, order, schedule, target)
+RULES = [rule for family in _FAMILIES for rule in rules_of(family)]
+
+
+def judge(audit: AuditContext) -> list[Finding]:
+    """Return the finding of every rule."""
+    if audit.parts and all(part.student is part.teacher for part in audit.parts):
+        return [rule.judge(audit) if rule.name in _OF_ANY_NETWORK else rule.skipped(ONE_NETWORK) for rule in RULES]
+    return [rule.judge(audit) for rule in RULES]

@@ -1,0 +1,1 @@
+"""From samples of the weights to numbers: updates, momentum, lag, schedule."""

@@ -1,0 +1,1 @@
+"""What happens in the running program: events in order, some with samples of the weights."""

@@ -1,0 +1,1 @@
+"""How the auditor attaches to torch and leaves again without a trace."""

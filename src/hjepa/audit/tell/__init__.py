@@ -1,0 +1,1 @@
+"""The report: one text per format, from the findings."""
