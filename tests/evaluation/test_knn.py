@@ -95,7 +95,7 @@ def test_the_chunk_does_not_change_the_result() -> None:
         assert part.correct.tolist() == whole.correct.tolist()
 
 
-def test_k_is_the_best_on_the_held_out_split() -> None:
+def test_k_is_the_best_on_the_validation_split() -> None:
     # Classes overlap widely and 30 % of the labels are wrong: one neighbour is a poor judge.
     train_x, train_y = clusters(900, 1.0)
     rng = np.random.default_rng(3)

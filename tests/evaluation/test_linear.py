@@ -43,7 +43,7 @@ def test_features_are_standardised() -> None:
     assert linear(x[:200], y[:200], x[200:], y[200:]).accuracy > 0.98
 
 
-def test_c_is_the_best_on_the_held_out_split() -> None:
+def test_c_is_the_best_on_the_validation_split() -> None:
     """Each of 450 columns tells a little: a weak penalty learns the noise, a strong one their sum."""
     y = np.arange(2000) % 2
     x = (RNG(0).normal(size=(2000, 450)) + 0.12 * y[:, None]).astype(np.float32)

@@ -64,10 +64,7 @@ def test_the_interval_is_that_of_the_draws() -> None:
 
 def test_a_class_with_too_few_images_is_refused() -> None:
     labels = np.array([0] * 20 + [1] * 9)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError, match=r"^photos \(label\): class dog has 9 images\b.*\b10\b.*lowshot .*--protocols$"):
         refuse_scarce_labels(labels, "photos (label)", ["cat", "dog"])
-    assert str(refused.value) == (
-        "photos (label): class dog has 9 images and lowshot draws 10: label more, or leave lowshot out of --protocols"
-    )
     with pytest.raises(UserError, match=r"class 1 has (only )?9 images"):
         lowshot(np.zeros((29, 2), np.float32), labels, np.zeros((1, 2), np.float32), labels[:1])

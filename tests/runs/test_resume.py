@@ -97,7 +97,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(undisturbed, tmp_pat
     (out / "checkpoints" / ".step-00000003.tmp").mkdir()  # as a kill in the middle of the first one leaves it
     done = call(*pretrain(out, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert "the run had saved nothing yet: it begins again at its first step" in done.stdout
+    assert re.search(r"no checkpoint yet.* first step", done.stdout)
     assert_identical(out, undisturbed)
 
 
@@ -114,7 +114,7 @@ def test_begun_again_it_has_the_weights_it_started_from(undisturbed, tmp_path):
 def test_a_finished_run_without_its_checkpoints_is_not_begun_again(copy):
     for folder in (copy / "checkpoints").iterdir():
         folder.unlink() if folder.is_symlink() else subprocess.run(["rm", "-r", folder], check=True)
-    assert "no checkpoint here, nothing to resume from" in refused(copy)
+    assert re.search(r"checkpoints/last: .*no checkpoint.*--overwrite", refused(copy))
 
 
 @pytest.mark.slow
@@ -168,14 +168,13 @@ def test_a_checkpoint_cut_short_is_refused(copy):
     file = last / "training.pt"
     file.write_bytes(file.read_bytes()[:-100])
     others = sorted(p.name for p in (copy / "checkpoints").glob("step-*") if p.name != "step-00000040")
-    assert refused(copy) == (
-        f"hjepa: {file} is damaged (its checksum differs): go back with 'ln -sfn {others[-1]} {last}' and resume"
-    )
+    line = refused(copy)
+    assert line.startswith(f"hjepa: {file} is damaged") and f"'ln -sfn {others[-1]} {last}' and resume" in line
 
 
 def test_a_checkpoint_with_a_missing_file_is_refused(copy):
     (copy / "checkpoints" / "last" / "weights.safetensors").unlink()
-    assert "is incomplete (weights.safetensors is missing): go back with 'ln -sfn" in refused(copy)
+    assert re.search(r"incomplete \(weights\.safetensors is missing\).*'ln -sfn step-", refused(copy))
 
 
 def test_a_checkpoint_of_an_older_version_goes_on_with_what_it_computed():
@@ -184,7 +183,7 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_what_it_computed():
     saved = config.model_dump(mode="json")
     del saved["masking"]["contexts"]
     refuse_other_configuration(config, saved)
-    with pytest.raises(UserError, match=r"checkpoint .*masking\.contexts = 1, this run .*\b2\b"):
+    with pytest.raises(UserError, match=r"checkpoint .*masking\.contexts = 1\b.*\b2:"):
         refuse_other_configuration(tiny(masking={"contexts": 2}).config, saved)
 
 
@@ -200,10 +199,7 @@ def test_a_run_of_an_older_version_resumes(copy):
 
 def test_a_changed_setting_is_refused(copy):
     line = refused(copy, "--optim.lr", "0.5")
-    assert line == (
-        "hjepa: optim.lr = 0.5 differs from the run's 0.001: leave it out to resume, "
-        "or start a new run, --init-from takes its weights"
-    )
+    assert re.search(r"^hjepa: optim\.lr = 0\.5 .*\b0\.001\b.* to resume.*new run.*--init-from", line)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +234,8 @@ def test_an_edited_configuration_is_refused(copy):
     file.write_text(file.read_text().replace("width: 32", "width: 64", 1))
     before = tree(copy)
     done = call("pretrain", "scenes", "--out", copy, "--resume")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "hjepa: the checkpoint has model.width = 32, this run 64: resume with the run's own settings, "
-        "or start a new run from its weights with --init-from\n",
-    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert re.search(r"^hjepa: .*checkpoint .*model\.width = 32\b.*\b64\b.*--init-from$", done.stderr.strip())
     assert tree(copy) == before
 
 
@@ -272,9 +265,7 @@ def test_extend_to_says_what_it_does_to_each_schedule_and_goes_on(copy):
 
 
 def test_extend_to_a_shorter_horizon_is_refused(copy):
-    assert refused(copy, "--extend-to", 30) == (
-        "hjepa: --extend-to 30: the run has 40 steps already, name a larger number"
-    )
+    assert re.search(r"^hjepa: --extend-to 30: .*\b40 steps.*larger number$", refused(copy, "--extend-to", 30))
 
 
 def test_init_from_a_run_starts_anew_from_its_weights(undisturbed, tmp_path):

@@ -80,7 +80,7 @@ def refuse_other_configuration(config: Config, saved: Mapping[str, Any]) -> None
         if name not in FREE_TO_CHANGE:
             raise UserError(
                 f"the checkpoint has {name} = {other}, but this run has {value}: resume with the original settings, "
-                "or start a new run from the weights with --init-from"
+                "or start a new run from its weights with --init-from"
             )
 
 
