@@ -276,9 +276,7 @@ def test_infinite_loss_ends_in_one_line_and_a_verdict(tmp_path):
 
     HJEPA.forward = broken
     try:
-        with pytest.raises(
-            UserError, match=r"diverging: 20 steps in a row .* start again with a lower --optim\.lr than"
-        ):
+        with pytest.raises(UserError, match=r"diverg.*\b20\b.*--optim\.lr below"):
             hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": TINY["train"] | {"length": 60}}))
     finally:
         HJEPA.forward = original

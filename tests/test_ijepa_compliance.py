@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny
-from runs import same, trainer_of, weights
+from runs import pictures, same, trainer_of, weights
 
 from hjepa.config import read_recipe, resolve
 from hjepa.masking import MaskSettings, MultiBlockSampler
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
+from hjepa.setup.autoconfig import resolve_auto
 from hjepa.setup.build import momentum_of
 from hjepa.training.schedules import EMAScheduler
 
@@ -38,7 +39,8 @@ def test_ema_schedule_is_linear():
 
 
 def test_ema_schedule_of_the_released_recipe_starts_at_0_996_and_ends_at_1():
-    resolved = tiny(ema={"momentum": released().ema.momentum, "final_momentum": released().ema.final_momentum})
+    ema = {"momentum": released().ema.momentum, "final_momentum": released().ema.final_momentum}
+    resolved = resolve_auto(tiny(ema=ema), pictures())
     momentum = momentum_of(resolved.config)
     assert released().ema.kind == "linear"
     assert momentum(0) == 0.996

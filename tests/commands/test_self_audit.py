@@ -38,7 +38,7 @@ def test_a_run_audits_its_first_steps_and_conforms(tmp_path):
 
 
 def test_a_run_shorter_than_the_window_is_audited_at_its_end(tmp_path):
-    assert run(tmp_path, TINY)["steps"] == TINY["train"]["steps"]
+    assert run(tmp_path, TINY)["steps"] == TINY["train"]["length"]
 
 
 def test_with_accumulation_there_is_still_one_update(tmp_path):
@@ -63,7 +63,7 @@ def test_a_resumed_run_is_audited_from_its_step_on(tmp_path):
     hjepa.pretrain("scenes", out=tmp_path / "run", **TINY)
     hjepa.pretrain("scenes", out=tmp_path / "run", resume=True, extend_to=40)
     report = json.loads((tmp_path / "run/audit.json").read_text())
-    assert report["measured"]["momentum_step"][0] == TINY["train"]["steps"]
+    assert report["measured"]["momentum_step"][0] == TINY["train"]["length"]
     assert fired(report) == set()
 
 

@@ -122,19 +122,19 @@ def test_allowed_overlap_leaves_the_whole_block():
             (8, 8),
             {},
             10,
-            r"masking\.min_context = 10 .*masking\.target_scale .* 9 patches on an? 8x8 grid.* 8$",
+            r"masking\.min_keep = 10 .*masking\.target_scale .* 9 patches on an? 8x8 grid.* 8$",
         ),
         (
             (14, 14),
             {"context_scale": (0.01, 0.03)},
             4,
-            r"masking\.min_context = 4 .*masking\.context_scale .* 1 patch.* on a 14x14 grid.* larger scale or grid$",
+            r"masking\.min_keep = 4 .*masking\.context_scale .* 1 patch.* on a 14x14 grid.* larger scale or grid$",
         ),
         (
             (14, 14),
             {"target_scale": (0.001, 0.2)},
             4,
-            r"masking\.min_context = 4 .*masking\.target_scale .* 0 patches on a 14x14 grid.* larger scale or grid$",
+            r"masking\.min_keep = 4 .*masking\.target_scale .* 0 patches on a 14x14 grid.* larger scale or grid$",
         ),
     ],
 )
