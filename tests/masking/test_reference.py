@@ -54,11 +54,11 @@ def test_union_of_targets_is_the_published_one():
     assert measured.target_union / 256 == pytest.approx(0.446, abs=0.01)
 
 
-@given(st.integers(8, 24), st.integers(8, 24), st.integers(0, 1000), st.integers(1, 40), st.booleans())
+@given(st.integers(8, 24), st.integers(8, 24), st.integers(0, 1000), st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
-def test_masks_are_whole_and_rows_are_those_of_the_batch(height, width, step, batch, overlap):
+def test_masks_are_whole_and_rows_are_those_of_the_batch(height, width, step, batch):
     grid = (height, width)
-    sampler = ReferenceSampler(grid, MaskSettings(allow_overlap=overlap), seed=3)
+    sampler = ReferenceSampler(grid, seed=3)
     whole = sampler.sample(step, batch)
     assert whole.context.dtype == whole.targets.dtype == np.int64
     assert whole.context.shape[0] == whole.targets.shape[0] == batch
@@ -69,7 +69,7 @@ def test_masks_are_whole_and_rows_are_those_of_the_batch(height, width, step, ba
         assert patches.min() >= 0
         assert (patches // width).max() < height - 1
         assert (patches % width).max() < width - 1
-    part = ReferenceSampler(grid, MaskSettings(allow_overlap=overlap), seed=3).sample(step, batch, slice(1, None, 3))
+    part = ReferenceSampler(grid, seed=3).sample(step, batch, slice(1, None, 3))
     np.testing.assert_array_equal(part.context, whole.context[1::3])
     np.testing.assert_array_equal(part.targets, whole.targets[1::3])
 
@@ -108,11 +108,6 @@ def test_context_is_drawn_again_before_a_target_is_forgiven():
     assert not np.take_along_axis(visible, targets[:, 0], axis=1).any()
     rows = visible.reshape(300, 12, 12).any(axis=2)
     assert max(np.ptp(np.flatnonzero(image)) for image in rows) == 5  # of the last 6x6 block drawn, and no other
-
-
-def test_allowed_overlap_leaves_the_whole_block():
-    sampler = ReferenceSampler((14, 14), MaskSettings(allow_overlap=True))
-    assert sampler.sample(0, 8).context.shape[1] == 13 * 13
 
 
 @pytest.mark.parametrize(

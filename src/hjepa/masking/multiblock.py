@@ -39,6 +39,8 @@ ROUNDS = 8  # placements tried per image; about one in ten fails, so one in 10^8
 POOL = 256  # placements that stand for a pair of sizes when V is chosen ...
 POOL_SHARE = 0.1  # ... and the share of them that may have fewer than V visible patches
 
+CONTEXT_ASPECT = (1.0, 1.0)  # context blocks are square, as published (arXiv:2301.08243, appendix A)
+
 
 @dataclass(frozen=True)
 class Masks:
@@ -64,9 +66,7 @@ class MaskSettings:
     target_scale: tuple[float, float] = (0.15, 0.2)  # fraction of the grid's area, lowest and highest
     target_aspect: tuple[float, float] = (0.75, 1.5)  # height / width
     context_scale: tuple[float, float] = (0.85, 1.0)
-    context_aspect: tuple[float, float] = (1.0, 1.0)
     min_context: int = 1  # visible patches that every image keeps; above the usual counts, masks grow alike
-    allow_overlap: bool = False  # leave target patches in the context
 
 
 class MultiBlockSampler:
@@ -82,7 +82,7 @@ class MultiBlockSampler:
         self.seed = seed
         check_ranges(grid, self.settings)
         check_feasible(grid, self.settings)
-        self._context_sizes = block_sizes(grid, self.settings.context_scale, self.settings.context_aspect)
+        self._context_sizes = block_sizes(grid, self.settings.context_scale, CONTEXT_ASPECT)
         self._target_sizes = block_sizes(grid, self.settings.target_scale, self.settings.target_aspect)
         self._placements: dict[tuple[int, ...], _Placement] = {}
 
@@ -116,7 +116,6 @@ class _Placement:
 
     def __init__(self, grid: tuple[int, int], settings: MaskSettings, context: Ints, target: Ints) -> None:
         self.grid: Ints = np.array(grid)
-        self.overlap = settings.allow_overlap
         self.sizes = np.stack([context] + [target] * settings.num_targets)  # [1 + K, 2]
         self.target_offsets = block_offsets(grid, target)
         self.in_context = windows(grid, block_offsets(grid, context))
@@ -171,11 +170,10 @@ class _Placement:
         return patches
 
     def visible(self, corners: Ints) -> Flags:
-        """Return which patches [B, N] are in the context block and, unless allowed, in no target block."""
+        """Return which patches [B, N] are in the context block and in no target block."""
         seen = self.in_context[corners[:, 0]]
-        if not self.overlap:
-            for block in range(1, len(self.sizes)):
-                seen &= self.off_target[corners[:, block]]
+        for block in range(1, len(self.sizes)):
+            seen &= self.off_target[corners[:, block]]
         return seen
 
 
@@ -236,11 +234,14 @@ def most_visible(grid: tuple[int, int], settings: MaskSettings) -> int:
 
     The best placement has all targets in one corner of the grid and the context block in the opposite one.
     """
-    context = different_sizes(block_sizes(grid, settings.context_scale, settings.context_aspect))
-    area = context.prod(axis=-1)
-    if settings.allow_overlap:
-        return int(area.min())
+    context = different_sizes(block_sizes(grid, settings.context_scale, CONTEXT_ASPECT))
     target = different_sizes(block_sizes(grid, settings.target_scale, settings.target_aspect))
+    return most_visible_of_sizes(grid, context, target)
+
+
+def most_visible_of_sizes(grid: tuple[int, int], context: Ints, target: Ints) -> int:
+    """Return the same for any of the given (h, w), context [S, 2] and target [R, 2]."""
+    area = context.prod(axis=-1)
     shared = np.maximum(context[:, None] + target - np.array(grid), 0).prod(axis=-1)
     return int((area[:, None] - shared).min())
 
@@ -254,11 +255,9 @@ def check_ranges(grid: tuple[int, int], settings: MaskSettings) -> None:
         if not 0 < low <= high <= 1:
             rule = "two fractions of the grid, 0 < low <= high <= 1"
             raise UserError(f"masking.{name} = ({low}, {high}) must be {rule}")
-    for name in ("target_aspect", "context_aspect"):
-        low, high = getattr(settings, name)
-        if not 0 < low <= high < np.inf:
-            rule = "two ratios height / width, 0 < low <= high"
-            raise UserError(f"masking.{name} = ({low}, {high}) must be {rule}")
+    low, high = settings.target_aspect
+    if not 0 < low <= high < np.inf:
+        raise UserError(f"masking.target_aspect = ({low}, {high}) must be two ratios height / width, 0 < low <= high")
     for name in ("num_targets", "min_context"):
         value = getattr(settings, name)
         if value < 1:

@@ -19,7 +19,7 @@ constructor refuses that. The published code also cuts per process; here the bat
 import numpy as np
 
 from hjepa.errors import UserError
-from hjepa.masking.multiblock import Flags, Ints, Masks, MaskSettings, block_offsets, check_ranges
+from hjepa.masking.multiblock import CONTEXT_ASPECT, Flags, Ints, Masks, MaskSettings, block_offsets, check_ranges
 from hjepa.randomness import generator
 
 NUM_BINS = 4096  # values of the single random number, so that all reachable sizes can be checked in advance
@@ -43,7 +43,7 @@ class ReferenceSampler:
         self.min_keep = min_keep
         check_ranges(grid, self.settings)
         self._target_sizes = reference_sizes(grid, self.settings.target_scale, self.settings.target_aspect)
-        self._context_sizes = reference_sizes(grid, self.settings.context_scale, self.settings.context_aspect)
+        self._context_sizes = reference_sizes(grid, self.settings.context_scale, CONTEXT_ASPECT)
         sizes = {"target_scale": self._target_sizes, "context_scale": self._context_sizes}
         _check_ends(grid, sizes, min_keep)
 
@@ -70,7 +70,7 @@ class ReferenceSampler:
         offsets = block_offsets(self.grid, context)
         visible = np.zeros((batch, self.grid[0] * self.grid[1]), dtype=np.bool_)
         short = np.arange(batch)
-        for kept_out in range(0 if self.settings.allow_overlap else num_targets, -1, -1):
+        for kept_out in range(num_targets, -1, -1):
             for _ in range(TRIES):
                 corners = self._corners(random, context, (len(short),))
                 rows = np.arange(len(short))[:, None]
