@@ -62,6 +62,7 @@ def test_two_processes_equal_one(launcher, alone, tmp_path):
     assert done.stdout.count("verdict    ") == 1  # only the first process speaks
 
 
+@pytest.mark.slow
 def test_images_of_both_processes_are_compared(tmp_path):
     """The variance-covariance term is of the whole batch, with its gradient, however many processes share it."""
     options = tiny_options(train__length=4, train__log_every=1, train__precision="float64", loss__variance_covariance=1)
@@ -74,6 +75,7 @@ def test_images_of_both_processes_are_compared(tmp_path):
             assert one[name] == pytest.approx(two[name], rel=1e-9), (one["step"], name)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     options = tiny_options(optim__batch_size=9)
     done = launch("torchrun", tmp_path / "run", "pretrain", "scenes", *options)

@@ -82,6 +82,7 @@ def run_with_kills(out: Path, kills: list, log: Path) -> int:
     return hits
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_is_bit_identical(undisturbed, tmp_path):
     out = tmp_path / "run"
     kills = [reached(out, 8), writing_a_checkpoint(out)]
@@ -89,6 +90,7 @@ def test_killed_twice_and_resumed_is_bit_identical(undisturbed, tmp_path):
     assert_identical(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_begins_again(undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(pretrain(out), tmp_path / "log")
@@ -101,6 +103,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(undisturbed, tmp_pat
     assert_identical(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_begun_again_it_has_the_weights_it_started_from(undisturbed, tmp_path):
     options = ("--init-from", undisturbed, "--train.checkpoint_every", 30)
     assert call(*pretrain(tmp_path / "whole", *options)).returncode == 0
