@@ -81,7 +81,7 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
 
 
 def _other_convention(pairs: list[tuple[float, float, float]]) -> bool:
-    """Return whether the user gave the student's coefficient, as mmcv and torch's BatchNorm call it, for the momentum."""
+    """Return whether the given momentum is the coefficient of the student, as in mmcv and in BatchNorm of torch."""
     return all(
         declared < 0.5 < measured and abs(measured - (1 - declared)) <= max(tolerance, 0.02 * declared)
         for measured, declared, tolerance in pairs
