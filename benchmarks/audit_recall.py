@@ -1,10 +1,10 @@
-"""Recall and false alarms of the auditor over the corpus of loops (tests/faulty_loops, tests/sound_loops).
+"""Recall and false positives of the auditor over the corpus of loops (tests/faulty_loops, tests/sound_loops).
 
     python benchmarks/audit_recall.py [--markdown FILE]
 
-Every row of tests/audit/loops.py is audited in a process of its own, without arguments that name modules.
-Caught: the planted fault's own rule fires. Besides: rules that fire and that the fault does not imply.
-Rows that need several processes are started by torchrun.
+Every row of tests/audit/loops.py is audited in a separate process, without arguments that name modules. A bug
+counts as detected if its own rule fires; "other rules fired" lists rules that fire although the bug does not
+imply them. Rows that need several processes are started with torchrun.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     options = parser.parse_args()
-    lines = ["| loop | options | planted | caught | fired besides | verdict |", "|---|---|---|---|---|---|"]
+    lines = ["| loop | options | injected bug | detected | other rules fired | verdict |", "|---|---|---|---|---|---|"]
     faulty = caught = besides = sound = alarms = found = 0
     with tempfile.TemporaryDirectory() as name:
         for loop in LOOPS:
@@ -55,7 +55,7 @@ def main() -> None:
             cells = (
                 Path(loop.script).stem,
                 " ".join([*loop.options, *loop.arguments]),
-                loop.rule or "sound",
+                loop.rule or "none (correct)",
                 hit,
                 ", ".join(sorted(extra)),
             )
@@ -63,10 +63,10 @@ def main() -> None:
             print(lines[-1], flush=True)
     scripts = len({loop.script for loop in LOOPS if loop.rule}), len({loop.script for loop in LOOPS if not loop.rule})
     summary = [
-        f"planted faults caught by their own rule: {caught} of {faulty} audits ({scripts[0]} scripts)",
-        f"audits of faulty loops in which a rule fired that the fault does not imply: {besides} of {faulty}",
-        f"audits of sound loops with a failure or a warning: {alarms} of {sound} ({scripts[1]} scripts)",
-        f"audits in which teacher and student were found without arguments: {found} of {len(LOOPS)}",
+        f"injected bugs detected by the expected rule: {caught} of {faulty} audits ({scripts[0]} scripts)",
+        f"audits of faulty loops in which an unrelated rule fired: {besides} of {faulty}",
+        f"audits of correct loops with a failure or a warning: {alarms} of {sound} ({scripts[1]} scripts)",
+        f"audits in which teacher and student were detected without arguments: {found} of {len(LOOPS)}",
     ]
     print("\n".join(summary))
     if options.markdown:

@@ -1,4 +1,4 @@
-"""Audit a teacher-student loop: one with a stale update, then the same loop mended.
+"""Audit a teacher-student loop: one with a stale update, then the same loop fixed.
 
 Run it:  python examples/audit_your_loop.py
 """
@@ -33,7 +33,7 @@ class Loop:
             t.mul_(MOMENTUM).add_(s, alpha=1 - MOMENTUM)
 
     def loss(self) -> Tensor:
-        """Return how far the prediction is from the teacher's output."""
+        """Return the distance between the prediction and the teacher's output."""
         points = torch.randn(128, 16)
         with torch.no_grad():
             target = self.teacher(points + 0.1 * torch.randn_like(points))
@@ -41,7 +41,7 @@ class Loop:
         return F.mse_loss(predicted, target)
 
     def train(self) -> None:
-        """Train, and update the teacher before the step: the newest student is missing in every target."""
+        """Train, with the update before the optimizer step, so that the teacher lags by one step."""
         for _ in range(STEPS):
             loss = self.loss()
             self.optimizer.zero_grad()
@@ -50,11 +50,11 @@ class Loop:
             self.optimizer.step()
 
 
-class MendedLoop(Loop):
-    """The same, with the two lines exchanged."""
+class FixedLoop(Loop):
+    """The same loop with the two lines swapped."""
 
     def train(self) -> None:
-        """Train, and update the teacher after the step."""
+        """Train, with the update after the optimizer step."""
         for _ in range(STEPS):
             loss = self.loss()
             self.optimizer.zero_grad()
@@ -64,7 +64,7 @@ class MendedLoop(Loop):
 
 
 def audited(loop: Loop) -> Report:
-    """Train ``loop`` as it is and return what the auditor saw."""
+    """Train ``loop`` and return the audit's report."""
     spec = specs.custom(momentum=MOMENTUM)
     with TeacherAudit(loop.student, loop.teacher, loop.optimizer, spec, steps=10) as audit:
         loop.train()
@@ -72,15 +72,15 @@ def audited(loop: Loop) -> Report:
 
 
 def main() -> None:
-    """Audit both loops, and show that watching changed nothing."""
+    """Audit both loops and show that the audit changed nothing."""
     print(audited(Loop()).summary())
-    print("\nmended:\n")
-    mended = MendedLoop()
-    print(audited(mended).summary())
-    alone = MendedLoop()
+    print("\nfixed:\n")
+    fixed = FixedLoop()
+    print(audited(fixed).summary())
+    alone = FixedLoop()
     alone.train()
-    pairs = zip(mended.teacher.parameters(), alone.teacher.parameters(), strict=True)
-    print("\nequal to the run without audit, bit for bit:", all(torch.equal(a, b) for a, b in pairs))
+    pairs = zip(fixed.teacher.parameters(), alone.teacher.parameters(), strict=True)
+    print("\nbit-identical to the run without audit:", all(torch.equal(a, b) for a, b in pairs))
 
 
 if __name__ == "__main__":

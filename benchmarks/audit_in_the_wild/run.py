@@ -66,11 +66,11 @@ def _cosine(start: float, steps: int = 24) -> tuple[str, ...]:
     return tuple(word for name, value in given.items() for word in (f"--{name}", str(value)))
 
 
-LIGHTLY = "The example's heading says that its settings do not follow the reference settings of the paper."
+LIGHTLY = "The example's header states that its settings do not follow the reference settings of the paper."
 WARM_UP = "The README documents both: update_every=10, and copies for the first update_after_step=100 calls."
 DATA_ASSIGNED = (
-    "The teacher is updated by assigning to `.data`, which the auditor cannot trace: whether it follows the step (A) "
-    "or begins the next one (B) is then not known; both are sound."
+    "The teacher is updated by assigning to `.data`, which the auditor cannot trace: it is therefore unknown whether "
+    "the update runs after the step (A) or begins the next one (B); both are correct."
 )
 RUNS = (
     Run(
@@ -78,9 +78,9 @@ RUNS = (
         "I-JEPA building blocks in the example's loop, ViT of 2 layers",
         "lightly-ai/lightly: examples/pytorch/ijepa.py",
         note="The overlap comes from `IJEPAMaskCollator` at its default scales (0.2, 0.8), which the example uses: "
-        "where no context block fits beside the target blocks it gives up that condition. At the scales of the "
+        "if no context block fits next to the target blocks, it drops that condition. At the scales of the "
         "reference's configuration (0.15-0.2 and 0.85-1 on 14 x 14 patches) the same collator gave no overlap in 600 "
-        "images. No parameter of the target encoder changed except by the update.",
+        "images. The target encoder's parameters changed only through the update.",
     ),
     Run(
         "lightly", "lightly_byol", _spec("byol", 25), "BYOL building blocks in the example's loop, ResNet-18",
@@ -98,19 +98,19 @@ RUNS = (
     Run(
         "stable-pretraining", "stable_pretraining", _spec("ijepa"), "`methods.IJEPA` with `TeacherStudentCallback()`",
         "documentation of stable_pretraining.methods.ijepa", environment="stable-pretraining",
-        note="The wrapper documents its schedule as a cosine over epochs.",
+        note="The wrapper's documentation describes its schedule as a cosine over epochs.",
     ),
     Run(
         "stable-pretraining", "stable_pretraining", _spec("ijepa"),
         "the same with `TeacherStudentCallback(update_after_backward=True)`", "documentation of TeacherStudentCallback",
         ("after-backward",), "stable-pretraining",
-        note="The option documents that it updates before the optimizer step.",
+        note="The option's documentation states that it updates before the optimizer step.",
     ),
     Run(
         "stable-pretraining", "stable_pretraining", _cosine(0.996),
         "`TeacherStudentWrapper(resnet18())` as a mean teacher, `TeacherStudentCallback()`",
         "documentation of TeacherStudentCallback and of spt.Module", ("resnet",), "stable-pretraining",
-        note="The counter `num_batches_tracked` has no influence on the output at the default momentum of BatchNorm.",
+        note="The counter `num_batches_tracked` does not affect the output at BatchNorm's default momentum.",
     ),
     Run(
         "ema-pytorch", "ema_pytorch", ("--momentum", "0.9999"), "`EMA(net)` as a teacher, defaults, first 20 steps",
@@ -118,8 +118,8 @@ RUNS = (
     ),
     Run(
         "ema-pytorch", "ema_pytorch", ("--momentum", "0.9999"), "the same, first 300 steps", "README, Usage",
-        ("300",), steps=300, note=f"{WARM_UP} `teacher-replaced` describes these copies. The warm-up of the "
-        "momentum after them is documented too.",
+        ("300",), steps=300, note=f"{WARM_UP} `teacher-replaced` describes these copies. The "
+        "momentum warm-up after them is documented too.",
     ),
     Run(
         "byol-pytorch", "byol_pytorch", ("--momentum", "0.99"),
@@ -127,7 +127,7 @@ RUNS = (
     ),
     Run(
         "byol-pytorch", "byol_pytorch", _spec("byol"), "the same, compared with the paper's schedule", "README, Usage",
-        note=f"The README gives 0.99 as the paper's value; the paper lets it grow to 1. {DATA_ASSIGNED}",
+        note=f"The README gives 0.99 as the paper's value; in the paper it increases to 1. {DATA_ASSIGNED}",
     ),
     Run(
         "timm", "timm", ("--momentum", "0.9999"), "`ModelEmaV3(model)` as a teacher, `update(model)`",
@@ -144,14 +144,14 @@ RUNS = (
     ),
     Run(
         "pyjepa", "pyjepa", _spec("ijepa"), "`train_ijepa(model, loader, epochs=3)`", "README, Quick Start",
-        note="One mask setting was used: with the two of the README the contexts differ in length "
-        "and the encoder's wrapper cannot join them.",
+        note="One mask setting was used: with the README's two settings the contexts differ in length, "
+        "and the encoder's wrapper cannot concatenate them.",
     ),
     Run(
         "pyjepa", "pyjepa", _spec("ijepa"), "`IJEPATrainer(model, train_cfg, ijepa_cfg)`, no `iterations_per_epoch`",
         "documentation of pyjepa.training.ijepa; README, Checkpointing", ("trainer",),
-        note="The horizon is then one step an epoch, so that the momentum is 1 from the fourth step on and the teacher "
-        "stands still. The README's other example passes `iterations_per_epoch`.",
+        note="The schedule then advances as if an epoch had one step, so the momentum is 1 from the fourth step on and "
+        "the teacher no longer changes. The README's other example passes `iterations_per_epoch`.",
     ),
     Run(
         "simulusion", "simulusion", _spec("ijepa"), '`create_model("jepa", ...)` and `train()`',
@@ -160,14 +160,15 @@ RUNS = (
     Run(
         "lightly-train", "lightly_train", _cosine(0.99, 23), '`pretrain(method="dino")`, ResNet-18, no accumulation',
         "documentation of lightly_train.pretrain", ("1",), "lightly-train",
-        note="Compared with its own rule for small data: cosine from 0.99, whose end is reached in the last of the 24 "
-        "steps. The update begins the training step (order B), which Lightning runs inside the optimizer's step.",
+        note="Compared with the package's own setting for small datasets: a cosine from 0.99 that reaches its end in "
+        "the last of the 24 steps. The update begins the training step (order B), which Lightning runs inside the "
+        "optimizer step.",
     ),
     Run(
         "lightly-train", "lightly_train", _cosine(0.99, 23), "the same with `gradient_accumulation_steps=2`",
         "documentation of lightly_train.pretrain", ("2",), "lightly-train",
-        note="The second update of a step applies the momentum again, so that the share of the teacher kept in a step "
-        "is the square of the value shown.",
+        note="The second update in a step applies the momentum again, so the teacher's coefficient per step is the "
+        "square of the value shown.",
     ),
 )  # fmt: skip
 
@@ -240,7 +241,7 @@ def measured(report: dict[str, Any]) -> str:
     if found["lag"] is not None:
         cells.append(f"lag {found['lag']:.2f}")
     if found["updates_per_step"] is not None:
-        cells.append(f"{found['updates_per_step']:.2f} updates a step")
+        cells.append(f"{found['updates_per_step']:.2f} updates per step")
     pairs = zip(found["momentum"], found["momentum_error"], strict=True)
     sure = [round(value, 7) + 0.0 for value, error in pairs if error is not None and error < LEAST_CERTAIN]
     if sure:
@@ -286,7 +287,7 @@ def row(number: int, run: Run, version: str, report: dict[str, Any] | str) -> st
 def detail(number: int, run: Run, report: dict[str, Any] | str, work: Path) -> str:
     command = " ".join((*run.specification, f"drive_{run.title.replace(' ', '.py ', 1)}"))
     command += "" if run.arguments else ".py"
-    lines = [f"### {number}. {run.package}: {run.driven}", "", f"Source of this way: {run.source}."]
+    lines = [f"### {number}. {run.package}: {run.driven}", "", f"Source: {run.source}."]
     steps = f" --steps {run.steps}" if run.steps != 20 else ""
     lines += ["", f"`python -m hjepa.audit{steps} {command}`", ""]
     if isinstance(report, str):

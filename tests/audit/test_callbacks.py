@@ -178,10 +178,10 @@ def test_modules_are_found_in_every_way():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"student": "encoder"}, "give both student and teacher, or neither: then the pair is looked for"),
-        ({"spec": "ijpea"}, "unknown profile 'ijpea': did you mean 'ijepa'?"),
+        ({"student": "encoder"}, "give both student and teacher, or neither"),
+        ({"spec": "ijpea"}, "unknown profile 'ijpea'.*'ijepa'"),
         ({"steps": 1}, "steps = 1: watch at least 2 optimizer steps"),
-        ({"json": "nowhere/a.json"}, "json nowhere/a.json: the folder .*nowhere does not exist: make it first"),
+        ({"json": "nowhere/a.json"}, "json nowhere/a.json: the folder .*nowhere does not exist"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -192,9 +192,9 @@ def test_what_cannot_be_used_is_refused_before_training(arguments, said):
 
 
 def test_a_name_that_leads_nowhere_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"^Networks has no module 'teacher'; there are encoder, encoder.patch_embed"):
+    with pytest.raises(ValueError, match=r"^Networks has no module 'teacher'; .* encoder, encoder.patch_embed"):
         LoopAudit("encoder", "teacher").begin(Networks())
-    with pytest.raises(ValueError, match="returned a list, not a module"):
+    with pytest.raises(ValueError, match="list, not a module"):
         LoopAudit("encoder", lambda model: [model.target]).begin(Networks())
 
 

@@ -1,6 +1,7 @@
 """``hjepa audit SCRIPT``: the script runs as Python would run it, mistakes cost one line, codes are as promised."""
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -59,37 +60,28 @@ def own_words(ran: Ran) -> str:
 # ---------------------------------------------------------------------- wrong use
 
 MISTAKES = [
-    ((), "the following arguments are required: SCRIPT, ARGUMENTS (hjepa audit --help)"),
-    (("no.py",), "no.py is not a file: name the Python script to run"),
-    (("folder",), "folder is not a file: name the Python script to run"),
-    (("--nonsense", "script.py"), "unrecognized arguments: --nonsense (hjepa audit --help)"),
-    (("--step", "5", "script.py"), "unrecognized arguments: --step (hjepa audit --help)"),
+    ((), r"the following arguments are required: SCRIPT, ARGUMENTS \(hjepa audit --help\)"),
+    (("no.py",), r"no\.py is not a file: .*Python script"),
+    (("folder",), r"folder is not a file: .*Python script"),
+    (("--nonsense", "script.py"), r"unrecognized arguments: --nonsense \(hjepa audit --help\)"),
+    (("--step", "5", "script.py"), r"unrecognized arguments: --step \(hjepa audit --help\)"),
     (
         ("--spec", "ijpa", "script.py"),
-        "unknown profile 'ijpa': did you mean 'ijepa'? There are ijepa, vjepa, vjepa2, byol, dino, ibot, dinov2, "
-        "dinov3, capi, moco, moco-v3, data2vec, data2vec2, mean-teacher, custom, auto",
+        r"unknown profile 'ijpa'.*'ijepa'.* ijepa, vjepa, vjepa2, byol, dino, ibot, dinov2, dinov3, capi, moco, "
+        r"moco-v3, data2vec, data2vec2, mean-teacher, custom, auto",
     ),
-    (
-        ("--spec", "custom", "script.py"),
-        "profile 'custom' needs 'momentum': give the teacher's share, for example 0.99",
-    ),
-    (
-        ("--momentum", "1.5", "script.py"),
-        "momentum = 1.5: momentum is the teacher's share, give a number in [0, 1] such as 0.996",
-    ),
+    (("--spec", "custom", "script.py"), r"profile 'custom' needs 'momentum': .* 0\.99"),
+    (("--momentum", "1.5", "script.py"), r"momentum = 1\.5: .*\[0, 1\].* 0\.996"),
     (
         ("--momentum", "0.9", "--kind", "linar", "script.py"),
-        "kind = 'linar': use 'constant', 'linear', 'cosine', 'linear-then-constant', 'ramp', 'warm-down-cosine', "
-        "'frozen', 'any'",
+        r"kind = 'linar': .*'constant', 'linear', 'cosine', 'linear-then-constant', 'ramp', 'warm-down-cosine', "
+        r"'frozen', 'any'",
     ),
-    (
-        ("--total-steps", "0", "--spec", "ijepa", "script.py"),
-        "total_steps = 0: count optimizer steps, a whole number of 1 or more, or leave it out",
-    ),
-    (("--steps", "1", "script.py"), "--steps 1: watch at least 2 optimizer steps"),
-    (("--steps", "few", "script.py"), "argument --steps: invalid int value: 'few' (hjepa audit --help)"),
-    (("--start-step", "-1", "script.py"), "--start-step -1: steps are counted from 0"),
-    (("--json",), "argument --json: expected one argument (hjepa audit --help)"),
+    (("--total-steps", "0", "--spec", "ijepa", "script.py"), r"total_steps = 0: .*optimizer steps, .*1 or more.*"),
+    (("--steps", "1", "script.py"), r"--steps 1: watch at least 2 optimizer steps"),
+    (("--steps", "few", "script.py"), r"argument --steps: invalid int value: 'few' \(hjepa audit --help\)"),
+    (("--start-step", "-1", "script.py"), r"--start-step -1: .*\b0\b.*"),
+    (("--json",), r"argument --json: expected one argument \(hjepa audit --help\)"),
 ]
 
 
@@ -99,7 +91,8 @@ def test_a_mistake_costs_one_line_and_the_script_does_not_run(words, says, scrip
     (tmp_path / "folder").mkdir()
     script("open('ran', 'w')\n")
     ended = call("audit", *words)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"hjepa: {says}\n")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(f"hjepa: {says}\n", ended.stderr)
     assert not (tmp_path / "ran").exists()
 
 
@@ -116,21 +109,22 @@ def test_a_report_that_could_not_be_written_is_refused_before_the_script_runs(na
     script("open('ran', 'w')\n")
     missing, folder = tmp_path / "no" / "audit.out", tmp_path
     for path, says in (
-        (missing, f"--{name} {missing}: the folder {missing.parent} does not exist: make it first"),
-        (folder, f"--{name} {folder} is a folder: name a file"),
+        (missing, f"--{name} {missing}: the folder {missing.parent} does not exist"),
+        (folder, f"--{name} {folder} is a folder: "),
     ):
         ended = call("audit", f"--{name}", path, "script.py")
-        assert (ended.returncode, ended.stderr) == (2, f"hjepa: {says}\n")
+        assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1
+        assert ended.stderr.startswith(f"hjepa: {says}")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"x = 1\nif x\n    pass\n", "script.py is no Python script: expected ':' (script.py, line 2)"),
-        (b"x = 1\n  y = 2\n", "script.py is no Python script: unexpected indent (script.py, line 2)"),
-        (b"x = '\xff'\n", "script.py is no Python script: (unicode error)"),
-        (b"x = 1\0\n", "script.py is no Python script: source code string cannot contain null bytes"),
+        (b"x = 1\nif x\n    pass\n", r"expected ':' \(script\.py, line 2\)"),
+        (b"x = 1\n  y = 2\n", r"unexpected indent \(script\.py, line 2\)"),
+        (b"x = '\xff'\n", r"\(unicode error\)"),
+        (b"x = 1\0\n", "source code string cannot contain null bytes"),
     ],
     ids=["syntax", "indent", "encoding", "binary"],
 )
@@ -139,32 +133,32 @@ def test_what_is_no_script_is_refused_in_one_line(text, says, tmp_path, monkeypa
     (tmp_path / "script.py").write_bytes(text)
     ended = call("audit", "script.py")
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"hjepa: {says}") and len(ended.stderr.splitlines()) == 1
+    assert re.match(rf"hjepa: script\.py is .*Python script: {says}", ended.stderr)
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_help_explains_the_codes_and_needs_no_script():
     ended = call("audit", "--help")
     assert ended.returncode == 0 and ended.stderr == ""
     assert "hjepa audit [OPTIONS] (SCRIPT | -m MODULE) [ARGUMENTS OF THE SCRIPT ...]" in ended.stdout
-    assert "exit code: 0 conforms, 1 deviates or fails, 2 wrong use, 3 too little could be seen" in ended.stdout
+    assert re.search(r"exit codes?: 0 conforms, 1 deviates or fails, 2 \w.*, 3 \w", ended.stdout)
 
 
 # ---------------------------------------------------------------------- how a script may end
 
 NOTHING = (
-    "hjepa audit: INCONCLUSIVE, specification auto, 0 optimizer steps\n"
-    "  rules: none\n"
-    "  In 0 optimizer steps no rule could be checked.\n"
-    "  That is too little for a verdict: no optimizer of torch took a step in this process, so there was\n"
-    "  nothing to watch.\n"
+    r"hjepa audit: INCONCLUSIVE, specification auto, 0 optimizer steps\n"
+    r"  rules: none\n"
+    r"  .*[Nn]o rule could be checked.*\n"
+    r"  .*too little for a verdict: no .*optimizer.* took a step"
 )
 
 
 def test_a_script_that_never_trains(script, tmp_path):
     ran = audit(script("print('hello')\n"), cwd=tmp_path)
     assert (ran.code, ran.out) == (3, "hello\n")
-    assert NOTHING in ran.err
-    assert ran.report["reason"] == "no optimizer of torch took a step in this process, so there was nothing to watch"
+    assert re.search(NOTHING, ran.err)
+    assert re.match("no .*optimizer.* took a step in this process", ran.report["reason"])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +174,7 @@ def test_a_script_that_never_trains(script, tmp_path):
 def test_a_script_that_exits(ending, own, words, script, tmp_path):
     untrained = audit(script(f"import sys\n{ending}\n"), cwd=tmp_path)
     assert untrained.code == 3 and own_words(untrained) == words
-    assert (f"\n  The script ended with code {own} after 0 optimizer steps" in untrained.err) == (own != 0)
+    assert bool(re.search(rf"\n  The script .* code {own} after 0 optimizer steps", untrained.err)) == (own != 0)
 
     sound = audit(script(f"{TRAINS}train(6)\n{ending}\n"), cwd=tmp_path)
     assert sound.report["verdict"] == "conforms" and sound.code == own
@@ -210,7 +204,7 @@ def test_an_error_of_the_script_is_shown_without_our_frames(script, tmp_path):
     shown = own_words(ran)
     assert shown.startswith("Traceback (most recent call last):\n") and shown.endswith("RuntimeError: no such thing\n")
     assert "hjepa" not in shown.replace(str(tmp_path), "") and "frozen" not in shown
-    assert "\n  The script ended with code 1 after 0 optimizer steps" in ran.err
+    assert re.search(r"\n  The script .* code 1 after 0 optimizer steps", ran.err)
 
 
 def test_an_error_of_the_script_is_shown_as_python_shows_it(script, tmp_path):
@@ -258,7 +252,7 @@ def test_a_hook_for_errors_is_called_as_python_calls_it(hook, script, tmp_path):
     name = script(f"import sys, traceback\n{HOOKS[hook]}sys.excepthook = hook\n{RAISES}")
     alone, ran = python(name, cwd=tmp_path), audit(name, cwd=tmp_path)
     assert (ran.out, own_words(ran)) == (alone.stdout.decode(), alone.stderr.decode())
-    assert "\n  The script ended with code 1 after 0 optimizer steps" in ran.err
+    assert re.search(r"\n  The script .* code 1 after 0 optimizer steps", ran.err)
 
 
 def test_an_error_in_training_keeps_what_was_seen(script, tmp_path):
@@ -449,7 +443,7 @@ def test_the_module_and_the_command_are_one_and_leave_standard_output_alone(scri
 def test_mistakes_are_said_by_the_module_too(tmp_path):
     ended = python("-m", "hjepa.audit", "no.py", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, b"")
-    assert ended.stderr == b"hjepa audit: no.py is not a file: name the Python script to run\n"
+    assert re.fullmatch(rb"hjepa audit: no\.py is not a file: .*\n", ended.stderr)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 10])
@@ -498,8 +492,8 @@ def test_reports_are_written_in_four_formats_where_the_command_was_given(script,
 def test_reports_of_a_script_that_never_trains_are_written_too(script, tmp_path):
     ran = audit("--markdown", "audit.md", "--html", "audit.html", "--junit", "a.xml", script(""), cwd=tmp_path)
     assert ran.code == 3 and ran.report["verdict"] == "inconclusive"
-    assert "nothing to watch" in (tmp_path / "audit.md").read_text()
-    assert "nothing to watch" in (tmp_path / "audit.html").read_text()
+    assert re.search("no .*optimizer.* took a step", (tmp_path / "audit.md").read_text())
+    assert re.search("no .*optimizer.* took a step", (tmp_path / "audit.html").read_text())
     ElementTree.parse(tmp_path / "a.xml")
 
 
@@ -555,9 +549,9 @@ def test_an_m_behind_the_script_is_the_scripts_own(script, tmp_path):
 
 def test_a_script_that_dies_in_the_window_says_so_first(script, tmp_path):
     ran = audit(script(f"{TRAINS}train(6)\nraise RuntimeError('no data left')\n"), cwd=tmp_path)
-    assert ran.report["interrupted"].startswith("the script ended with code 1 after 6 optimizer steps")
+    assert re.match("the script .* code 1 after 6 optimizer steps", ran.report["interrupted"])
     summary = ran.err.split("\nhjepa audit: ")[1].splitlines()
-    assert "ended with code 1 after 6 optimizer steps of the 20" in summary[1]
+    assert re.search(r"code 1 after 6 optimizer steps\b.* 20\b", summary[1])
 
 
 CHILD = """

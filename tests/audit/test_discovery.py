@@ -5,6 +5,7 @@ The file is also the script that is audited: ``hjepa audit test_discovery.py PRO
 
 import copy
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -326,7 +327,7 @@ def test_of_several_that_fit_none_is_guessed():
     ran = run("two_look_alikes")
     assert ran.code == 3 and ran.report["verdict"] == "inconclusive", ran
     assert ran.report["steps"] == 0 and ran.report["findings"] == []
-    assert ran.report["reason"] == "several pairs fit; choose one with --student NAME --teacher NAME"
+    assert re.search("several pairs .*--student NAME --teacher NAME", ran.report["reason"])
     assert sorted(ran.report["subject"]["candidates"]) == [
         "student encoder, teacher first",
         "student encoder, teacher second",
@@ -353,14 +354,14 @@ def test_the_one_that_is_named_is_taken(teacher, momentum, student):
 def test_a_name_that_leads_nowhere_is_reported_in_one_sentence(words):
     ran = run("local_variables", *words)
     assert ran.code == 3, ran
-    assert ran.report["reason"].startswith(f"no module is named {words[1]}; there are ")
+    assert re.match(rf"no module is named {re.escape(words[1])}; .*\bencoder\b", ran.report["reason"])
     assert len(ran.report["reason"].splitlines()) == 1
     assert "Traceback" not in ran.err
 
 
 def test_after_a_wrong_name_the_networks_that_can_be_chosen_are_listed():
     reason = run("local_variables", "--student", "encode").report["reason"]
-    assert {"encoder", "predictor", "target"} <= set(reason.partition("there are ")[2].split(", "))
+    assert {"encoder", "predictor", "target"} <= set(re.findall(r"[\w.]+", reason.partition("; ")[2]))
 
 
 @pytest.mark.parametrize(
@@ -382,9 +383,8 @@ def test_names_that_make_no_sense_are_not_a_verdict_on_the_loop(words, says):
 def test_a_program_without_a_teacher_is_told_so():
     ran = run("no_teacher")
     assert ran.code == 3 and ran.report["steps"] == 0
-    assert ran.report["reason"] == (
-        "no teacher was found: no untrained module has parameters of the same names and shapes as a trained one; "
-        "name them with --student NAME --teacher NAME if there is one"
+    assert re.match(
+        "no teacher was found: .*same names and shapes.*--student NAME --teacher NAME", ran.report["reason"]
     )
     assert "Traceback" not in ran.err
 

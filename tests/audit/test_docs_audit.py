@@ -69,7 +69,7 @@ def test_verdicts_and_exit_codes():
 
 
 def test_a_page_without_marks_is_refused():
-    with pytest.raises(ValueError, match="no marks for the table of rules"):
+    with pytest.raises(ValueError, match=r"no marks.*rules"):
         catalogue.filled("# Another page\n")
 
 

@@ -1,5 +1,6 @@
 """The pytest plugin in a project of its own: what passes, what fails and why, and what it costs others."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -130,7 +131,7 @@ def test_another_momentum_fails(said):
 
 def test_too_little_is_no_pass(said):
     assert outcome(said, "test_nothing_trained").startswith("FAILED")
-    assert "the student's optimizer took no step: train at least 2 steps while the audit watches" in said
+    assert re.search(r"the student's optimizer took no step: .*at least 2 steps", said)
 
 
 def test_an_error_of_the_test_stays_its_error(said):
@@ -139,7 +140,7 @@ def test_an_error_of_the_test_stays_its_error(said):
 
 def test_a_forgotten_with_is_an_error_of_the_test(said):
     assert outcome(said, "test_forgotten_with").startswith("ERROR")
-    assert "assert_conforms(...) watches only inside a block: with assert_conforms(...): train()" in said
+    assert re.search(r"assert_conforms\(\.\.\.\) .* only .*: with assert_conforms\(\.\.\.\): train\(\)", said)
 
 
 def test_the_plugin_imports_no_torch(tmp_path):

@@ -1,7 +1,8 @@
-"""Prescribed momenta by hand, refusals word for word, and series of known kind told apart."""
+"""Prescribed momenta computed by hand, refusals with key, value and fix, and series whose kind is known."""
 
 import math
 import random
+import re
 import struct
 
 import pytest
@@ -142,7 +143,7 @@ def test_other_published_settings_are_kept_beside_the_first():
     assert specs.dinov2().starts == (0.992, 0.994)
     assert specs.data2vec2().starts == (0.9998, 0.999, 0.9999, 0.9997)
     assert specs.dinov3().summary == "cosine from 0.992 (also published: 0.994, 0.999) to 1"
-    assert specs.capi().summary == "warm-down-cosine from 1 to 0.999 and to 1"
+    assert re.fullmatch(r"warm-down-cosine from 1 to 0\.999\W.* to 1", specs.capi().summary)
     assert specs.moco().summary == "constant 0.999"
 
 
@@ -158,78 +159,53 @@ def test_the_closest_published_setting_is_the_one_that_was_measured():
 # ------------------------------------------------------------------ refusals
 
 
+MOMENTUM = r"momentum .*\[0, 1\].* 0\.996$"
+STEPS = r"optimizer steps, .*1 or more"
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("ijpa", {}, f"unknown profile 'ijpa': did you mean 'ijepa'? There are {', '.join(PROFILES)}"),
-        (
-            "ijepa",
-            {"total_step": 9},
-            "profile 'ijepa' takes no 'total_step': did you mean 'total_steps'? "
-            "It takes total_steps, start, end, scale",
-        ),
-        ("custom", {}, "profile 'custom' needs 'momentum': give the teacher's share, for example 0.99"),
-        (
-            "ijepa",
-            {"start": 1.01},
-            "start = 1.01: momentum is the teacher's share, give a number in [0, 1] such as 0.996",
-        ),
-        (
-            "custom",
-            {"momentum": -0.1},
-            "momentum = -0.1: momentum is the teacher's share, give a number in [0, 1] such as 0.996",
-        ),
-        (
-            "custom",
-            {"momentum": math.nan},
-            "momentum = nan: momentum is the teacher's share, give a number in [0, 1] such as 0.996",
-        ),
+        ("ijpa", {}, rf".*'ijpa'.*'ijepa'.* {', '.join(PROFILES)}$"),
+        ("ijepa", {"total_step": 9}, r".*'ijepa' .*'total_step'.*'total_steps'.* total_steps, start, end, scale$"),
+        ("custom", {}, r".*'custom' needs 'momentum': .*0\.99$"),
+        ("ijepa", {"start": 1.01}, rf"start = 1\.01: {MOMENTUM}"),
+        ("custom", {"momentum": -0.1}, rf"momentum = -0\.1: {MOMENTUM}"),
+        ("custom", {"momentum": math.nan}, rf"momentum = nan: {MOMENTUM}"),
         (
             "custom",
             {"momentum": 0.99, "final_momentum": 1.0},
-            "final_momentum = 1.0: set kind = 'linear' or 'cosine', or leave it out",
+            r"final_momentum = 1\.0: set kind = 'linear' or 'cosine'",
         ),
-        (
-            "ijepa",
-            {"total_steps": 0},
-            "total_steps = 0: count optimizer steps, a whole number of 1 or more, or leave it out",
-        ),
-        (
-            "ijepa",
-            {"total_steps": True},
-            "total_steps = True: count optimizer steps, a whole number of 1 or more, or leave it out",
-        ),
+        ("ijepa", {"total_steps": 0}, rf"total_steps = 0: .*{STEPS}"),
+        ("ijepa", {"total_steps": True}, rf"total_steps = True: .*{STEPS}"),
         (
             "custom",
             {"momentum": 0.9, "kind": "sine"},
-            "kind = 'sine': use 'constant', 'linear', 'cosine', 'linear-then-constant', 'ramp', 'warm-down-cosine', "
-            "'frozen', 'any'",
+            r"kind = 'sine': .*'constant', 'linear', 'cosine', 'linear-then-constant', 'ramp', 'warm-down-cosine', "
+            r"'frozen', 'any'$",
         ),
-        ("custom", {"momentum": 0.9, "orders": ["C"]}, "orders = ['C']: name one or more of A, B, B'"),
-        ("vjepa", {"scale": 0}, "scale = 0: the horizon is multiplied by it, give a number above 0 such as 1.25"),
-        ("capi", {"total_steps": 9000}, "anneal_steps = 50000: set it below total_steps = 9000"),
+        ("custom", {"momentum": 0.9, "orders": ["C"]}, r"orders = \['C'\]: .* A, B, B'$"),
+        ("vjepa", {"scale": 0}, r"scale = 0: .* above 0"),
+        ("capi", {"total_steps": 9000}, r"anneal_steps = 50000: .* below total_steps = 9000$"),
         (
             "custom",
             {"momentum": 0.9, "kind": "linear-then-constant"},
-            "anneal_steps = None: kind = 'linear-then-constant' needs the length of its first part in optimizer steps",
+            r"anneal_steps = None: kind = 'linear-then-constant' needs .*optimizer steps$",
         ),
         (
             "custom",
             {"momentum": 0.9, "kind": "ramp", "final_momentum": 0.999},
-            "start = 0.9: a ramp starts at 0, change first_index or end instead",
+            r"start = 0\.9: .*ramp.* 0\W.*first_index or end",
         ),
-        (
-            "custom",
-            {"momentum": 0.9, "kind": "frozen"},
-            "start = 0.9: a frozen teacher keeps all of itself, set 1.0 or kind = 'constant'",
-        ),
-        ("custom", {"momentum": 0.9, "buffers": "mean"}, "buffers = 'mean': use 'own', 'copy', 'ema', 'none', 'any'"),
+        ("custom", {"momentum": 0.9, "kind": "frozen"}, r"start = 0\.9: .*frozen.*set 1\.0,? or kind = 'constant'$"),
+        ("custom", {"momentum": 0.9, "buffers": "mean"}, r"buffers = 'mean': .*'own', 'copy', 'ema', 'none', 'any'$"),
     ],
 )
 def test_refusals_name_key_value_and_remedy_in_one_line(name, arguments, message):
     with pytest.raises(ValueError) as caught:
         named(name, **arguments)
-    assert str(caught.value) == message
+    assert re.match(message, str(caught.value)) and "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------ files
@@ -266,19 +242,19 @@ def test_a_file_keeps_the_other_published_settings_unless_it_names_a_value(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('base = "ijepa"\nstart = 2', "start = 2: momentum is the teacher's share"),
-        ('base = "ijepa"\nstart = "high"', "start = 'high': momentum is the teacher's share"),
-        ('base = "ijepa"\nend = 0.9\nkind = "constant"', "end = 0.9: a constant momentum stays at 0.996, set that or "),
-        ('base = "ijepa"\ntotl_steps = 9', "totl_steps = 9: no such key, did you mean 'total_steps'? There are base, "),
-        ('base = "ijepa"\ninitial = "same"', "initial = 'same': use 'equal', 'any'"),
-        ('base = "ijepa"\norders = [1]', "orders = [1]: name one or more of A, B, B'"),
-        ('base = "ijepa"\nvariants = []', "variants = []: no such key"),
-        ('base = "ijepa"\nname = 3', "name = 3: write text in quotes"),
-        ("base = 3", "base = 3: name a profile: ijepa, vjepa, "),
-        ('base = "jepa"', "unknown profile 'jepa': did you mean "),
-        ("total_steps = 9", "profile 'custom' needs 'momentum'"),
-        ("spec = 3", "spec = 3: write a [spec] table"),
-        ("total_steps = 9\n[spec]\nmomentum = 0.9", "total_steps = 9: move it below the line [spec]"),
+        ('base = "ijepa"\nstart = 2', r"start = 2: momentum .*\[0, 1\]"),
+        ('base = "ijepa"\nstart = "high"', r"start = 'high': momentum .*\[0, 1\]"),
+        ('base = "ijepa"\nend = 0.9\nkind = "constant"', r"end = 0\.9: .*constant.* 0\.996\W.* or kind = 'linear'"),
+        ('base = "ijepa"\ntotl_steps = 9', r"totl_steps = 9: .* key.*'total_steps'.* base, "),
+        ('base = "ijepa"\ninitial = "same"', r"initial = 'same': .*'equal', 'any'"),
+        ('base = "ijepa"\norders = [1]', r"orders = \[1\]: .* A, B, B'"),
+        ('base = "ijepa"\nvariants = []', r"variants = \[\]: .* key"),
+        ('base = "ijepa"\nname = 3', r"name = 3: .*quote"),
+        ("base = 3", r"base = 3: .*profile.* ijepa, vjepa, "),
+        ('base = "jepa"', r".*'jepa'.*did you mean "),
+        ("total_steps = 9", r".*'custom' needs 'momentum'"),
+        ("spec = 3", r"spec = 3: .*\[spec\] table"),
+        ("total_steps = 9\n[spec]\nmomentum = 0.9", r"total_steps = 9: move it below .*\[spec\]"),
         ("momentum = = 1", "Invalid value"),
     ],
 )
@@ -286,7 +262,7 @@ def test_a_file_is_refused_in_one_line_with_its_name(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ValueError) as caught:
         from_toml(path)
-    assert str(caught.value).startswith(f"{path}: {message}")
+    assert re.match(rf"{re.escape(str(path))}: {message}", str(caught.value))
     assert "\n" not in str(caught.value)
 
 
@@ -386,13 +362,14 @@ def test_nearest_names_the_method_that_was_run():
 
 def test_nearest_says_it_in_words():
     lines = [match.says for match in nearest([0.99] * 20, range(20), order="A", total_steps=None)]
-    assert lines[0] == (
-        "constant 0.990; byol prescribes cosine from 0.99 (also published: 0.996, 0.97) to 1 "
-        "(compared with its start, the horizon is not known); order A as prescribed"
+    assert re.search(
+        r"constant 0\.990; byol prescribes cosine from 0\.99 \(also published: 0\.996, 0\.97\) to 1 \(.*start.*\); "
+        r"order A as prescribed$",
+        lines[0],
     )
-    assert "constant 0.990; moco-v3 prescribes constant 0.99; order A instead of B'" in lines
+    assert any(re.search(r"constant 0\.990; moco-v3 prescribes constant 0\.99; order A .*B'$", line) for line in lines)
     (first, *_) = nearest(series(specs.ijepa(100)), range(20), order=None, total_steps=100)
-    assert first.says == "linear from 0.9960 to 0.9968; ijepa prescribes linear from 0.996 to 1; order not seen"
+    assert re.search(r"linear from 0\.9960 to 0\.9968; ijepa prescribes linear from 0\.996 to 1; order not", first.says)
 
 
 def test_distance_is_the_ratio_of_the_shares_plus_half_for_the_order():

@@ -1,10 +1,10 @@
-"""The auditor: whether a training loop updates its teacher as its specification says.
+"""The auditor: checks whether a training loop updates its teacher as its specification prescribes.
 
-Stands alone: imports torch and the standard library.  See ``TeacherAudit``, and ``hjepa audit --help``.
+It depends only on torch and the standard library.  See ``TeacherAudit``, and ``hjepa audit --help``.
 
-From bottom to top: ``observe`` records events and samples of the weights, ``measure`` makes updates and momenta of
-them, ``judge`` compares these with a specification (``specs``), ``tell`` writes the report.  The files beside these
-rooms are the ways in: ``TeacherAudit``, callbacks, the command, the pytest plugin.
+From bottom to top: ``observe`` records events and samples of the weights, ``measure`` derives updates and momenta
+from them, ``judge`` compares these with a specification (``specs``), ``tell`` writes the report.  The modules next to
+these packages are the entry points: ``TeacherAudit``, callbacks, the command, the pytest plugin.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
-"""Audits inside a trainer: ``LightningAudit`` for Lightning, ``TransformersAudit`` for transformers' Trainer.
+"""Callbacks that audit a trainer: ``LightningAudit`` for Lightning, ``TransformersAudit`` for transformers' Trainer.
 
-Importing this file needs neither of them: each class is made when it is first asked for.
+Importing this module requires neither of them: each class is created on first access.
 """
 
 import gc
@@ -22,19 +22,19 @@ from hjepa.audit.teacher_audit import STEPS, TeacherAudit
 from hjepa.audit.tell.report import Report
 
 Where = str | nn.Module | Callable[[Any], nn.Module]
-"""A module, the path to it (``model.encoder``), or a function of the trained model that returns it."""
+"""A module, its path (``model.encoder``), or a function that takes the trained model and returns the module."""
 
 
 class LoopAudit:
-    """Audits one run of some trainer, and knows none: a callback says when training begins, goes on and ends.
+    """Audits one run of a trainer; a framework's callback calls ``begin``, ``look_in`` and ``end``.
 
-    ``student`` and ``teacher`` are paths on the trained model, functions of it, modules, or lists of these
-    (backbone and projector, in the same order); left out, the pair is looked for. ``start_step`` is the step
-    of the schedule at which the run begins, by default the trainer's own count. The reports are written, and
-    the summary goes to standard error, as soon as ``steps`` optimizer steps have been watched; ``report`` is
+    ``student`` and ``teacher`` are paths in the trained model, functions of it, modules, or lists of these
+    (backbone and projector, in the same order); without them, the pair is detected. ``start_step`` is the step
+    of the schedule at which the run starts, by default the trainer's own step count. After ``steps`` optimizer
+    steps have been watched, the reports are written and the summary is printed to standard error; ``report`` is
     None until then. With ``fail``, ``end`` raises ``ConformanceError`` unless the loop conforms.
 
-    Raises ``ValueError`` for what cannot be used, before anything is trained.
+    Raises ``ValueError`` for invalid arguments before training starts.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LoopAudit:
     ) -> None:
         super().__init__()
         if (student is None) != (teacher is None):
-            raise ValueError("give both student and teacher, or neither: then the pair is looked for")
+            raise ValueError("give both student and teacher, or neither to detect the pair")
         self.report: Report | None = None
         self._student, self._teacher = student, teacher
         self._how: dict[str, Any] = {"spec": spec, "steps": steps, "deep": deep}
@@ -64,14 +64,14 @@ class LoopAudit:
         self._files = Outputs(
             *(Path(file).absolute() if file is not None else None for file in (json, markdown, html, junit))
         )
-        TeacherAudit(**self._how)  # refuses now what it would refuse when training begins
+        TeacherAudit(**self._how)  # raises now what it would raise when training begins
         try:
             self._files.check()
         except Unusable as error:
             raise ValueError(str(error).removeprefix("--")) from None
 
     def begin(self, model: nn.Module, step: int = 0) -> None:
-        """Watch from here on; ``step`` optimizer steps lie behind (a resumed run)."""
+        """Start watching; a resumed run has already taken ``step`` optimizer steps."""
         if self._audit is not None:
             self._audit.stop()  # of a run that ended with an error
         self.report = None
@@ -86,15 +86,15 @@ class LoopAudit:
         self._audit.start()
 
     def look_in(self) -> None:
-        """Report, if all steps have been watched."""
+        """Report if all steps have been watched."""
         if self._audit is not None and self._audit.finished and self.report is None:
             self._publish(self._audit)
 
     def end(self, *, error: bool = False) -> None:
         """Stop watching and report.
 
-        Raises ``ConformanceError`` if that was asked for and the loop does not conform, unless the run ends
-        with an error of its own.
+        Raises ``ConformanceError`` if ``fail`` is set and the loop does not conform, unless the run itself ended
+        with an error.
         """
         audit, self._audit = self._audit, None
         if audit is None:
@@ -118,9 +118,9 @@ class LoopAudit:
 class LightningHooks(LoopAudit):
     """Audits a Lightning run: ``Trainer(callbacks=[LightningAudit("encoder", "target", spec="ijepa")])``.
 
-    Watches from the first training batch on (after the sanity check), so what other callbacks and
-    ``on_fit_start`` build is there. Resuming with several optimizers: give ``start_step``, because Lightning
-    counts the steps of all together. Everything else is said at ``LoopAudit``.
+    Watches from the first training batch on (after the sanity check), so modules built by other callbacks and
+    ``on_fit_start`` exist. To resume with several optimizers, give ``start_step``, because Lightning counts the
+    steps of all optimizers together. The arguments are those of ``LoopAudit``.
     """
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -128,23 +128,23 @@ class LightningHooks(LoopAudit):
         self.begin(pl_module, int(trainer.global_step) // max(1, len(trainer.optimizers)))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Report, if the window is over."""
+        """Report if all steps have been watched."""
         self.look_in()
 
     def on_fit_end(self, *_: Any) -> None:
-        """Report, if that has not been done."""
+        """Report if that has not been done."""
         self.end()
 
     def on_exception(self, *_: Any) -> None:
-        """Take the hooks away when training ends with an error."""
+        """Remove the hooks when training ends with an error."""
         self.end(error=True)
 
 
 class TransformersHooks(LoopAudit):
     """Audits a run of transformers' Trainer: ``Trainer(..., callbacks=[TransformersAudit("encoder", "target")])``.
 
-    Everything else is said at ``LoopAudit``. The Trainer tells its callbacks nothing of an error: the hooks
-    then stay until the steps have been watched, or until the next training begins.
+    The arguments are those of ``LoopAudit``. The Trainer does not notify callbacks of an error: the hooks then
+    stay until the steps have been watched or the next training begins.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
@@ -152,11 +152,11 @@ class TransformersHooks(LoopAudit):
         self.begin(model, int(state.global_step))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Report, if the window is over."""
+        """Report if all steps have been watched."""
         self.look_in()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Report, if that has not been done."""
+        """Report if that has not been done."""
         self.end()
 
 
@@ -183,7 +183,9 @@ def _module(model: nn.Module, where: Where) -> nn.Module:
         if isinstance(value, nn.Module):
             return value
     known = [name for name, _ in unwrap(model)[0].named_modules() if name and name.count(".") < 2]
-    raise ValueError(f"{type(model).__name__} has no module {where!r}; there are {', '.join(known[:12]) or 'none'}")
+    raise ValueError(
+        f"{type(model).__name__} has no module {where!r}; its modules are {', '.join(known[:12]) or 'none'}"
+    )
 
 
 def _names(where: Where | Sequence[Where] | None) -> str:

@@ -1,7 +1,7 @@
-"""Audits processes that a script starts by itself: the released I-JEPA starts one for every device, also for one.
+"""Audits processes that a script starts itself, as the released I-JEPA does for every device.
 
-A process that is started while ``watched`` is active takes its own audit along. It prints its summary and writes the
-reports if it is the first of its group, and leaves its verdict in a folder for the process that started it.
+A process started while ``watched`` is active runs its own audit. It prints its summary and writes the reports if it
+has rank 0, and saves its verdict in a folder for the process that started it.
 """
 
 import contextlib

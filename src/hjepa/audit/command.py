@@ -1,4 +1,4 @@
-"""``hjepa audit``: parses its own options, leaves everything after the script to the script."""
+"""``hjepa audit``: parses its own options and passes everything after the script to the script."""
 
 import argparse
 import sys
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 USAGE = "hjepa audit [OPTIONS] (SCRIPT | -m MODULE) [ARGUMENTS OF THE SCRIPT ...]"
 DESCRIPTION = """\
-Run a training script unmodified and learn whether its teacher (the EMA copy of the
-student) is updated as it should be. Options stand before the script; everything after
-it belongs to the script. The summary goes to standard error.
+Run an unmodified training script and check whether its teacher (the EMA copy of the
+student) is updated correctly. Put options before the script; everything after the
+script is passed to it. The summary is printed to standard error.
 
-exit code: 0 conforms, 1 deviates or fails, 2 wrong use, 3 too little could be seen
+exit code: 0 conforms, 1 deviates or fails, 2 usage error, 3 inconclusive
 """
 
 
@@ -30,21 +30,34 @@ def parser() -> argparse.ArgumentParser:
         "hjepa audit", usage=USAGE, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    made.add_argument("script", metavar="SCRIPT", help="a Python script that trains, or -m and a module")
-    made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="handed to the script")
-    what = made.add_argument_group("what is prescribed")
-    what.add_argument("--spec", default=None, metavar="NAME", help="ijepa, vjepa2, byol, dino, moco, data2vec2, "
-                      "mean-teacher ..., a .toml file, custom, or auto (default: the nearest is named)")  # fmt: skip
-    what.add_argument("--total-steps", type=int, metavar="N", help="optimizer steps of the whole run, for schedules")
-    what.add_argument("--momentum", type=float, metavar="M", help="with custom: the teacher's share, such as 0.99")
-    what.add_argument("--final-momentum", type=float, metavar="M", help="with custom: its value at the end")
-    what.add_argument("--kind", metavar="KIND", help="with custom: constant, linear or cosine")
-    what.add_argument("--start-step", type=int, default=0, metavar="N", help="step at which a resumed run begins")
-    which = made.add_argument_group("what is watched")
-    which.add_argument("--student", metavar="NAME", help="as in the script, such as model.encoder (default: found)")
-    which.add_argument("--teacher", metavar="NAME", help="as in the script, such as model.target (default: found)")
-    which.add_argument("--steps", type=int, default=20, metavar="N", help="optimizer steps to watch (default: 20)")
-    which.add_argument("--stop", action="store_true", help="end the script when they have been watched")
+    made.add_argument("script", metavar="SCRIPT", help="Python training script, or -m and a module name")
+    made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments passed to the script")
+    what = made.add_argument_group("specification")
+    what.add_argument("--spec", default=None, metavar="NAME", help="published method (ijepa, vjepa2, byol, dino, "
+                      "moco, data2vec2, mean-teacher, ...), a .toml file, custom, or auto (default: auto, which "
+                      "prescribes no momentum and reports the closest methods)")  # fmt: skip
+    what.add_argument(
+        "--total-steps", type=int, metavar="N", help="optimizer steps of the whole run, needed to check schedules"
+    )
+    what.add_argument(
+        "--momentum", type=float, metavar="M", help="with custom: EMA momentum, the teacher's coefficient, such as 0.99"
+    )
+    what.add_argument(
+        "--final-momentum", type=float, metavar="M", help="with custom: momentum at the end of the schedule"
+    )
+    what.add_argument("--kind", metavar="KIND", help="with custom: schedule, that is constant, linear or cosine")
+    what.add_argument(
+        "--start-step", type=int, default=0, metavar="N", help="optimizer step at which a resumed run continues"
+    )
+    which = made.add_argument_group("what to watch")
+    which.add_argument(
+        "--student", metavar="NAME", help="name in the script, such as model.encoder (default: detected)"
+    )
+    which.add_argument("--teacher", metavar="NAME", help="name in the script, such as model.target (default: detected)")
+    which.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="number of optimizer steps to watch (default: 20)"
+    )
+    which.add_argument("--stop", action="store_true", help="end the script after the watched steps")
     which.add_argument("--deep", action="store_true", help="trace three steps instead of one (slower)")
     out = made.add_argument_group("reports")
     for name in ("json", "markdown", "html", "junit"):
@@ -55,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def run(words: Sequence[str]) -> int:
     """Parse ``words``, audit, and return the exit code.
 
-    Raises ``ValueError`` or ``OSError`` with one line for the user when nothing could be started.
+    Raises ``ValueError`` or ``OSError`` with a one-line message for the user if the audit cannot start.
     """
     options = parse(words)
     from hjepa.audit.script import Outputs, audit_script  # torch is imported from here on
@@ -64,7 +77,7 @@ def run(words: Sequence[str]) -> int:
     if options.steps < 2:
         raise ValueError(f"--steps {options.steps}: watch at least 2 optimizer steps")
     if options.start_step < 0:
-        raise ValueError(f"--start-step {options.start_step}: steps are counted from 0")
+        raise ValueError(f"--start-step {options.start_step}: give an optimizer step, 0 or more")
     return audit_script(
         options.script,
         options.arguments,
@@ -95,7 +108,7 @@ def _module_at(words: Sequence[str]) -> int | None:
     while at < len(words) and words[at].startswith("-"):
         if words[at] == "-m":
             if at + 1 == len(words):
-                raise ValueError("-m: name the module to run (hjepa audit --help)")
+                raise ValueError("-m: give the name of the module to run (hjepa audit --help)")
             return at
         at += 1 if words[at] in flags or "=" in words[at] else 2
     return None
@@ -114,13 +127,15 @@ def _spec(options: argparse.Namespace) -> "Spec":
     name = options.spec or ("custom" if "momentum" in given else "auto")
     if name.endswith(".toml"):
         if set(given) - {"total_steps"}:
-            raise ValueError(f"--{min(set(given)).replace('_', '-')} cannot be combined with {name}: write it there")
+            raise ValueError(
+                f"--{min(set(given)).replace('_', '-')} cannot be combined with {name}: set it in that file"
+            )
         return specs.from_toml(name)
     return specs.named(name, **given)
 
 
 def main() -> None:
-    """Run as a program of its own: ``python -m hjepa.audit SCRIPT``, ``torchrun -m hjepa.audit SCRIPT``."""
+    """Run as a program: ``python -m hjepa.audit SCRIPT``, ``torchrun -m hjepa.audit SCRIPT``."""
     try:
         code = run(sys.argv[1:])
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""A pytest plugin with the fixture ``assert_conforms``; torch is imported when a test uses it."""
+"""A pytest plugin with the fixture ``assert_conforms``; torch is imported only when a test uses it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def conforming() -> Iterator[Callable[..., AbstractContextManager["TeacherAudit"]]]:
     """``with assert_conforms(student=encoder, teacher=target, spec="ijepa", steps=10): train()``.
 
-    Takes what ``hjepa.audit.assert_conforms`` takes. At the end of the block the test fails with the list of
-    broken rules, also when too little was seen; and it fails when the block is forgotten.
+    Takes the arguments of ``hjepa.audit.assert_conforms``. At the end of the block the test fails with the list of
+    failed rules, or because too little was observed. It also fails if the ``with`` is missing.
     """
     from hjepa.audit import assert_conforms
 
@@ -28,7 +28,7 @@ def conforming() -> Iterator[Callable[..., AbstractContextManager["TeacherAudit"
 
     yield start
     if waiting:
-        pytest.fail("assert_conforms(...) watches only inside a block: with assert_conforms(...): train()", False)
+        pytest.fail("assert_conforms(...) works only in a with statement: with assert_conforms(...): train()", False)
 
 
 class _Block:

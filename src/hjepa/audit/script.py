@@ -1,4 +1,4 @@
-"""``hjepa audit SCRIPT``: runs an unmodified program and audits its first steps."""
+"""``hjepa audit SCRIPT``: run an unmodified program and audit its first steps."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ _OURS = str(Path(__file__).parent) + os.sep
 
 
 class Unusable(ValueError):
-    """What the user gave cannot be used; the message is one line.  Exit code 2."""
+    """The user's input cannot be used; the message is one line, the exit code 2."""
 
 
 class _Enough(BaseException):
@@ -32,7 +32,7 @@ class _Enough(BaseException):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files to write; None: not wanted."""
+    """Report files to write; None where a format is not wanted."""
 
     json: Path | None = None
     markdown: Path | None = None
@@ -40,12 +40,12 @@ class Outputs:
     junit: Path | None = None
 
     def check(self) -> None:
-        """Refuse, before the script runs, what could not be written after it.  Raises ``Unusable``."""
+        """Raise ``Unusable`` before the script runs if a report could not be written after it."""
         for option, path in self._wanted():
             if path.is_dir():
-                raise Unusable(f"--{option} {path} is a folder: name a file")
+                raise Unusable(f"--{option} {path} is a folder: give the path of a file")
             if not path.absolute().parent.is_dir():
-                raise Unusable(f"--{option} {path}: the folder {path.parent} does not exist: make it first")
+                raise Unusable(f"--{option} {path}: the folder {path.parent} does not exist; create it first")
 
     def write(self, report: Report) -> None:
         """Write the report in every wanted format."""
@@ -126,9 +126,9 @@ def audit_script(
 ) -> int:
     """Run ``script`` as Python would, audit it, write the reports, and return the exit code.
 
-    With ``module``, ``script`` is the name of a module, run as ``python -m`` runs it. The summary goes to standard
-    error. The code is the verdict's (0, 1, 3); where the verdict is no failure and the script itself ended with a
-    code, that one. Raises ``Unusable`` before anything runs.
+    With ``module``, ``script`` is the name of a module and runs as with ``python -m``. The summary goes to standard
+    error. The exit code is that of the verdict (0, 1, 3), or the script's own if the loop conforms and the script
+    fails. Raises ``Unusable`` before anything runs.
     """
     outputs = Outputs() if outputs is None else _absolute(outputs)
     outputs.check()
@@ -154,7 +154,7 @@ def audit_script(
         try:
             own_code = _run(program, arguments)
             if own_code:
-                audit.interrupted = f"the script ended with code {own_code}"
+                audit.interrupted = f"the script exited with code {own_code}"
         except _Enough:
             pass
         finally:
@@ -177,12 +177,12 @@ def audit_script(
 def _script(script: str) -> Program:
     path = Path(script)
     if not path.is_file():
-        raise Unusable(f"{path} is not a file: name the Python script to run")
+        raise Unusable(f"{path} is not a file: give the path of a Python script")
     file = script if path.is_absolute() else f"{Path.cwd()}{os.sep}{script}"  # as Python names its main script
     try:
         code = compile(path.read_bytes(), file, "exec")
     except (SyntaxError, ValueError) as error:
-        raise Unusable(f"{path} is no Python script: {error}") from None
+        raise Unusable(f"{path} is not a valid Python script: {error}") from None
     return Program(script, file, code, str(path.resolve().parent))
 
 
@@ -201,7 +201,7 @@ def _module(name: str) -> Program:
     finally:
         sys.path[0] = before
     if spec is None or code is None or spec.origin is None:
-        raise Unusable(f"-m {name}: no such module from {Path.cwd()} on")
+        raise Unusable(f"-m {name}: no such module, searched from {Path.cwd()}")
     return Program(spec.origin, spec.origin, code, str(Path.cwd()), spec)
 
 

@@ -1,4 +1,4 @@
-"""An audit from beginning to end: watch, measure, judge, report."""
+"""A complete audit: watch, measure, judge, report."""
 
 import contextlib
 import datetime
@@ -37,13 +37,14 @@ ATTEMPTS = 5  # optimizer steps at which discovery looks for a pair
 
 
 class TeacherAudit:
-    """Watches a training loop and says whether its teacher follows its specification.
+    """Watches a training loop and checks whether its teacher follows a specification.
 
     ``student`` and ``teacher`` are modules, lists of modules that belong together (backbone and projector,
-    in the same order), or names in the running program; left out, they are found at the first optimizer
-    steps. ``optimizer`` may be left out too. ``spec`` comes from ``hjepa.audit.specs`` (default: nothing
-    is prescribed, the nearest is named). ``steps`` optimizer steps are watched, ``deep`` traces three of
-    them. ``start_step`` is the step of the schedule at which the run begins, when it is resumed.
+    in the same order), or names in the running program; without them, the pair is detected at the first
+    optimizer steps. ``optimizer`` is optional. ``spec`` comes from ``hjepa.audit.specs`` (by default no
+    momentum is prescribed and the closest published methods are reported). ``steps`` is the number of
+    optimizer steps to watch; ``deep`` traces three of them. ``start_step`` is the step of the schedule at
+    which a resumed run continues.
 
     Raises ``ValueError`` for arguments that do not fit together.
     """
@@ -94,14 +95,14 @@ class TeacherAudit:
         self.stop()
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         if (self._student is None) != (self._teacher is None) and not isinstance(self._student or self._teacher, str):
-            raise ValueError("one of student and teacher is given as a module: give both, or neither")
+            raise ValueError("only one of student and teacher is given as a module: give both or neither")
         if isinstance(self._student, str) != isinstance(self._teacher, str) and None not in (
             self._student,
             self._teacher,
         ):
-            raise ValueError("give both student and teacher by name, or both as modules")
+            raise ValueError("give both student and teacher as names, or both as modules")
         if self._student is None or self._teacher is None or isinstance(self._student, str):
             self._hooks = [
                 register_optimizer_step_pre_hook(self._before_step),
@@ -110,14 +111,16 @@ class TeacherAudit:
             return
         students, teachers = _modules(self._student), _modules(self._teacher)
         if len(students) != len(teachers):
-            raise ValueError(f"{len(students)} student modules but {len(teachers)} teacher modules: give them in pairs")
+            raise ValueError(
+                f"{len(students)} student modules but {len(teachers)} teacher modules: give one teacher per student"
+            )
         cores = [(unwrap(mine), unwrap(other)) for mine, other in zip(students, teachers, strict=True)]
         names = [f"{n}" for n in range(len(cores))] if len(cores) > 1 else [""]
         parts = [Part(mine[0], other[0], name) for (mine, other), name in zip(cores, names, strict=True)]
         taken = sorted({wrapper for pair in cores for _, wrappers in pair for wrapper in wrappers})
         shown = ", ".join(type(part.student).__name__ for part in parts)
         self._found = Found(
-            parts, shown, ", ".join(type(part.teacher).__name__ for part in parts), taken, "given by the caller"
+            parts, shown, ", ".join(type(part.teacher).__name__ for part in parts), taken, "passed by the caller"
         )
         self._watch(parts, [self._optimizer] if self._optimizer is not None else [])
         self._student = self._teacher = self._optimizer = None
@@ -179,7 +182,7 @@ class TeacherAudit:
             self.problem = str(error)
             self._give_up()
         except Exception as error:  # noqa: BLE001  the audited program must not suffer
-            self.problem = f"the search for the teacher ended by an error of its own: {type(error).__name__}: {error}"
+            self.problem = f"the search for the teacher failed with an internal error: {type(error).__name__}: {error}"
             self._give_up()
             if self._observer is not None:
                 self._observer.failed(error)
@@ -246,7 +249,7 @@ class TeacherAudit:
     # ------------------------------------------------------------------ reporting
 
     def report(self) -> Report:
-        """Return what was found; may be asked for at any time after the first steps."""
+        """Return the report; may be called at any time after the first steps."""
         if self._final is not None:
             return self._final
         with suspended_modes():
@@ -283,7 +286,7 @@ class TeacherAudit:
     def _how_it_ended(self, steps: int) -> str:
         if not self.interrupted:
             return ""
-        return f"{self.interrupted} after {count(steps, 'optimizer step')} of the {self.steps} to be watched"
+        return f"{self.interrupted} after {count(steps, 'optimizer step')}; {self.steps} were to be watched"
 
     def _subject(self, observer: Observer) -> Subject:
         pairs = observer.networks.tensors.pairs
@@ -304,22 +307,22 @@ class TeacherAudit:
         if self.problem:
             reason = self.problem
         elif self._found.candidates:
-            reason = "several pairs fit; choose one with --student NAME --teacher NAME"
+            reason = "several pairs are possible; choose one with --student NAME --teacher NAME"
         elif self._found.student:
-            reason = "the student's optimizer took no step: train at least 2 steps while the audit watches"
+            reason = "the student's optimizer took no step: train for at least 2 steps during the audit"
         elif self._attempts:
             reason = (
                 "no teacher was found: no untrained module has parameters of the same names and shapes as a trained "
-                "one; name them with --student NAME --teacher NAME if there is one"
+                "module; if there is a teacher, name both with --student NAME --teacher NAME"
             )
         elif self.children:
             reason = (
-                f"the script started {count(len(self.children), 'child process')} ({', '.join(self.children[:3])}) and "
-                "no optimizer of torch took a step in it or here: use TeacherAudit inside the function that trains, or "
-                "start the processes with torchrun ... -m hjepa.audit"
+                f"the script started {count(len(self.children), 'child process')} ({', '.join(self.children[:3])}) but "
+                "no torch optimizer took a step in any of these processes: use TeacherAudit inside the training "
+                "function, or start the processes with torchrun ... -m hjepa.audit"
             )
         else:
-            reason = "no optimizer of torch took a step in this process, so there was nothing to watch"
+            reason = "no torch optimizer took a step in this process"
         subject = Subject(script=self.script, candidates=self._found.candidates)
         return Report(
             verdict=Verdict.INCONCLUSIVE, spec=self.spec.name, spec_source=self.spec.source, nearest=(), steps=0,
@@ -336,10 +339,10 @@ def assert_conforms(
     spec: Spec | str | None = None,
     **how: Any,
 ) -> TeacherAudit:
-    """Return an audit to be used in a ``with`` statement that raises at its end unless the loop conforms.
+    """Return an audit for a ``with`` statement that raises at its end unless the loop conforms.
 
-    For test suites. Raises ``ConformanceError`` (an AssertionError) that lists what failed, and also
-    when too little was seen to say anything.
+    For test suites. Raises ``ConformanceError`` (an AssertionError) with the list of failed rules, or if too
+    little was observed for a verdict.
     """
     return _Asserting(student, teacher, optimizer, spec, **how)
 
@@ -357,7 +360,7 @@ def _modules(value: nn.Module | Sequence[nn.Module] | str) -> list[nn.Module]:
     if isinstance(value, nn.Module):
         return [value]
     if isinstance(value, str):
-        raise ValueError(f"{value!r} is a name: give both student and teacher by name, or both as modules")
+        raise ValueError(f"{value!r} is a name: give both student and teacher as names, or both as modules")
     return list(value)
 
 
@@ -366,7 +369,7 @@ def _name(value: Any) -> str | None:
 
 
 def _verdict(measured: Measurement, concluded: Conclusion) -> tuple[Verdict, str]:
-    """Return the verdict, and for an inconclusive audit what to add."""
+    """Return the verdict and, if it is inconclusive, the reason and what to add."""
     verdict = verdict_of(concluded.findings, steps=measured.effective)
     if verdict is Verdict.CONFORMS and measured.updates and not concluded.measured.momentum:
         return Verdict.INCONCLUSIVE, (
@@ -376,7 +379,7 @@ def _verdict(measured: Measurement, concluded: Conclusion) -> tuple[Verdict, str
     if verdict is Verdict.INCONCLUSIVE:
         return verdict, (
             f"only {measured.effective} of {count(measured.steps, 'optimizer step')} changed the student: watch "
-            "more (--steps), train longer, or with a learning rate above 0"
+            "more steps (--steps), train longer, or use a learning rate above 0"
         )
     return verdict, ""
 

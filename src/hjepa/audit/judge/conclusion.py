@@ -88,9 +88,12 @@ def _measured(audit: AuditContext, order: str | None, series: tuple[list[float],
     stale_errors = [u.stale_error for u in audit.updates if u.stale_error is not None]
     unknown = list(audit.recording.problems)
     if audit.schedule is None and values:
-        unknown.append("the kind of schedule, from these steps")
+        unknown.append("the kind of schedule")
     if order == "A" and _ambiguous(audit):
-        unknown.append("whether the update follows the step (A) or begins the next one (B): both are sound")
+        unknown.append(
+            "whether the update runs after the optimizer step (order A) or begins the next step (order B); both are "
+            "correct"
+        )
     if audit.measured.per_interval > 1:
         rate: float | None = (audit.measured.per_step or 1.0) * audit.measured.per_interval
     else:
@@ -134,5 +137,5 @@ def _timeline(audit: AuditContext) -> list[TimelineEntry]:
 
 def _update_in_words(update: Update) -> str:
     momentum = f" with momentum {update.fit.momentum:.6f}" if update.fit is not None else ""
-    extra = "" if update.first else ", the student unchanged since the last"
+    extra = "" if update.first else ", student unchanged since the previous update"
     return f"teacher update{momentum}{extra}"

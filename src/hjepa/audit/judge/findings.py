@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Status(enum.StrEnum):
-    """What a rule says."""
+    """The outcome of a rule."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -17,12 +17,12 @@ class Status(enum.StrEnum):
 
 
 class Severity(enum.StrEnum):
-    """How much a deviation matters, as in the catalogue of faults (docs/audit.md)."""
+    """How much a deviation matters (docs/audit.md)."""
 
-    CRITICAL = "critical"  # not a run with an EMA teacher at all, or a leak
-    MAJOR = "major"  # silently another algorithm
+    CRITICAL = "critical"  # no working EMA teacher, or the targets leak
+    MAJOR = "major"  # silently a different algorithm
     MINOR = "minor"  # a measurable deviation from the specification
-    INFO = "info"  # hygiene
+    INFO = "info"  # good practice
 
     @property
     def rank(self) -> int:
@@ -31,7 +31,7 @@ class Severity(enum.StrEnum):
 
     @property
     def is_grave(self) -> bool:
-        """Whether a failure of this severity means that another algorithm runs."""
+        """Whether a failure of this severity means that a different algorithm runs."""
         return self.rank >= 2
 
 
@@ -51,11 +51,12 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule says of one run.
+    """The result of one rule on one run.
 
-    ``saw`` is one sentence with the numbers; ``evidence`` the same for machines. ``meaning`` says what
-    it does to training, ``remedy`` how to mend it (a short diff-like hint). For ``not-checked``,
-    ``reason`` says why and what to add. ``certainty`` says how sure a fault is and what would make it surer.
+    ``saw`` states the observation with its numbers in one sentence; ``evidence`` holds the same numbers in
+    machine-readable form. ``meaning`` describes the effect on training, ``remedy`` the fix as a short diff-like
+    hint. For ``not-checked``, ``reason`` explains why and what to add. ``certainty`` states how certain a failure
+    is and what would make it more certain.
     """
 
     rule: str
@@ -91,7 +92,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One thing that happened: ``what`` in words, in the cycle of which optimizer step, where in the code."""
+    """One recorded event: ``what`` in words, the optimizer step it belongs to, and its location in the code."""
 
     step: int
     what: str
@@ -100,14 +101,14 @@ class TimelineEntry:
 
 @dataclass(frozen=True)
 class Measured:
-    """What really happened, from values.
+    """What happened, measured from the weights.
 
     ``order``: A (update after the step), B (before the next forward), B' (between student and teacher
-    forward), C (between forward and step), ``inside-step``, ``mixed`` or None. ``lag``: optimizer steps
-    that the teacher misses at its forward, mean over forwards. ``momentum``: one number for each update
-    seen, the teacher's share; ``momentum_error`` its standard error; ``expected`` what the specification
-    prescribes for the same updates (None where it does not say). ``schedule``: linear, cosine, constant,
-    per-epoch, or None when it cannot be told from these steps.
+    forward), C (between forward and step), ``inside-step``, ``mixed`` or None. ``lag`` is the number of
+    optimizer steps that the teacher's forward misses, averaged over forwards. ``momentum`` has one value per
+    observed update, the teacher's coefficient; ``momentum_error`` is its standard error; ``expected`` is the
+    value specified for the same update (None where there is none). ``schedule`` is linear, cosine, constant,
+    per-epoch, or None when it cannot be identified from these steps.
     """
 
     order: str | None = None
@@ -139,18 +140,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was audited: names of the modules as found in the running program, wrappers resolved."""
+    """What was audited: the modules' names in the running program, without wrappers."""
 
     student: str = ""
     teacher: str = ""
     optimizer: str = ""
     script: str = ""
-    parameters: int = 0  # numbers in the teacher
+    parameters: int = 0  # of the teacher
     tensors: int = 0
-    sampled: int = 0  # coordinates looked at
+    sampled: int = 0  # parameter values that were sampled
     wrappers: Sequence[str] = ()
-    discovered: str = ""  # how the pair was found, in words
-    candidates: Sequence[str] = ()  # when several fitted and none was chosen
+    discovered: str = ""  # how the pair was found
+    candidates: Sequence[str] = ()  # when several pairs were possible and none was chosen
 
     def to_json(self) -> dict[str, Any]:
         """Return the stable machine-readable form."""
@@ -172,9 +173,9 @@ class Subject:
 class Result:
     """What an audit found in one training run.
 
-    ``spec`` names the specification and ``spec_source`` where it is published; ``nearest`` are lines on
-    the specifications that fit best. ``reason`` says for an inconclusive audit what to add, ``interrupted`` how the
-    program ended if it did not end well.
+    ``spec`` names the specification and ``spec_source`` where it is published; ``nearest`` describes the published
+    specifications that fit best. ``reason`` explains an inconclusive verdict and what to add; ``interrupted``
+    describes how the program ended if it failed.
     """
 
     verdict: Verdict
@@ -208,7 +209,7 @@ class Result:
 
 
 def verdict_of(findings: Sequence[Finding], *, steps: int) -> Verdict:
-    """Return the verdict: the worst failure decides; too little seen is inconclusive."""
+    """Return the verdict, which the worst failure decides; it is inconclusive if too little was observed."""
     failed = [finding.severity for finding in findings if finding.status is Status.FAIL]
     if any(severity.is_grave for severity in failed):
         return Verdict.FAILS

@@ -1,4 +1,4 @@
-"""What a rule is, and what it answers."""
+"""A rule and its answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from hjepa.audit.judge.findings import Finding, Severity, Status
 
 @dataclass(frozen=True)
 class Outcome:
-    """A rule's answer; ``severity`` only where it differs from the rule's own."""
+    """A rule's answer; ``severity`` is set only where it differs from the rule's own."""
 
     status: Status
     saw: str = ""
@@ -21,7 +21,7 @@ class Outcome:
     location: str | None = None
     reason: str = ""
     severity: Severity | None = None
-    remedy: str = ""  # where the rule's own does not fit
+    remedy: str = ""  # replaces the rule's own remedy where that does not fit
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,13 @@ def rule(
 
 
 def digits(momentum: float) -> str:
-    """Return a momentum with six decimals; what rounds to zero has no sign."""
+    """Return a momentum with six decimals, and zero without a sign."""
     return f"{round(momentum, 6) + 0.0:.6f}"
+
+
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """Return "1 tensor" or "3 tensors"."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def passed(saw: str, **evidence: Any) -> Outcome:
@@ -96,7 +101,7 @@ def passed(saw: str, **evidence: Any) -> Outcome:
 
 
 def noted(saw: str, **evidence: Any) -> Outcome:
-    """Worth knowing, no fault."""
+    """Worth knowing, but not a fault."""
     return Outcome(Status.INFO, saw, evidence=evidence)
 
 
@@ -116,10 +121,10 @@ def failed(
 def warned(
     saw: str, expected: str = "", *, location: str | None = None, severity: Severity | None = None, **evidence: Any
 ) -> Outcome:
-    """Perhaps broken, or a hazard."""
+    """The rule may be broken, or the loop is at risk."""
     return Outcome(Status.WARN, saw, expected, evidence, location, severity=severity)
 
 
 def unchecked(reason: str) -> Outcome:
-    """Nothing can be said; why, and what to add."""
+    """The rule could not be checked; ``reason`` explains why and what to add."""
     return Outcome(Status.NOT_CHECKED, reason=reason)

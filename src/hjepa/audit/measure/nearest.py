@@ -37,7 +37,7 @@ def nearest(
         return []
     values, places = [value for value, _ in pairs], [step for _, step in pairs]
     kind, first, last = kind_of(values, [], places), _show(values[0]), _show(values[-1])
-    saw = f"{kind or 'momentum'} " + (first if first == last else f"from {first} to {last}")
+    saw = f"measured {kind or 'momentum'} " + (first if first == last else f"from {first} to {last}")
     matches = []
     for name, profile in PROFILES.items():
         if name in ("custom", "auto"):
@@ -49,9 +49,9 @@ def nearest(
         spec = closest(spec, values, places)
         distance, words = _distance(pairs, spec, kind), f"{saw}; {name} prescribes {spec.summary}"
         if spec.momentum(places[-1]) is None:
-            words += " (compared with its start, the horizon is not known)"
+            words += " (only the start was compared: the total number of steps is not known)"
         if order is None:
-            words += "; order not seen"
+            words += "; order not determined"
         elif order in spec.orders:
             words += f"; order {order} as prescribed"
         else:

@@ -79,7 +79,7 @@ class Observer:
         attach(pre.remove)
         attach(post.remove)
         if self.networks.compiled():
-            self.recording.problems.append("compiled code is in use: what happens inside forwards is not seen")
+            self.recording.problems.append("what happens inside forward passes, because code is compiled")
         attach(intercept(torch.autograd, "backward", backwards.watch_backward))
         attach(intercept(torch.amp.GradScaler, "unscale_", backwards.watch_unscale))
         attach(intercept(torch.amp.GradScaler, "step", backwards.watch_scaler_step))

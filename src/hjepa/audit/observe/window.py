@@ -62,7 +62,7 @@ class Window:
     def failed(self, error: Exception) -> None:
         """End the audit after an error of ours; the report says so."""
         recording = self.log.recording
-        recording.problems.append(f"the audit ended early by an error of its own: {type(error).__name__}: {error}")
+        recording.problems.append(f"everything after an internal error of the audit ({type(error).__name__}: {error})")
         if not recording.finished:
             self._close()
 

@@ -1,4 +1,4 @@
-"""What is prescribed for a teacher: by published methods, by the caller, or in a TOML file."""
+"""Specifications of a teacher: of published methods, by the caller, or from a TOML file."""
 
 from hjepa.audit.specs.published import (
     PROFILES,

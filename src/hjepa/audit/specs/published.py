@@ -1,6 +1,6 @@
-"""What published methods prescribe for their teacher; and specifications of one's own.
+"""Specifications of published methods, and custom ones.
 
-Constants were read in the public repositories at the commits named in each ``source`` (docs/audit.md).
+The constants come from the public repositories, at the commits named in each ``source`` (docs/audit.md).
 """
 
 import inspect
@@ -13,16 +13,16 @@ from hjepa.audit.specs.spec import ORDERS, Spec
 
 
 def ijepa(total_steps: int | None = None, *, start: float = 0.996, end: float = 1.0, scale: float = 1.0) -> Spec:
-    """I-JEPA (arXiv:2301.08243, facebookresearch/ijepa): linear per step; the last value used stays below the end."""
+    """I-JEPA (arXiv:2301.08243, facebookresearch/ijepa): linear per step; the last value stays below ``end``."""
     return Spec(
         "ijepa", "linear", start, end, total_steps, scale=scale, target_normalisation="layer-norm",
         source="facebookresearch/ijepa@52c1ae9:src/train.py:228-229,322-336; configs/in1k_vith14_ep300.yaml:42-48",
-        notes="Parameters only are averaged, also when the scaler skipped the step.",
+        notes="Only parameters are averaged, even when the scaler skipped the step.",
     )  # fmt: skip
 
 
 def vjepa(total_steps: int | None = None, *, start: float = 0.998, end: float = 1.0, scale: float = 1.25) -> Spec:
-    """V-JEPA (arXiv:2404.08471, facebookresearch/jepa): I-JEPA's line over 1.25 runs, so it stops near 0.9996."""
+    """V-JEPA (arXiv:2404.08471, facebookresearch/jepa): I-JEPA's line over 1.25 times the run, ending near 0.9996."""
     return Spec(
         "vjepa", "linear", start, end, total_steps, scale=scale, target_normalisation="layer-norm",
         source="facebookresearch/jepa@51c59d5:app/vjepa/train.py:302-303,483-487; configs/pretrain/vitl16.yaml:78-90",
@@ -43,12 +43,12 @@ def byol(total_steps: int | None = None, *, start: float | None = None, end: flo
     return _published(start, (0.996, 0.99, 0.97), lambda value: Spec(
         "byol", "cosine", value, end, total_steps, initial="any", stochastic_teacher="allowed", batchnorm="train",
         source="google-deepmind/deepmind-research:byol/byol_experiment.py (_update_fn); byol/utils/schedules.py",
-        notes="The teacher starts from random weights of its own on purpose.",
+        notes="The teacher starts from its own random weights on purpose.",
     ))  # fmt: skip
 
 
 def dino(total_steps: int | None = None, *, start: float = 0.996, end: float = 1.0) -> Spec:
-    """DINO (arXiv:2104.14294, facebookresearch/dino): cosine per iteration, never quite 1."""
+    """DINO (arXiv:2104.14294, facebookresearch/dino): cosine per iteration, never reaching 1."""
     return Spec(
         "dino", "cosine", start, end, total_steps, batchnorm="train",
         source="facebookresearch/dino@7c446df:main_dino.py:61,250-251,346-350; utils.py:187-198",
@@ -56,7 +56,7 @@ def dino(total_steps: int | None = None, *, start: float = 0.996, end: float = 1
 
 
 def ibot(total_steps: int | None = None, *, start: float = 0.996, end: float = 1.0) -> Spec:
-    """iBOT (arXiv:2111.07832, bytedance/ibot): as DINO."""
+    """iBOT (arXiv:2111.07832, bytedance/ibot): same as DINO."""
     source = "bytedance/ibot@da316d8:main_ibot.py:61,317-318,451-455"
     return Spec("ibot", "cosine", start, end, total_steps, batchnorm="train", source=source)
 
@@ -72,7 +72,7 @@ def dinov2(total_steps: int | None = None, *, start: float | None = None, end: f
 def dinov3(total_steps: int | None = None, *, start: float | None = None, end: float | None = None) -> Spec:
     """DINOv3 (arXiv:2508.10104, facebookresearch/dinov3): cosine from 0.992; constant 0.994 (7B), 0.999 (later stages).
 
-    ``end`` equal to ``start`` asks for a constant.
+    If ``end`` equals ``start``, the momentum is constant.
     """
 
     def build(value: float, last: float) -> Spec:
@@ -91,7 +91,7 @@ def capi(
     total_steps: int | None = None, *, start: float = 1.0, middle: float = 0.999, end: float = 1.0,
     anneal_steps: int = 50_000,
 ) -> Spec:  # fmt: skip
-    """CAPI (arXiv:2502.08769, facebookresearch/capi): line down from 1 to 0.999, then 0.8 of a half cosine back."""
+    """CAPI (arXiv:2502.08769, facebookresearch/capi): linear from 1 to 0.999, then 0.8 of a half cosine back."""
     return Spec(
         "capi", "warm-down-cosine", start, end, total_steps, anneal_steps, middle=middle, cosine_share=0.8,
         on_skipped_step="forbidden", batchnorm="eval",
@@ -111,9 +111,9 @@ def moco(total_steps: int | None = None, *, start: float = 0.999) -> Spec:
 
 
 def moco_v3(total_steps: int | None = None, *, start: float = 0.99, end: float | None = None) -> Spec:
-    """MoCo v3 (arXiv:2104.02057, facebookresearch/moco-v3): constant, or cosine to 1 with its --moco-m-cos.
+    """MoCo v3 (arXiv:2104.02057, facebookresearch/moco-v3): constant, or cosine to 1 with --moco-m-cos.
 
-    ``end`` asks for the cosine; without it both pass for published.
+    With ``end`` the cosine is prescribed; without it both are accepted.
     """
 
     def build(last: float) -> Spec:
@@ -129,7 +129,7 @@ def moco_v3(total_steps: int | None = None, *, start: float = 0.99, end: float |
 def data2vec(
     total_steps: int | None = None, *, start: float = 0.999, end: float = 0.9999, anneal_steps: int | None = None
 ) -> Spec:
-    """Data2vec 1.0 (arXiv:2202.03555, facebookresearch/fairseq): line over 30,000 steps (audio) or 300,000 (text)."""
+    """Data2vec 1.0 (arXiv:2202.03555, facebookresearch/fairseq): linear for 30,000 steps (audio) or 300,000 (text)."""
 
     def build(steps: int) -> Spec:
         return Spec(
@@ -147,7 +147,7 @@ def data2vec2(
     total_steps: int | None = None, *, start: float | None = None, end: float | None = None,
     anneal_steps: int | None = None,
 ) -> Spec:  # fmt: skip
-    """Data2vec 2.0 (arXiv:2212.07525, facebookresearch/fairseq): line, then constant; images, audio, text, large."""
+    """Data2vec 2.0 (arXiv:2212.07525, facebookresearch/fairseq): linear, then constant; images, audio, text, large."""
 
     def build(first: float, last: float, steps: int) -> Spec:
         return Spec(
@@ -169,8 +169,8 @@ def data2vec2(
 def mean_teacher(total_steps: int | None = None, *, end: float = 0.999, first_index: int | None = None) -> Spec:
     """Mean teacher (arXiv:1703.01780, CuriousAI/mean-teacher): min(1 - 1/(k + 1), end), k = 1 in the first update.
 
-    Its loop counts the step before it updates, so the first momentum is 0.5; loops derived from it that count
-    afterwards start with k = 0, a hard copy.
+    The original loop increments the step before the update, so the first momentum is 0.5; derived loops that
+    increment it afterwards start with k = 0, a hard copy.
     """
 
     def build(index: int) -> Spec:
@@ -178,7 +178,7 @@ def mean_teacher(total_steps: int | None = None, *, end: float = 0.999, first_in
             "mean-teacher", "ramp", min(1.0 - 1.0 / (max(0, index) + 1), end), end, total_steps, first_index=index,
             initial="any", stochastic_teacher="allowed", batchnorm="train",
             source="CuriousAI/mean-teacher@546348f:pytorch/main.py:52-67,189-193,288-290; mean_teacher/cli.py:63",
-            notes="The teacher starts from random weights of its own and keeps its dropout.",
+            notes="The teacher starts from its own random weights and keeps its dropout.",
         )  # fmt: skip
 
     return build(first_index) if first_index is not None else replace(build(1), variants=(build(0),))
@@ -191,7 +191,7 @@ def custom(
     target_normalisation: str | None = None, stochastic_teacher: str = "forbidden", batchnorm: str = "any",
     middle: float | None = None, cosine_share: float = 1.0, first_index: int = 0,
 ) -> Spec:  # fmt: skip
-    """Your own: ``momentum`` in the first update, ``final_momentum`` at the horizon (1 where not said, if it moves)."""
+    """Return a custom specification: ``momentum`` at the first update, ``final_momentum`` at the end (default 1)."""
     steady = kind in ("constant", "frozen")
     check_momentum("momentum", momentum)
     if final_momentum is None:
@@ -207,10 +207,10 @@ def custom(
 
 
 def auto(total_steps: int | None = None) -> Spec:
-    """Nothing prescribed: what was measured is reported beside the nearest published method."""
+    """Prescribe no momentum: the measured one is reported with the closest published methods."""
     return Spec(
         "auto", "any", 0.0, 1.0, total_steps, orders=frozenset(ORDERS), buffers="any", initial="any",
-        stochastic_teacher="allowed", source="nothing was declared",
+        stochastic_teacher="allowed", source="no specification was given",
     )  # fmt: skip
 
 
@@ -222,21 +222,21 @@ PROFILES: dict[str, Callable[..., Spec]] = {
 
 
 def named(name: str, **arguments: Any) -> Spec:
-    """Return the profile called ``name`` on the command line.
+    """Return the profile with this name on the command line.
 
-    Raises ValueError in one line for an unknown profile, an argument it does not take, or a refused value.
+    Raises ValueError in one line for an unknown profile, an unknown argument, or an invalid value.
     """
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: did you mean {closest_word(name, PROFILES)!r}? "
-                         f"There are {', '.join(PROFILES)}")  # fmt: skip
+                         f"Profiles: {', '.join(PROFILES)}")  # fmt: skip
     taken = inspect.signature(PROFILES[name]).parameters
     for key in arguments:
         if key not in taken:
-            raise ValueError(f"profile {name!r} takes no {key!r}: did you mean {closest_word(key, taken)!r}? "
-                             f"It takes {', '.join(taken)}")  # fmt: skip
+            raise ValueError(f"profile {name!r} has no argument {key!r}: did you mean {closest_word(key, taken)!r}? "
+                             f"Its arguments: {', '.join(taken)}")  # fmt: skip
     for key, parameter in taken.items():
         if parameter.default is parameter.empty and arguments.get(key) is None:
-            raise ValueError(f"profile {name!r} needs {key!r}: give the teacher's share, for example 0.99")
+            raise ValueError(f"profile {name!r} needs {key!r}: give the teacher's coefficient, for example 0.99")
     return PROFILES[name](**arguments)
 
 

@@ -1,7 +1,7 @@
-"""What is prescribed for a teacher.
+"""The specification of a teacher.
 
-Momentum is the teacher's share in ``t = m t + (1 - m) s``. Update number k is the one in the cycle of
-optimizer step k, counted from 0: after that step in order A, before or in its forward in B and B'.
+Momentum is the teacher's coefficient m in ``t = m t + (1 - m) s``. Update k belongs to optimizer step k, counted
+from 0: it runs after that step in order A, and before or during its forward in B and B'.
 """
 
 import math
@@ -15,7 +15,7 @@ ORDER_WORDS = {
     "A": "after the optimizer step",
     "B": "before the next forward",
     "B'": "between the student's and the teacher's forward",
-    "C": "between forward and optimizer step",
+    "C": "between the forward and the optimizer step",
     "inside-step": "inside the optimizer step",
     "mixed": "not at the same place in every step",
 }
@@ -32,14 +32,14 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 @dataclass(frozen=True)
 class Spec:
-    """What is prescribed for a teacher.
+    """The specification of a teacher.
 
-    ``start`` is the momentum at index 0 of the curve (of a ramp: of its first update), ``end`` the value it runs
-    towards, ``middle`` the value after the warm-down. ``total_steps`` (None: not said, so horizon and slope cannot
-    be judged) and ``anneal_steps`` are in optimizer steps; ``scale`` stretches the horizon (ipe_scale),
-    ``cosine_share`` is the part of the half cosine that is run, ``first_index`` the index of the curve in update 0.
-    ``batchnorm`` is the mode of the teacher's normalisation, ``variants`` other published settings of the method.
-    Raises ValueError in one line that names key, value and remedy.
+    ``start`` is the momentum at index 0 of the curve (for a ramp, at its first update), ``end`` its final value,
+    ``middle`` the value after the warm-down. ``total_steps`` and ``anneal_steps`` are numbers of optimizer steps;
+    if ``total_steps`` is None, length and slope of the schedule are not checked. ``scale`` stretches the schedule
+    (ipe_scale), ``cosine_share`` is the fraction of the half cosine that is used, ``first_index`` is the index of
+    the curve at update 0. ``batchnorm`` is the mode of the teacher's BatchNorm, ``variants`` are other published
+    settings of the method. Raises ValueError in one line that names key, value and fix.
     """
 
     name: str
@@ -73,28 +73,30 @@ class Spec:
         for key in ("total_steps", "anneal_steps"):
             value = getattr(self, key)
             if value is not None and not (is_whole(value) and value >= 1):
-                refuse(key, value, "count optimizer steps, a whole number of 1 or more, or leave it out")
+                refuse(key, value, "give a number of optimizer steps, 1 or more, or leave it out")
         if not (is_number(self.scale) and 0.0 < self.scale < math.inf):
-            refuse("scale", self.scale, "the horizon is multiplied by it, give a number above 0 such as 1.25")
+            refuse("scale", self.scale, "it multiplies the length of the schedule; give a number above 0, such as 1.25")
         if not (is_number(self.cosine_share) and 0.0 < self.cosine_share <= 1.0):
             refuse(
-                "cosine_share", self.cosine_share, "the part of the half cosine that is run, give a number in (0, 1]"
+                "cosine_share",
+                self.cosine_share,
+                "it is the fraction of the half cosine that is used; give a number in (0, 1]",
             )
         if not is_whole(self.first_index):
-            refuse("first_index", self.first_index, "give a whole number, 0 for the start of the curve")
+            refuse("first_index", self.first_index, "give a whole number; 0 is the start of the curve")
         if not self.orders or not self.orders <= set(ORDERS):
             refuse("orders", sorted(self.orders), f"name one or more of {', '.join(ORDERS)}")
         self._check_kind()
 
     def _check_kind(self) -> None:
         if self.kind in ("constant", "frozen") and self.end != self.start:
-            refuse("end", self.end, f"a {self.kind} momentum stays at {self.start}, set that or kind = 'linear'")
+            refuse("end", self.end, f"a {self.kind} momentum stays at {self.start}; set that, or kind = 'linear'")
         if self.kind == "frozen" and self.start != 1.0:
-            refuse("start", self.start, "a frozen teacher keeps all of itself, set 1.0 or kind = 'constant'")
+            refuse("start", self.start, "a frozen teacher has momentum 1; set 1.0, or kind = 'constant'")
         if self.kind in ("linear-then-constant", "warm-down-cosine") and self.anneal_steps is None:
             refuse("anneal_steps", None, f"kind = {self.kind!r} needs the length of its first part in optimizer steps")
         if self.kind == "ramp" and self.start != self._ramp(0):
-            refuse("start", self.start, f"a ramp starts at {self._ramp(0):.6g}, change first_index or end instead")
+            refuse("start", self.start, f"a ramp starts at {self._ramp(0):.6g}; change first_index or end instead")
         if self.kind == "warm-down-cosine":
             if self.middle is None:
                 refuse("middle", None, "kind = 'warm-down-cosine' needs the momentum at the end of its warm-down")
@@ -103,7 +105,7 @@ class Spec:
 
     @property
     def prescribed(self) -> bool:
-        """False when nothing is said about the values of the momentum."""
+        """Whether the momentum is prescribed."""
         return self.kind != "any"
 
     @property
@@ -115,16 +117,16 @@ class Spec:
     def summary(self) -> str:
         """The prescribed momentum in a few words."""
         if not self.prescribed:
-            return "nothing about the momentum"
+            return "no momentum"
         others = ", ".join(f"{start:.6g}" for start in self.starts[1:])
         start = f"{self.start:.6g}" + (f" (also published: {others})" if others else "")
         if self.start == self.end and self.kind != "warm-down-cosine":
             return f"{self.kind} {start}"
-        middle = f" to {self.middle:.6g} and" if self.middle is not None else ""
+        middle = f" to {self.middle:.6g}, then" if self.middle is not None else ""
         return f"{self.kind} from {start}{middle} to {self.end:.6g}"
 
     def momentum(self, update: int) -> float | None:
-        """Return the prescribed momentum of update number ``update`` (from 0), None where it cannot be known."""
+        """Return the prescribed momentum of update ``update`` (from 0), or None where it is not known."""
         if not self.prescribed or update < 0:
             return None
         if self.kind in ("constant", "frozen"):

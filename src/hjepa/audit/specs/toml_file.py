@@ -1,4 +1,4 @@
-"""A specification of one's own, read from a TOML file."""
+"""A custom specification, read from a TOML file."""
 
 import inspect
 import tomllib
@@ -14,11 +14,11 @@ from hjepa.audit.specs.spec import ORDERS, Spec
 
 
 def from_toml(path: str | PathLike[str]) -> Spec:
-    """Return the specification in a TOML file: a ``[spec]`` table or top-level keys, ``base`` names a profile.
+    """Return the specification in a TOML file: a ``[spec]`` table, or keys at the top level.
 
-    Keys are arguments of that profile (without ``base``: of ``custom``) and fields of ``Spec``;
-    ``target_normalisation = "none"`` lifts what the base prescribes. Raises ValueError in one line that names
-    file, key, value and remedy, OSError when the file cannot be read.
+    ``base`` names a profile (default: ``custom``). The other keys are arguments of that profile or fields of
+    ``Spec``; ``target_normalisation = "none"`` removes what the base prescribes. Raises ValueError in one line
+    that names file, key, value and fix, or OSError if the file cannot be read.
     """
     try:
         return _from_table(tomllib.loads(Path(path).read_text(encoding="utf-8")))
@@ -33,7 +33,7 @@ def _from_table(document: Mapping[str, Any]) -> Spec:
     if table is not document:
         for key, value in document.items():
             if not isinstance(value, dict):
-                refuse(key, value, "move it below the line [spec]")
+                refuse(key, value, "move it below the [spec] line")
     given = {key: value for key, value in table.items() if key != "base"}
     base = table.get("base", "custom")
     if not isinstance(base, str):
@@ -43,9 +43,11 @@ def _from_table(document: Mapping[str, Any]) -> Spec:
     known = dict.fromkeys(["base", *taken, *spec_keys])
     for key, value in given.items():
         if key not in known:
-            refuse(key, value, f"no such key, did you mean {closest_word(key, known)!r}? There are {', '.join(known)}")
+            refuse(
+                key, value, f"unknown key, did you mean {closest_word(key, known)!r}? Known keys: {', '.join(known)}"
+            )
         if key in ("name", "source", "notes") and not isinstance(value, str):
-            refuse(key, value, "write text in quotes")
+            refuse(key, value, "write it as a quoted string")
         if key == "orders":
             names = [value] if isinstance(value, str) else value
             if not isinstance(names, list) or not all(isinstance(order, str) for order in names):

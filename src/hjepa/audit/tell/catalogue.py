@@ -1,6 +1,6 @@
-"""Tables of all rules and specifications, from the registries: ``docs/audit.md`` holds them between marks.
+"""Tables of all rules and specifications, for the marked places in ``docs/audit.md``.
 
-Write them there anew: ``python -m hjepa.audit.tell.catalogue docs/audit.md``.
+Regenerate them with ``python -m hjepa.audit.tell.catalogue docs/audit.md``.
 """
 
 import re
@@ -15,13 +15,13 @@ from hjepa.audit.tell.vocabulary import RULE_WORDS, SEVERITIES, VERDICTS
 
 
 def rules_table() -> str:
-    """Return every rule with its code, severity and what it fires at, in the order of the vocabulary."""
+    """Return every rule with its code, severity and failure, in the order of the vocabulary."""
     places = list(RULE_WORDS)
     rows = [
         (f"`{rule.name}`", rule.code, rule.severity.value, RULE_WORDS[rule.name][1])
         for rule in sorted(RULES, key=lambda rule: places.index(rule.name))
     ]
-    return _table(("rule", "code", "severity", "fires when"), rows)
+    return _table(("rule", "code", "severity", "problem"), rows)
 
 
 def severities_table() -> str:
@@ -30,28 +30,28 @@ def severities_table() -> str:
 
 
 def verdicts_table() -> str:
-    """Return what each verdict means and the exit code that it gives."""
+    """Return what each verdict means, with its exit code."""
     rows = [(f"`{verdict.value}`", str(verdict.exit_code), VERDICTS[verdict]) for verdict in Verdict]
     return _table(("verdict", "exit code", "meaning"), rows)
 
 
 def profiles_table() -> str:
-    """Return what each published specification prescribes and where that was read."""
+    """Return what each published specification prescribes, with its source."""
     rows = []
     for name, profile in PROFILES.items():
         if name not in ("custom", "auto"):
             spec = profile()
             orders = ", ".join(sorted(spec.orders))
             rows.append((f"`{name}`", spec.summary, orders, _further(spec), spec.source))
-    return _table(("name", "momentum", "order", "beside the momentum", "read in"), rows)
+    return _table(("name", "momentum", "order", "other", "source"), rows)
 
 
 def _further(spec: Spec) -> str:
-    """Return what is special beside the momentum, in a few words."""
+    """Return what else the specification prescribes, in a few words."""
     said = {
         "targets normalised": spec.target_normalisation is not None,
-        "may start unequal": spec.initial == "any",
-        "teacher may be random": spec.stochastic_teacher == "allowed",
+        "teacher may start with other weights": spec.initial == "any",
+        "dropout allowed in the teacher": spec.stochastic_teacher == "allowed",
         "no update on skipped steps": spec.on_skipped_step == "forbidden",
     }
     return ", ".join(words for words, holds in said.items() if holds)
@@ -61,7 +61,7 @@ TABLES = {"rules": rules_table, "severities": severities_table, "verdicts": verd
 
 
 def filled(page: str) -> str:
-    """Return ``page`` with every table between its marks as the registries have it now."""
+    """Return ``page`` with every table between its marks brought up to date."""
     for name, table in TABLES.items():
         mark = re.compile(rf"(?<=<!-- {name}: generated -->\n).*?(?=<!-- {name}: end -->)", re.DOTALL)
         if not mark.search(page):

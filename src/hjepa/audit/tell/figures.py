@@ -20,7 +20,7 @@ _BARS = 2  # length of an error bar in standard errors
 
 
 def events_figure(shown: Sequence[TimelineEntry | Gap], name: str) -> str:
-    """Return the events in lanes, numbered as in the list beside; ``name`` makes ids unique on the page."""
+    """Return the events in lanes, numbered as in the list next to it; ``name`` makes ids unique on the page."""
     lanes = [*LANES, "other"] if any(_lane(event) == len(LANES) for event in shown) else list(LANES)
     width = max(300, _LEFT + _COLUMN * max(1, len(shown)))
     height = _TOP + _LANE * len(lanes) - 12
@@ -108,11 +108,11 @@ def momentum_figure(rows: Sequence[Row], name: str = "momentum") -> str:
     digits = momentum_digits([row.measured for row in rows])
     about = (
         f"{count(len(rows), 'update')} from step {min(steps)} to {max(steps)}: measured "
-        f"{rows[0].measured:.{digits}f} at first and {rows[-1].measured:.{digits}f} at last"
+        f"{rows[0].measured:.{digits}f} at first and {rows[-1].measured:.{digits}f} at the end"
     )
     first, last = rows[0].expected, rows[-1].expected
     if first is not None and last is not None:
-        about += f"; the specification says {first:.{digits}f} and {last:.{digits}f}"
+        about += f"; specified {first:.{digits}f} and {last:.{digits}f}"
     return _svg(name, "momentum", _WIDTH, _HEIGHT, "Measured momentum against the specification", about, pieces)
 
 
@@ -152,14 +152,13 @@ def _frame(x: _Axis, y: _Axis, ticks: Sequence[float], digits: int) -> str:
     pieces.append(f'<line class="axis" x1="{x.start:.1f}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
     pieces.append(f'<text class="middle" x="{(x.start + x.end) / 2:.1f}" y="{_HEIGHT - 6}">optimizer step</text>')
     middle = (y.start + y.end) / 2
-    pieces.append(
-        f'<text class="middle" transform="translate(12 {middle:.1f}) rotate(-90)">momentum (teacher\'s share)</text>'
-    )
+    words = "momentum (teacher's coefficient)"
+    pieces.append(f'<text class="middle" transform="translate(12 {middle:.1f}) rotate(-90)">{words}</text>')
     return "".join(pieces)
 
 
 def _specification(rows: Sequence[Row], x: _Axis, y: _Axis) -> str:
-    """Return the prescribed line, interrupted where the specification says nothing."""
+    """Return the prescribed line, interrupted where the specification has no value."""
     runs: list[list[str]] = [[]]
     for row in rows:
         if row.expected is None:

@@ -1,4 +1,4 @@
-"""The report as JUnit XML, with one test case for each rule."""
+"""The report as JUnit XML, with one test case per rule."""
 
 from collections import Counter
 from xml.etree import ElementTree
@@ -35,7 +35,7 @@ def junit_of(report: Result) -> str:
 
 
 def _fill_case(case: ElementTree.Element, finding: Finding) -> None:
-    """Write into a test case what its rule found; a pass has nothing to say."""
+    """Write into a test case what its rule found; a pass stays empty."""
     if finding.status is Status.NOT_CHECKED:
         ElementTree.SubElement(case, "skipped", {"message": one_line(finding.reason) or "not checked"})
         return

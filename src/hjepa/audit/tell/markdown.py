@@ -1,4 +1,4 @@
-"""The report as Markdown, in the order in which a reviewer reads."""
+"""The report as Markdown, in the order in which a reviewer reads it."""
 
 import re
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hjepa.audit.judge.findings import Finding, Result, Status, Verdict
 from hjepa.audit.tell.phrases import (
     MOMENTUM_COLUMNS,
+    all_checked,
     clean,
     count,
     executive_summary,
@@ -48,7 +49,7 @@ def markdown_of(report: Result) -> str:
 
 
 def prose(text: str) -> str:
-    """Return marked text as Markdown on one line; nothing in it starts markup but the code marks."""
+    """Return marked text as Markdown on one line; only backticks start markup in it."""
     return "".join(f"`{words}`" if code else _escaped(words) for code, words in marked_parts(text))
 
 
@@ -67,7 +68,7 @@ def _escaped(words: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """Return a hint as a fenced block that nothing in it can close."""
+    """Return a hint as a fenced block that its content cannot close."""
     text = clean(text).strip("\n")
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -101,7 +102,7 @@ def _what_to_add(report: Result) -> list[str]:
         return []
     blocks = ["## What to add", prose(sentence(report.reason))]
     if choices:
-        blocks.append("These candidates fit. Choose one by its options, which stand before the script:")
+        blocks.append("Several pairs are possible. Choose one with its options, placed before the script:")
         blocks.append("\n".join(f"- {prose(quoted(name))}: {prose(quoted(options))}" for name, options in choices))
         blocks.append(fenced(f"hjepa audit {choices[0][1]} {one_line(report.subject.script) or 'train.py'}"))
     return blocks
@@ -124,7 +125,7 @@ def _issue(report: Result, finding: Finding, number: int, shown: dict[str, int])
     blocks = [
         f"### {number}. {prose(fault(finding))}",
         prose(f"{quoted(finding.rule)}{code}: {kind}{finding.severity.value}, {SEVERITIES[finding.severity]}."),
-        f"**Location.** {prose(quoted(finding.location) if finding.location else 'Not known.')}",
+        f"**Location.** {prose(quoted(finding.location) if finding.location else 'Unknown.')}",
         f"**What happens now.** {prose(sentence(observed(finding)))}",
         _events_once(report, finding, number, shown),
         f"**What the specification expects.** {prose(sentence(finding.expected or requirement(finding)))}",
@@ -136,11 +137,11 @@ def _issue(report: Result, finding: Finding, number: int, shown: dict[str, int])
 
 
 def _events_once(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> str:
-    """Return the recorded order of events, or where it stands already."""
+    """Return the recorded order of events, or a reference to the issue that shows it already."""
     if not explained_by_events(finding) or not (listing := event_list(report, finding)):
         return ""
     if listing in shown:
-        return f"The order of events is the one under {shown[listing]}."
+        return f"The order of events is shown under issue {shown[listing]}."
     shown[listing] = number
     return f"The recorded order of events:\n\n{listing}"
 
@@ -155,9 +156,9 @@ def event_list(report: Result, finding: Finding | None = None) -> str:
 def _correct(report: Result) -> list[str]:
     blocks = ["## What is correct"]
     passed, noted = report.with_status(Status.PASS), report.with_status(Status.INFO)
-    blocks.append("\n".join(map(_evidence, passed)) or "No rule was seen to hold.")
+    blocks.append("\n".join(map(_evidence, passed)) or "No rule passed.")
     if noted:
-        blocks += ["For information:", "\n".join(map(_evidence, noted))]
+        blocks += ["Notes:", "\n".join(map(_evidence, noted))]
     issues = report.with_status(Status.FAIL, Status.WARN)
     if not any(map(explained_by_events, issues)) and (listing := event_list(report)):
         blocks.append(f"The recorded order of events:\n\n{listing}")
@@ -183,7 +184,7 @@ def _momentum(report: Result) -> list[str]:
         blocks.append(table(MOMENTUM_COLUMNS, cells))
     if report.nearest:
         lines = "\n".join(f"- {prose(line)}" for line in report.nearest)
-        blocks.append(f"Published specifications that come nearest:\n\n{lines}")
+        blocks.append(f"Closest published specifications:\n\n{lines}")
     return blocks
 
 
@@ -192,5 +193,5 @@ def _not_checked(report: Result) -> list[str]:
         f"- {prose(quoted(finding.rule))}: {prose(finding.reason or 'no reason was recorded')}"
         for finding in report.with_status(Status.NOT_CHECKED)
     ]
-    lines += [f"- Not to be told from these steps: {prose(name)}" for name in report.measured.not_identifiable]
-    return ["## What was not checked, and why", "\n".join(lines) or "Every rule was checked."]
+    lines += [f"- Not determined: {prose(name)}" for name in report.measured.not_identifiable]
+    return ["## What was not checked, and why", "\n".join(lines) or all_checked(report)]

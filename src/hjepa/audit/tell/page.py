@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing: no network, no script, light and dark, phone and desk."""
+"""The report as one self-contained HTML page: no network, no script, light and dark, for phones and desktops."""
 
 from html import escape
 
@@ -7,6 +7,7 @@ from hjepa.audit.tell.figures import events_figure, momentum_figure
 from hjepa.audit.tell.page_style import STYLE
 from hjepa.audit.tell.phrases import (
     MOMENTUM_COLUMNS,
+    all_checked,
     clean,
     count,
     executive_summary,
@@ -81,7 +82,7 @@ def hint(text: str) -> str:
 
 
 def pill(status: Status) -> str:
-    """Return a status as a word with a sign, so that colour is not needed."""
+    """Return a status as a word with a sign, so that it does not rely on colour."""
     words = status.value.replace("-", " ")
     return f'<span class="pill {status.value}"><span aria-hidden="true">{_SIGNS[status]}</span> {words}</span>'
 
@@ -128,7 +129,7 @@ def _what_to_add(report: Result) -> str:
         )
         command = f"hjepa audit {choices[0][1]} {one_line(report.subject.script) or 'train.py'}"
         content += (
-            "<p>These candidates fit. Choose one by its options, which stand before the script:</p>"
+            "<p>Several pairs are possible. Choose one with its options, placed before the script:</p>"
             f"<ul>{rows}</ul>{hint(command)}"
         )
     return _section("What to add", content)
@@ -144,7 +145,7 @@ def _issues(report: Result) -> str:
 def _issue(report: Result, finding: Finding, number: int, shown: dict[str, int]) -> str:
     loud = "warned" if finding.status is Status.WARN else "grave" if finding.severity.is_grave else "slight"
     code = f", {escape(one_line(finding.code))}" if finding.code else ""
-    location = f"<code>{escape(one_line(finding.location))}</code>" if finding.location else "Not known."
+    location = f"<code>{escape(one_line(finding.location))}</code>" if finding.location else "Unknown."
     cycle = _events_once(report, finding, number, shown)
     fields = [
         ("Location", f"<p>{location}</p>"),
@@ -167,7 +168,7 @@ def _events_once(report: Result, finding: Finding, number: int, shown: dict[str,
     if not explained_by_events(finding) or not (listing := _event_list(report, finding)):
         return ""
     if listing in shown:
-        return f"<p>The order of events is the one under {shown[listing]}.</p>"
+        return f"<p>The order of events is shown under issue {shown[listing]}.</p>"
     shown[listing] = number
     return _event_block(report, f"events-{number}", finding)
 
@@ -185,8 +186,8 @@ def _event_block(report: Result, name: str, finding: Finding | None = None) -> s
     layout = "recorded long" if len(recorded) > _FEW_EVENTS else "recorded"
     return (
         f'<div class="{layout}"><figure><div class="scroll" tabindex="0">{figure}</div>'
-        "<figcaption>The recorded order of events, left to right; numbers as in the list. "
-        "The teacher's update is filled.</figcaption></figure>"
+        "<figcaption>The recorded order of events, from left to right, numbered as in the list. "
+        "Teacher updates are filled.</figcaption></figure>"
         f"{_event_list(report, finding)}</div>"
     )
 
@@ -194,9 +195,9 @@ def _event_block(report: Result, name: str, finding: Finding | None = None) -> s
 def _correct(report: Result) -> str:
     passed, noted = report.with_status(Status.PASS), report.with_status(Status.INFO)
     content = f"<ul class=evidence>{''.join(map(_evidence, passed))}</ul>" if passed else ""
-    content = content or "<p>No rule was seen to hold.</p>"
+    content = content or "<p>No rule passed.</p>"
     if noted:
-        content += f"<p>For information:</p><ul class=evidence>{''.join(map(_evidence, noted))}</ul>"
+        content += f"<p>Notes:</p><ul class=evidence>{''.join(map(_evidence, noted))}</ul>"
     issues = report.with_status(Status.FAIL, Status.WARN)
     if report.timeline and not any(map(explained_by_events, issues)):
         content += _event_block(report, "events")
@@ -216,7 +217,7 @@ def _comparison(report: Result) -> str:
         for f in report.findings
     )
     return (
-        '<div class="scroll" tabindex="0"><table class="rules"><caption>Every rule of the audit</caption>'
+        '<div class="scroll" tabindex="0"><table class="rules"><caption>All rules of the audit</caption>'
         "<thead><tr><th scope=col>Requirement</th><th scope=col>Status</th><th scope=col>Measured</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -232,14 +233,14 @@ def _momentum(report: Result) -> str:
         content += "<p>No momentum could be measured.</p>"
     if report.nearest:
         lines = _items(list(report.nearest))
-        content += f"<h3>Published specifications that come nearest</h3><ul>{lines}</ul>"
+        content += f"<h3>Closest published specifications</h3><ul>{lines}</ul>"
     return content
 
 
 def _momentum_caption(report: Result, drawn: int) -> str:
-    words = "One dot for each update; the momentum is a share and has no unit."
+    words = "One dot per update; momentum is the teacher's coefficient and has no unit."
     if dropped := len(report.measured.momentum) - drawn:
-        words += f" Not drawn, because not finite: {dropped}."
+        words += f" Not drawn because not finite: {dropped}."
     return f"<figcaption>{words}</figcaption>"
 
 
@@ -264,5 +265,5 @@ def _not_checked(report: Result) -> str:
         f"{quoted(finding.rule)}: {finding.reason or 'no reason was recorded'}"
         for finding in report.with_status(Status.NOT_CHECKED)
     ]
-    lines += [f"Not to be told from these steps: {name}" for name in report.measured.not_identifiable]
-    return f"<ul>{_items(lines)}</ul>" if lines else "<p>Every rule was checked.</p>"
+    lines += [f"Not determined: {name}" for name in report.measured.not_identifiable]
+    return f"<ul>{_items(lines)}</ul>" if lines else f"<p>{all_checked(report)}</p>"

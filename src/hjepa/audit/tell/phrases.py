@@ -1,7 +1,6 @@
-"""What a report says, before any format: which findings come first, in which words, with which events.
+"""The content of a report before it is formatted: the order of the findings, their words and their events.
 
-Sentences are marked text: plain words in which `code` stands between backticks. Each format renders
-them in its own way.
+Sentences are marked text: plain text with `code` between backticks. Each format renders it in its own way.
 """
 
 import math
@@ -68,7 +67,7 @@ def count(number: int, noun: str) -> str:
 
 
 def requirement(finding: Finding) -> str:
-    """Return what the rule requires, in words."""
+    """Return the requirement of the rule, in words."""
     return RULE_WORDS.get(finding.rule, (finding.rule.replace("-", " ").capitalize(),))[0]
 
 
@@ -86,23 +85,28 @@ def observed(finding: Finding) -> str:
 
 
 def is_stale_alone(report: Result) -> bool:
-    """Whether the only failure is a teacher that is a step late, which is a small matter."""
+    """Whether the only failure is a teacher that lags one step behind, which is minor."""
     return [finding.rule for finding in report.failures] == ["stale-student"]
 
 
 def issues_heading(report: Result) -> str:
-    """Return a heading for what is wrong that is no louder than the worst finding."""
+    """Return a heading for the issues that is no more alarming than the worst finding."""
     if any(finding.severity.is_grave for finding in report.failures):
         return "Critical issues"
     if report.failures:
         return "Deviations"
-    return "Points to look at" if report.with_status(Status.WARN) else "Issues"
+    return "Warnings" if report.with_status(Status.WARN) else "Issues"
 
 
 def no_issue(report: Result) -> str:
-    """Return what stands in place of issues."""
+    """Return the text shown when there are no issues."""
     checked = any(finding.status is not Status.NOT_CHECKED for finding in report.findings)
     return "None of the checked rules failed." if checked else "No rule could be checked."
+
+
+def all_checked(report: Result) -> str:
+    """Return the text shown when no rule is listed as not checked."""
+    return "Every rule was checked." if report.findings else "No rule was checked."
 
 
 def tallies(report: Result) -> list[tuple[Status, int]]:
@@ -112,7 +116,7 @@ def tallies(report: Result) -> list[tuple[Status, int]]:
 
 
 def executive_summary(report: Result) -> tuple[str, str]:
-    """Return two sentences: what is right and what is wrong."""
+    """Return two sentences, one on what is right and one on what is wrong."""
     return _what_is_right(report), _what_is_wrong(report)
 
 
@@ -121,35 +125,43 @@ def _what_is_right(report: Result) -> str:
     checked = len(passed) + len(report.with_status(Status.FAIL, Status.WARN))
     steps = count(report.steps, "optimizer step")
     if not checked:
-        return f"In {steps} no rule could be checked."
+        return f"No rule could be checked in {steps}."
     by_rule = {finding.rule: finding for finding in passed}
     facts = [lower_first(requirement(by_rule[rule])) for rule in _KEY_FACTS if rule in by_rule][:3]
-    return f"In {steps} {len(passed)} of {count(checked, 'checked rule')} hold{': ' if facts else ''}{listed(facts)}."
+    held = f"{len(passed)} of {count(checked, 'checked rule')} passed in {steps}"
+    return f"{held}: {listed(facts)}." if facts else f"{held}."
 
 
 def _what_is_wrong(report: Result) -> str:
-    spec = quoted(report.spec)
+    spec = _standard(report)
     failed, warned = report.failures, report.with_status(Status.WARN)
     if report.verdict is Verdict.INCONCLUSIVE and not failed:
         why = one_line(report.reason).rstrip(".")
-        return f"That is too little for a verdict{': ' + lower_first(why) if why else ''}."
+        return f"This is too little for a verdict{': ' + lower_first(why) if why else ''}."
     if is_stale_alone(report):
-        return f"One measurable deviation: {_named(failed)}, as if it were {_older(report)}."
+        return f"There is one measurable deviation: {_named(failed)}, which makes the teacher {_older(report)}."
     if any(finding.severity.is_grave for finding in failed):
-        return f"What runs is not the algorithm of {spec}: {_named(failed)}."
+        return f"The training loop does not follow {spec}: {_named(failed)}."
     if failed:
-        kind = "deviation" if any(finding.severity is Severity.MINOR for finding in failed) else "minor point"
-        return f"{count(len(failed), kind).capitalize()} from {spec}: {_named(failed)}."
+        if any(finding.severity is Severity.MINOR for finding in failed):
+            return f"{count(len(failed), 'deviation')} from {spec}: {_named(failed)}."
+        return f"The loop follows {spec}, with {count(len(failed), 'point')} of good practice to fix: {_named(failed)}."
     unchecked = len(report.with_status(Status.NOT_CHECKED))
-    tail = f"; {count(unchecked, 'rule')} could not be checked, the last section says why" if unchecked else ""
+    tail = f"; {count(unchecked, 'rule')} could not be checked (the report explains why)" if unchecked else ""
     if warned:
-        return f"No rule fails; {count(len(warned), 'point')} to look at: {_named(warned)}{tail}."
+        return f"No rule failed, with {count(len(warned), 'warning')}: {_named(warned)}{tail}."
     return f"No deviation from {spec} was found{tail}."
+
+
+def _standard(report: Result) -> str:
+    """Return what the loop was compared with."""
+    nothing_given = report.spec == "auto"
+    return "the general rules for EMA teachers" if nothing_given else f"the specification {quoted(report.spec)}"
 
 
 def _named(findings: Sequence[Finding]) -> str:
     words = [f"{lower_first(fault(f))} ({quoted(f.rule)}, {f.severity.value})" for f in findings[:3]]
-    more = [count(len(findings) - 3, "further rule")] if len(findings) > 3 else []
+    more = [count(len(findings) - 3, "more rule")] if len(findings) > 3 else []
     return listed(words + more)
 
 
@@ -171,29 +183,31 @@ def recommendations(report: Result) -> list[str]:
     lines = []
     if severe:
         lines.append(
-            f"Fix {_rules(severe)} first: what this run has learned so far comes from another algorithm "
-            f"than {quoted(report.spec)}."
+            f"Fix {_rules(severe)} first: so far this run has trained with a different algorithm, not with what "
+            f"{_standard(report)} {'require' if report.spec == 'auto' else 'requires'}."
         )
     if is_stale_alone(report):
         lines.append(
-            "Move the update behind the optimizer step at the next occasion. Finished runs need not be repeated "
-            "for this alone; it matters where a run must match a reference step by step."
+            "Move the update after the optimizer step when convenient. Finished runs need not be repeated for this "
+            "alone; it matters if a run must match a reference step by step."
         )
     elif mild:
-        lines.append(f"{'Then fix' if severe else 'Fix'} {_rules(mild)}; the run can be useful all the same.")
+        lines.append(f"{'Then fix' if severe else 'Fix'} {_rules(mild)}; the run may still be useful.")
     if warned := report.with_status(Status.WARN):
-        lines.append(f"Look at {_rules(warned)}.")
+        lines.append(f"Check the warnings of {_rules(warned)}.")
     if report.failures:
-        lines.append("Audit again after the change: the same command should end with exit code 0.")
+        lines.append("Run the same audit again after the fix; it should end with exit code 0.")
     if report.verdict is Verdict.INCONCLUSIVE:
         lines.append("Add what is missing (see above) and audit again.")
     elif not report.failures:
         lines.append(
-            "Keep the audit in the test-suite (`report.raise_for_failures()`), so that a later change of the loop "
-            "is noticed."
+            "Keep the audit in your test suite (`report.raise_for_failures()`), so that later changes to the loop are "
+            "checked too."
         )
     if unsettled := report.measured.not_identifiable:
-        lines.append(f"Watch more steps (`--steps`) to settle: {listed([one_line(name) for name in unsettled])}.")
+        lines.append(
+            f"Not determined: {listed([one_line(name) for name in unsettled])}. More steps (`--steps`) may help."
+        )
     return lines
 
 
@@ -217,21 +231,21 @@ def update_facts(report: Result) -> str:
     facts = []
     if measured.order:
         where = ORDER_WORDS.get(measured.order)
-        facts.append(f"updated {where} (order {measured.order})" if where else f"order {measured.order}")
+        facts.append(f"teacher updated {where} (order {measured.order})" if where else f"order {measured.order}")
     if measured.updates_per_step is not None:
         facts.append(f"{measured.updates_per_step:.2f} updates per optimizer step")
     if measured.lag is not None:
         error = f" ± {measured.lag_error:.2g}" if measured.lag_error else ""
-        facts.append(f"lag at the teacher's forward {measured.lag:.2f}{error} steps")
-    facts.append(f"schedule {measured.schedule or 'not told by these steps'}")
+        facts.append(f"lag of {measured.lag:.2f}{error} steps at the teacher's forward")
+    facts.append(f"{measured.schedule} schedule" if measured.schedule else "schedule not identifiable from these steps")
     return f"Measured: {'; '.join(facts)}."
 
 
 def subject_lines(report: Result) -> list[tuple[str, str]]:
     """Return what was watched, as names and marked text."""
     subject = report.subject
-    size = f"{count(subject.parameters, 'number')} in {count(subject.tensors, 'tensor')}"
-    sampled = f", {subject.sampled:,} of them sampled" if subject.sampled else ""
+    size = f"{count(subject.parameters, 'parameter')} in {count(subject.tensors, 'tensor')}"
+    sampled = f", of which {subject.sampled:,} are sampled" if subject.sampled else ""
     lines = [
         ("Ended early", sentence(report.interrupted)),
         ("Script", quoted(subject.script) if subject.script else ""),
@@ -239,14 +253,14 @@ def subject_lines(report: Result) -> list[tuple[str, str]]:
         ("Student", quoted(subject.student) if subject.student else ""),
         ("Optimizer", quoted(subject.optimizer) if subject.optimizer else ""),
         ("Wrappers", ", ".join(map(quoted, subject.wrappers))),
-        ("Found", subject.discovered),
+        ("How found", subject.discovered),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]
     return [(name, text) for name, text in lines if text]
 
 
 class Row(NamedTuple):
-    """One update: its optimizer step, the measured momentum with standard error, and what is prescribed."""
+    """One update: its optimizer step, the measured momentum with standard error, and the specified momentum."""
 
     step: int
     measured: float
@@ -255,7 +269,7 @@ class Row(NamedTuple):
 
 
 def momentum_rows(report: Result) -> list[Row]:
-    """Return the updates seen; numbers that are not finite become None, or drop the row if measured."""
+    """Return the observed updates, without those whose measured momentum is not finite."""
     measured = report.measured
     columns = (measured.momentum, measured.momentum_error, measured.expected, measured.momentum_step)
     rows = []
@@ -270,7 +284,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def momentum_digits(values: Iterable[float]) -> int:
-    """Return how many decimals show both the distance from 1 and the differences between the values."""
+    """Return the number of decimals that shows the distance from 1 and the differences between the values."""
     values = list(values)
     apart = [abs(1 - value) for value in values] + [max(values, default=0.0) - min(values, default=0.0)]
     smallest = min((distance for distance in apart if 0 < distance < 1), default=0.1)

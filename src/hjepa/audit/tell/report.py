@@ -1,4 +1,4 @@
-"""The report of an audit: its result in every format."""
+"""The report of an audit, in every format."""
 
 import json
 import math
@@ -17,15 +17,15 @@ _FORMAT = 1  # version of the JSON keys
 
 
 class ConformanceError(AssertionError):
-    """The audited training does not follow its specification, or the audit saw too little to say."""
+    """The training loop does not follow its specification, or too little was observed to decide."""
 
 
 @dataclass(frozen=True)
 class Report(Result):
-    """What an audit found in one training run, and how it is told: text, JSON, Markdown, HTML and JUnit XML."""
+    """What an audit found in one training run, available as text, JSON, Markdown, HTML and JUnit XML."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything under stable keys, as values that JSON has; nan and inf become strings."""
+        """Return everything under stable keys, as JSON values; nan and inf become strings."""
         content = _plain(
             {
                 "format": _FORMAT,
@@ -53,15 +53,15 @@ class Report(Result):
         return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """Return the report as Markdown, in a reviewer's order."""
+        """Return the report as Markdown."""
         return markdown_of(self)
 
     def to_html(self) -> str:
-        """Return the report as one page that loads nothing."""
+        """Return the report as one self-contained HTML page."""
         return page_of(self)
 
     def to_junit(self) -> str:
-        """Return JUnit XML with one test case for each rule."""
+        """Return JUnit XML with one test case per rule."""
         return junit_of(self)
 
     def summary(self) -> str:
@@ -73,16 +73,18 @@ class Report(Result):
         if not self.failures and self.verdict.exit_code == 0:
             return
         about = f": {one_line(self.reason)}" if self.reason else ""
-        lines = [f"the audit against {one_line(self.spec)!r} ends with {self.verdict.value!r}{about}"]
+        lines = [
+            f"the audit with specification {one_line(self.spec)!r} ended with verdict {self.verdict.value!r}{about}"
+        ]
         for finding in self.failures:
             where = f" at {finding.location}" if finding.location else ""
-            remedy = f" Remedy: {finding.remedy}" if finding.remedy else ""
+            remedy = f" Fix: {finding.remedy}" if finding.remedy else ""
             lines.append(one_line(f"- {finding.rule} ({finding.severity.value}){where}: {observed(finding)}{remedy}"))
         raise ConformanceError("\n".join(lines))
 
 
 def _plain(value: Any) -> Any:
-    """Return the value with only what JSON has; what has no form there becomes a string."""
+    """Return the value as JSON types; anything else becomes a string."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):

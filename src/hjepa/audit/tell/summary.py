@@ -18,7 +18,7 @@ from hjepa.audit.tell.phrases import (
     update_facts,
 )
 
-WIDTH = 100  # characters of a line of the summary
+WIDTH = 100  # characters per line of the summary
 _LINES = 25  # lines of the summary, at most
 
 
@@ -50,7 +50,7 @@ def _summary_lines(report: Result) -> list[str]:
     for i, finding in enumerate(shown):
         block = _summary_of(finding)
         if len(block) > room:
-            return [*lines, f"  and {len(shown) - i} more, see the report"]
+            return [*lines, f"  and {len(shown) - i} more (see the report)"]
         lines += block
         room -= len(block)
     return lines
@@ -67,4 +67,6 @@ def _summary_of(finding: Finding) -> list[str]:
 
 def _wrapped(text: str, indent: int = 0, hanging: int | None = None) -> list[str]:
     later = " " * (indent if hanging is None else hanging)
-    return textwrap.wrap(one_line(text), WIDTH, initial_indent=" " * indent, subsequent_indent=later)
+    return textwrap.wrap(
+        one_line(text), WIDTH, initial_indent=" " * indent, subsequent_indent=later, break_on_hyphens=False
+    )

@@ -1,4 +1,4 @@
-"""The recorded order of events as a reader sees it: two steps, in lanes and as a list."""
+"""The recorded order of events of two steps, in lanes and as a list."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from hjepa.audit.judge.findings import Finding, Result, TimelineEntry
 from hjepa.audit.tell.phrases import count, quoted
 
 LANES = ("teacher forward", "student forward", "backward", "optimizer step", "teacher update")
-"""How the ``what`` of an event should begin to be drawn in its own lane."""
+"""Lanes of the event figure."""
 _LANE_WORDS = (
     re.compile(r"\b(teacher|target)( encoder)?('s)? forward"),
     re.compile(r"\b(student|context|online)( encoder)?('s)? forward"),
@@ -35,7 +35,7 @@ class Gap(NamedTuple):
 
 
 def explained_by_events(finding: Finding) -> bool:
-    """Whether the order of events is what shows the fault."""
+    """Whether the order of events is what shows the bug."""
     return finding.code.startswith("O") or finding.code in _ABOUT_ORDER
 
 
@@ -56,7 +56,7 @@ def events(report: Result, finding: Finding | None = None) -> list[TimelineEntry
 
 
 def _without_plain_ends(timeline: Sequence[TimelineEntry]) -> list[TimelineEntry]:
-    """Leave out "x ends" where it follows "x" at once and so tells nothing."""
+    """Leave out "x ends" where it directly follows "x"."""
     kept: list[TimelineEntry] = []
     for entry in timeline:
         if not kept or entry.what != f"{kept[-1].what} ends":
@@ -80,7 +80,7 @@ def _shortened(entries: Sequence[TimelineEntry]) -> list[TimelineEntry | Gap]:
 def event_words(event: TimelineEntry | Gap) -> str:
     """Return one event in words, with its step."""
     if isinstance(event, Gap):
-        return f"step {event.step}: {count(event.left_out, 'event')} left out"
+        return f"step {event.step}: {count(event.left_out, 'event')} omitted"
     where = f" ({quoted(event.location)})" if event.location else ""
     return f"step {event.step}: {event.what}{where}"
 

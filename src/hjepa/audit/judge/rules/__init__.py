@@ -7,7 +7,7 @@ from hjepa.audit.judge.rules import buffers, formula, gradient, jepa, order, sch
 
 __all__ = ["RULES", "judge"]
 
-ONE_NETWORK = "student and teacher are one network: see aliased-teacher"
+ONE_NETWORK = "student and teacher are the same network: see aliased-teacher"
 _OF_ANY_NETWORK = (
     "aliased-teacher", "clip-before-unscale", "clip-per-microbatch", "accumulation-not-scaled",
     "trained-by-no-optimizer", "mask-coverage",

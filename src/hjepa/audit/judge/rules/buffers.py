@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
-from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked
+from hjepa.audit.judge.rule import Outcome, counted, failed, noted, passed, rule, unchecked
 from hjepa.audit.measure.updates import Update
 from hjepa.audit.observe.recording import Event, Kind
 
@@ -14,9 +14,9 @@ TREATED = {"own": "does not touch", "copy": "copies", "ema": "averages"}
 
 @rule(
     "buffers-mishandled", "F9", Severity.MAJOR,
-    meaning="Statistics of the teacher that are never filled, or counters that are averaged, make its output wrong as "
-    "soon as it is evaluated with them.",
-    remedy="+ for name, b in teacher.named_buffers():  copy the student's integers; average or copy its statistics",
+    meaning="Teacher statistics that are never updated, or counters that are averaged, make the teacher's output wrong "
+    "as soon as it is evaluated with them.",
+    remedy="+ for name, b in teacher.named_buffers():  copy integers from the student; average or copy statistics",
 )  # fmt: skip
 def buffers_mishandled(audit: AuditContext) -> Outcome:
     """F9: integer buffers averaged, normalisation statistics left behind.
@@ -29,13 +29,13 @@ def buffers_mishandled(audit: AuditContext) -> Outcome:
         return passed("the teacher has no buffers")
     snapshots = [event.snapshot for event in audit.recording.events if event.snapshot is not None]
     if len(snapshots) < 2:
-        return unchecked("fewer than two looks")
+        return unchecked("fewer than two snapshots were taken")
     first, last = snapshots[0], snapshots[-1]
     for name, (teacher, student, place) in audit.recording.trace.counters.items():
         return failed(
-            f"an update wrote {teacher:g} into the integer buffer {name} while the student's was {student:g}: counters "
-            "cannot be averaged",
-            "a copy of the student's, or its own count",
+            f"an update wrote {teacher:g} into the integer buffer {name} while the student's value was {student:g}: "
+            "counters cannot be averaged",
+            "a copy of the student's value, or the teacher's own count",
             location=place,
             buffer=name,
         )
@@ -48,21 +48,21 @@ def buffers_mishandled(audit: AuditContext) -> Outcome:
             if averaged is not None:
                 old, new, student = averaged
                 return failed(
-                    f"the integer buffer {pair.name} went from {old:g} to {new:g} in an update while the student's was "
-                    f"{student:g}: counters cannot be averaged",
-                    "a copy of the student's, or its own count",
+                    f"the integer buffer {pair.name} went from {old:g} to {new:g} in an update while the student's "
+                    f"value was {student:g}: counters cannot be averaged",
+                    "a copy of the student's value, or the teacher's own count",
                     location=audit.update_location(),
                     buffer=pair.name,
                 )
         elif moves and torch.equal(before, after) and "running" in pair.name and _in_evaluation(audit):
             return failed(
-                f"{pair.name} never moved while the student's did, and the teacher "
-                "is in evaluation mode, which uses it",
+                f"the teacher's {pair.name} never changed although the student's did, and the teacher runs in "
+                "evaluation mode, which uses it",
                 "statistics that follow the student's",
                 location=audit.update_location(),
                 buffer=pair.name,
             )
-    said = f"{len(buffers)} buffers keep up"
+    said = f"{counted(len(buffers), 'buffer')} checked"
     others = [words for words in (_other_treatment(audit), _other_mode(audit)) if words]
     return noted("; ".join([said, *others])) if others else passed(said)
 
@@ -89,7 +89,7 @@ def _other_treatment(audit: AuditContext) -> str:
     wanted = "own" if audit.spec.buffers == "none" else audit.spec.buffers
     if does == wanted:
         return ""
-    return f"the update {TREATED[does]} floating-point buffers, {audit.spec.name} {TREATED[wanted]} them"
+    return f"the update {TREATED[does]} floating-point buffers, whereas {audit.spec.name} {TREATED[wanted]} them"
 
 
 def _moved_by_itself(update: Update, old: Tensor, new: Tensor, mine: Tensor) -> bool:
@@ -116,7 +116,7 @@ def _other_mode(audit: AuditContext) -> str:
     mode = "train" if modes.pop() else "eval"
     if mode == audit.spec.batchnorm:
         return ""
-    return f"its normalisation runs in {mode} mode, that of {audit.spec.name} in {audit.spec.batchnorm} mode"
+    return f"the teacher's BatchNorm runs in {mode} mode, in {audit.spec.name} in {audit.spec.batchnorm} mode"
 
 
 def _averaged_count(audit: AuditContext, part: slice) -> tuple[float, float, float] | None:

@@ -4,11 +4,11 @@ import torch
 
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
-from hjepa.audit.judge.rule import Outcome, digits, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.judge.rule import Outcome, counted, digits, failed, noted, passed, rule, unchecked, warned
 from hjepa.audit.measure.tensor_fits import TensorFit
 from hjepa.audit.observe.recording import Kind, Snapshot
 
-NO_UPDATE = "no update was seen"
+NO_UPDATE = "no teacher update was observed"
 LOW = (torch.bfloat16, torch.float16)
 
 
@@ -29,9 +29,9 @@ def hard_copies(audit: AuditContext) -> int:
 
 @rule(
     "swapped-coefficients", "F1", Severity.CRITICAL,
-    meaning="The teacher is almost the student, so the targets run with what is trained: nothing holds them back "
-    "from collapse.",
-    remedy="- t.mul_(1 - m).add_(m * s)\n+ t.mul_(m).add_((1 - m) * s)      # m, near 1, belongs to the teacher",
+    meaning="The teacher is almost equal to the student, so the targets move with the weights being trained and "
+    "nothing prevents collapse.",
+    remedy="- t.mul_(1 - m).add_(m * s)\n+ t.mul_(m).add_((1 - m) * s)      # m is near 1 and multiplies the teacher",
 )  # fmt: skip
 def swapped_coefficients(audit: AuditContext) -> Outcome:
     """F1, F2: the measured momentum is 1 minus the declared one.  Signature: about 0.004 for 0.996."""
@@ -42,12 +42,12 @@ def swapped_coefficients(audit: AuditContext) -> Outcome:
     declared = audit.spec.momentum(audit.start_step) if audit.spec.prescribed else None
     if 1e-6 < middle < 0.2 and (declared is None or declared > 0.5):
         return failed(
-            f"the teacher's share is {digits(middle)}",
+            f"the teacher's coefficient is {digits(middle)}",
             f"about {digits(1 - middle)}" if declared is None else f"{digits(declared)}",
             location=audit.update_location(),
             momentum=middle,
         )
-    return passed(f"the teacher's share is {digits(middle)}", momentum=middle)
+    return passed(f"the teacher's coefficient is {digits(middle)}", momentum=middle)
 
 
 def _decayed(audit: AuditContext) -> list[str]:
@@ -59,9 +59,10 @@ def _decayed(audit: AuditContext) -> list[str]:
 
 @rule(
     "update-without-student", "F10", Severity.CRITICAL,
-    meaning="The teacher forgets and learns nothing: its weights shrink towards zero, and the targets with them.",
-    remedy="- t.mul_(m).add((1 - m) * s)       # add() returns a sum that nobody keeps\n"
-    "+ t.mul_(m).add_((1 - m) * s)      # add_() writes it into the teacher",
+    meaning="Nothing of the student is averaged in, so the teacher's weights shrink towards zero, and the targets with "
+    "them.",
+    remedy="- t.mul_(m).add((1 - m) * s)       # add() returns a new tensor, which is lost\n"
+    "+ t.mul_(m).add_((1 - m) * s)      # add_() changes the teacher in place",
 )  # fmt: skip
 def update_without_student(audit: AuditContext) -> Outcome:
     """F10: ``t1 = m t0``.  Signature: the coefficient of the teacher is below 1, that of the student 0."""
@@ -72,27 +73,27 @@ def update_without_student(audit: AuditContext) -> Outcome:
     if audit.only_decays:
         middle = sorted(decays)[len(decays) // 2]
         return failed(
-            f"in {len(decays)} of {len(audit.updates)} updates the teacher was multiplied by {digits(middle)} and "
-            "nothing of the student was added",
+            f"in {len(decays)} of {len(audit.updates)} updates the teacher was multiplied by {digits(middle)} and the "
+            "student was not added",
             "m times the teacher plus (1 - m) times the student",
             location=audit.update_location(),
             factor=middle, updates=len(decays),
         )  # fmt: skip
     if names:
         return failed(
-            f"{len(names)} of {len(audit.measured.tensors)} tensors only shrink while their partners move, such as "
-            f"{names[0]}",
+            f"{len(names)} of {len(audit.measured.tensors)} teacher tensors only decay although the matching student "
+            f"tensors change, for example {names[0]}",
             "m times the teacher plus (1 - m) times the student, in every tensor",
             location=audit.update_location(),
             tensors=names[:20],
         )
-    return passed("every update takes in the student")
+    return passed("every update includes the student")
 
 
 @rule(
     "hard-copy", "F3", Severity.CRITICAL,
-    meaning="The effective momentum is 0: the teacher is the student of the same step, whatever the log says, and the "
-    "run is self-distillation without an average.",
+    meaning="The effective momentum is 0 whatever the log says: the teacher equals the current student, so the run is "
+    "self-distillation without an average.",
     remedy="- teacher.load_state_dict(student.state_dict())\n"
     "+ t.mul_(m).add_((1 - m) * s)      # for each pair of parameters",
 )  # fmt: skip
@@ -101,7 +102,7 @@ def hard_copy(audit: AuditContext) -> Outcome:
     if not audit.updates:
         snapshots = _bounds(audit)
         if snapshots and audit.measured.effective >= 2 and torch.equal(snapshots[1].teacher, snapshots[1].student):
-            return unchecked("teacher and student are the same at every look: see aliased-teacher")
+            return unchecked("teacher and student were equal in every snapshot: see aliased-teacher")
         return unchecked(NO_UPDATE)
     copies = hard_copies(audit)
     if copies >= max(2, len(audit.updates) / 2):
@@ -112,14 +113,16 @@ def hard_copy(audit: AuditContext) -> Outcome:
             updates=copies,
         )
     if copies:
-        return noted(f"{copies} of {len(audit.updates)} updates copied the student (a warm-up?)", updates=copies)
+        return noted(
+            f"{copies} of {len(audit.updates)} updates copied the student (possibly a warm-up)", updates=copies
+        )
     return passed("no update copied the student")
 
 
 @rule(
     "student-modified", "F4", Severity.MAJOR,
-    meaning="Something writes to the network that is being trained, behind its optimizer's back.",
-    remedy="- s.mul_(...)      # inside the update\n  compute the average into the teacher only",
+    meaning="The student is changed by something other than its optimizer.",
+    remedy="- s.mul_(...)      # inside the update\n  write the average to the teacher only",
 )  # fmt: skip
 def student_modified(audit: AuditContext) -> Outcome:
     """F4: the update changes the student, or the teacher's weights stay in it.
@@ -135,9 +138,9 @@ def student_modified(audit: AuditContext) -> Outcome:
     if copied:
         shown = ", ".join(map(str, copied[:8]))
         return failed(
-            f"after step{'s' * (len(copied) > 1)} {shown} the teacher was copied into the student and stayed there: "
-            "training went on from the average",
-            "the student's own weights put back before it is trained again",
+            f"after step{'s' * (len(copied) > 1)} {shown} the teacher's weights were copied into the student and not "
+            "undone: training continued from the average",
+            "the student's own weights restored before training continues",
             location=place,
             remedy="+ kept = {name: p.clone() for name, p in student.state_dict().items()}\n"
             "  student.load_state_dict(teacher.state_dict());  validate(student)\n"
@@ -148,25 +151,27 @@ def student_modified(audit: AuditContext) -> Outcome:
     often = max(2, steps / 4)
     if kinds.count("pulled") + kinds.count("scaled") >= often or (audit.recording.trace.interleaved and changes):
         how = "towards the teacher" if kinds.count("pulled") > len(kinds) / 2 else (
-            "by one factor" if kinds.count("scaled") > len(kinds) / 2 else "inside the update"
+            "by a constant factor" if kinds.count("scaled") > len(kinds) / 2 else "during the update"
         )  # fmt: skip
         return failed(
             f"the student was changed {len(changes)} times outside its optimizer's {steps} steps, {how}",
-            "the student changes in the steps of its optimizer only",
+            "only the optimizer changes the student",
             location=place or audit.update_location(),
             changes=len(changes),
         )
-    lent = f"; its weights were exchanged and put back {audit.measured.lent} times" if audit.measured.lent else ""
+    lent = (
+        f"; its weights were swapped and restored {counted(audit.measured.lent, 'time')}" if audit.measured.lent else ""
+    )
     if len(changes) >= often:
         return noted(
-            f"the student is also changed between its step and its next forward ({len(changes)} times, such as "
-            f"prototypes that are normalised); the update is judged by the student as it was then{lent}",
+            f"the student is also changed between its optimizer step and its next forward ({len(changes)} times, for "
+            f"example by normalising prototypes); updates are compared with the student at that point{lent}",
             changes=len(changes),
         )
-    return passed(f"the student changed in the steps of its optimizer only{lent}")
+    return passed(f"only the optimizer changed the student{lent}")
 
 
-LOST = "the steps of all tensors are lost in rounding: watch more steps, or steps with a larger learning rate"
+LOST = "the changes of all tensors are lost to rounding: watch more steps, or steps with a larger learning rate"
 
 
 def _judged(audit: AuditContext) -> tuple[list[TensorFit], str]:
@@ -174,7 +179,7 @@ def _judged(audit: AuditContext) -> tuple[list[TensorFit], str]:
     moved = [fit for fit in audit.measured.tensors if fit.student_moved]
     judged = [fit for fit in moved if fit.visible]
     lost = len(moved) - len(judged)
-    return judged, f"; {lost} are not told, as their steps are lost in rounding" if lost else ""
+    return judged, f"; {lost} more cannot be judged because their changes are lost to rounding" if lost else ""
 
 
 def _odd(fit: TensorFit) -> bool:
@@ -184,7 +189,7 @@ def _odd(fit: TensorFit) -> bool:
 
 @rule(
     "mispaired-parameters", "F5", Severity.CRITICAL,
-    meaning="Tensors of the teacher average the wrong tensors of the student, so the teacher is no average of it.",
+    meaning="Teacher tensors average the wrong student tensors, so the teacher is not an average of the student.",
     remedy="- for t, s in zip(teacher.parameters(), student.parameters())\n"
     "+ mine = dict(student.named_parameters())\n+ for name, t in teacher.named_parameters():  s = mine[name]",
 )  # fmt: skip
@@ -200,16 +205,17 @@ def mispaired_parameters(audit: AuditContext) -> Outcome:
     if audit.only_decays:
         return unchecked("the teacher only decays: see update-without-student")
     if not judged:
-        return unchecked(LOST if lost else "no tensor of the student moved")
+        return unchecked(LOST if lost else "no student tensor changed")
     if odd and not _other_writer(audit) and not _uneven(audit):
         return failed(
-            f"{len(odd)} of {len(judged)} tensors do not follow their partner, such as {odd[0].name}",
-            "every tensor follows the student's tensor of the same name",
+            f"{len(odd)} of {len(judged)} teacher tensors do not follow the student tensor of the same name, for "
+            f"example {odd[0].name}",
+            "every teacher tensor follows the student tensor of the same name",
             location=audit.update_location(),
             tensors=[fit.name for fit in odd[:20]],
         )
     followers = sum(fit.moved for fit in judged)
-    return passed(f"all {followers} tensors that moved follow the student's tensor of the same name{lost}")
+    return passed(f"all {followers} teacher tensors that changed follow the student tensor of the same name{lost}")
 
 
 def _other_writer(audit: AuditContext) -> bool:
@@ -224,9 +230,9 @@ def _other_writer(audit: AuditContext) -> bool:
 
 @rule(
     "partial-update", "T11", Severity.MAJOR,
-    meaning="Part of the teacher stays at its start while the rest follows, so targets come from a network that never "
-    "existed.",
-    remedy="  average every parameter that the teacher's forward uses, heads included",
+    meaning="Part of the teacher keeps its initial weights while the rest follows the student, so the targets come "
+    "from a mixture of old and new weights.",
+    remedy="  average every parameter that the teacher's forward uses, including heads",
 )  # fmt: skip
 def partial_update(audit: AuditContext) -> Outcome:
     """T11, F11: part of the teacher never moves.  Signature: tensors at rest whose partners move."""
@@ -239,20 +245,21 @@ def partial_update(audit: AuditContext) -> Outcome:
     alone = audit.tensors.teacher_only
     if still:
         return failed(
-            f"{len(still)} of {len(judged)} tensors never moved although their partners did, such as {still[0].name}",
-            "every tensor of the teacher is averaged",
+            f"{len(still)} of {len(judged)} teacher tensors never changed although the matching student tensors did, "
+            f"for example {still[0].name}",
+            "every teacher tensor is averaged",
             location=audit.update_location(),
             tensors=[fit.name for fit in still[:20]],
         )
     if alone:
         return warned(
-            f"{len(alone)} tensors of the teacher have no partner in the student, such as {alone[0]}",
-            "a partner for every tensor",
+            f"no student tensor matches {counted(len(alone), 'teacher tensor')}, for example {alone[0]}",
+            "a matching student tensor for every teacher tensor",
             tensors=alone[:20],
         )
     if lost and not judged:
         return unchecked(LOST)
-    return passed(f"all {len(judged)} tensors whose partners moved moved too{lost}")
+    return passed(f"all {len(judged)} teacher tensors changed along with the matching student tensors{lost}")
 
 
 def _lost_in_rounding(audit: AuditContext, fit: TensorFit) -> bool:
@@ -262,9 +269,9 @@ def _lost_in_rounding(audit: AuditContext, fit: TensorFit) -> bool:
 
 @rule(
     "tied-weights-updated-twice", "F7", Severity.MINOR,
-    meaning="A tensor that stands under two names is averaged twice in each update: its momentum is squared.",
+    meaning="A tensor with two names is averaged twice per update, so its effective momentum is squared.",
     remedy="- for name, t in teacher.state_dict().items()\n"
-    "+ for name, t in teacher.named_parameters()      # names tied ones once",
+    "+ for name, t in teacher.named_parameters()      # lists tied weights once",
 )  # fmt: skip
 def tied_weights_updated_twice(audit: AuditContext) -> Outcome:
     """F7: momentum squared on shared tensors only.  Signature: twice the step of the others."""
@@ -277,20 +284,20 @@ def tied_weights_updated_twice(audit: AuditContext) -> Outcome:
     twice = [fit for fit in fits if fit.ratio > 1.5 and fit.error < 0.2]
     if twice:
         return failed(
-            f"{twice[0].name} makes {twice[0].ratio:.2f} times the step of the other tensors",
-            "one average for each tensor",
+            f"{twice[0].name} moves {twice[0].ratio:.2f} times as far per update as the other tensors",
+            "one update per tensor",
             location=audit.update_location(),
             tensors=[fit.name for fit in twice], ratio=twice[0].ratio,
         )  # fmt: skip
-    return passed(f"{len(fits)} tied tensors make the same step as the others")
+    return passed(f"{len(fits)} tied tensors move as far per update as the others")
 
 
 @rule(
     "precision-underflow", "F8", Severity.MAJOR,
-    meaning="The number format of the teacher is too coarse for steps of (1 - momentum) times the difference: they are "
-    "rounded away or the coefficients no longer sum to 1, so the teacher freezes or drifts silently.",
-    remedy="+ keep the teacher (or a master copy of it) in float32, and the momentum a Python number\n"
-    "+ let the coefficients of teacher and student be momentum and 1 - momentum",
+    meaning="The teacher's dtype is too coarse for updates of (1 - momentum) times the difference: they are rounded "
+    "away, or the coefficients no longer sum to 1, and the teacher silently freezes or drifts.",
+    remedy="+ keep the teacher (or a master copy of it) in float32 and the momentum as a Python float\n"
+    "+ use momentum and 1 - momentum as the coefficients of teacher and student",
 )  # fmt: skip
 def precision_underflow(audit: AuditContext) -> Outcome:
     """F8: the update is lost in the teacher's format, or the coefficients do not sum to 1.
@@ -303,7 +310,8 @@ def precision_underflow(audit: AuditContext) -> Outcome:
     if rounded and not _other_writer(audit):
         excess = rounded[0]
         return failed(
-            f"the coefficients sum to {digits(1 + excess)}, not 1: the teacher's weights grow or shrink in every step",
+            f"the coefficients sum to {digits(1 + excess)}, not to 1: the teacher's weights grow or shrink with every "
+            "update",
             "momentum + (1 - momentum) = 1",
             location=audit.update_location(),
             excess=excess,
@@ -313,9 +321,9 @@ def precision_underflow(audit: AuditContext) -> Outcome:
     lost, whole = _lost(audit)
     if whole and lost > 0.3 * whole:
         return failed(
-            f"{100 * lost / whole:.0f} % of the coordinates where teacher and student differ did not move "
+            f"{100 * lost / whole:.0f} % of the sampled values in which teacher and student differ did not change "
             f"({', '.join(low)} teacher)",
-            "every coordinate moves",
+            "every sampled value changes",
             location=audit.update_location(),
             unchanged=lost / whole,
         )

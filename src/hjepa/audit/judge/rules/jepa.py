@@ -5,12 +5,13 @@ from torch import Tensor
 
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
-from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked
+from hjepa.audit.judge.rule import Outcome, counted, failed, noted, passed, rule, unchecked
 from hjepa.audit.observe.recording import Event, Kind
 
 NO_INDEX = (
-    "token positions were not recognised: they are read where the student's forward gets the context's and the "
-    "predictor's the targets' as integer tensors [batch, tokens]; lists of masks and boolean masks are not"
+    "token positions were not recognised: they are read if the student's forward gets the context positions and the "
+    "predictor's forward the target positions as integer tensors [batch, tokens]; lists of masks and boolean masks are "
+    "not supported"
 )
 NOT_PATCHES = (0, 1, 2, 4, 5, 8, 9)  # class and distillation tokens, registers: what published ViTs add
 LONG_TAIL = 40  # expected occurrences of a token that make its absence no accident
@@ -74,7 +75,7 @@ def _by_image(target: Tensor, images: int) -> list[Tensor]:
 
 @rule(
     "target-leak", "J1", Severity.CRITICAL,
-    meaning="The answer is in the question: the loss looks excellent and nothing is learned.",
+    meaning="The context encoder sees what is to be predicted: the loss looks excellent, but little is learned.",
     remedy="+ remove the target positions from the context before the encoder",
 )  # fmt: skip
 def target_leak(audit: AuditContext) -> Outcome:
@@ -82,8 +83,9 @@ def target_leak(audit: AuditContext) -> Outcome:
     whole = _sees_everything(audit)
     if whole:
         return failed(
-            f"in {whole} forwards the student got the very images of the teacher and no positions, while the predictor "
-            "got context positions: what it is given was computed with the targets in view",
+            f"in {counted(whole, 'forward')} the student received the same whole images as the teacher and no "
+            "positions, although the predictor received context positions: the context features were computed from "
+            "all patches",
             "the context encoder sees context patches only",
             location=audit.location(Kind.STUDENT_FORWARD),
             forwards=whole,
@@ -99,7 +101,7 @@ def target_leak(audit: AuditContext) -> Outcome:
     if leaked:
         return failed(
             f"in {leaked} of {images} images the context contains target positions",
-            "no position in both",
+            "no position is both context and target",
             location=audit.location(Kind.STUDENT_FORWARD),
             images=leaked, of=images,
         )  # fmt: skip
@@ -108,8 +110,8 @@ def target_leak(audit: AuditContext) -> Outcome:
 
 @rule(
     "loss-on-wrong-positions", "J2", Severity.MAJOR,
-    meaning="Padding, or what was visible, is counted as a target: the loss rewards the wrong thing.",
-    remedy="+ multiply the loss with a validity mask, or cut all targets to the same length",
+    meaning="Padding or visible patches count as targets, so the loss rewards the wrong predictions.",
+    remedy="+ multiply the loss by a validity mask, or truncate all targets to the same length",
 )  # fmt: skip
 def loss_on_wrong_positions(audit: AuditContext) -> Outcome:
     """J2: gradient at predictions that are no targets: repeats of a padded position, or visible ones."""
@@ -125,14 +127,14 @@ def loss_on_wrong_positions(audit: AuditContext) -> Outcome:
         count, what = wrong
         if count:
             return failed(
-                f"the loss has a gradient at {count} predictions of {what}",
-                "gradient at each target position, once",
+                f"the loss has a gradient at {counted(count, 'prediction')} for {what}",
+                "one gradient per target position",
                 location=event.location,
                 predictions=count,
             )
     if not checked:
         return unchecked(NO_INDEX)
-    return passed(f"in {checked} forwards the gradient falls on target positions only")
+    return passed(f"in {counted(checked, 'forward')} only target positions have a gradient")
 
 
 def _wrong_rows(event: Event, rows: Tensor) -> tuple[int, str] | None:
@@ -172,9 +174,9 @@ def _repeats(blocks: Tensor, rows: Tensor) -> int:
 
 @rule(
     "target-not-normalised", "J4", Severity.MINOR,
-    meaning="Without normalising each target token, a few channels of large size dominate the loss, and shrinking the "
-    "features lowers it.",
-    remedy="+ target = F.layer_norm(target, (target.shape[-1],))      # no affine, the teacher's output",
+    meaning="Without normalisation of each target token, a few channels with large values dominate the loss, and it "
+    "can fall by shrinking the features.",
+    remedy="+ target = F.layer_norm(target, (target.shape[-1],))      # of the teacher's output, without affine",
 )  # fmt: skip
 def target_not_normalised(audit: AuditContext) -> Outcome:
     """J4: target tokens do not have mean 0 and variance 1, against a specification that prescribes it."""
@@ -182,24 +184,26 @@ def target_not_normalised(audit: AuditContext) -> Outcome:
         c for event in audit.events(Kind.BACKWARD) for c in event.facts.get("criteria", ()) if c.mean is not None
     ]
     if audit.spec.target_normalisation != "layer-norm":
-        return unchecked("the specification prescribes no normalisation")
+        return unchecked("the specification does not prescribe target normalisation")
     if not compared:
-        return unchecked("the loss has no criterion whose target can be read (smooth-L1, MSE ...)")
+        return unchecked("the loss has no criterion whose target can be read (such as smooth L1 or MSE)")
     worst = max(compared, key=lambda c: max(c.mean or 0.0, c.deviation or 0.0))
     if (worst.mean or 0.0) > 0.05 or (worst.deviation or 0.0) > 0.1:
         return failed(
-            f"a target token has mean {worst.mean:.3f}, the largest deviation misses 1 by {worst.deviation:.3f}",
-            "mean 0 and deviation 1 in each token",
+            f"a target token has mean {worst.mean:.3f}, and a standard deviation differs from 1 by "
+            f"{worst.deviation:.3f}",
+            "mean 0 and standard deviation 1 for each token",
             location=audit.location(Kind.BACKWARD),
             mean=worst.mean, deviation=worst.deviation,
         )  # fmt: skip
-    return passed(f"target tokens have mean 0 and deviation 1 (to {max(worst.mean or 0, worst.deviation or 0):.1e})")
+    off = max(worst.mean or 0, worst.deviation or 0)
+    return passed(f"target tokens have mean 0 and standard deviation 1 (within {off:.1e})")
 
 
 @rule(
     "mask-coverage", "J8", Severity.MINOR,
-    meaning="Patches that are never seen, or never predicted, leave the encoder untrained there.",
-    remedy="  let block positions run to the last row and column: randint(0, H - h + 1)",
+    meaning="The encoder is not trained on patches that are never context or never a target.",
+    remedy="  let blocks reach the last row and column: randint(0, H - h + 1)",
 )  # fmt: skip
 def mask_coverage(audit: AuditContext) -> Outcome:
     """J8: patches that can never be context or target.  Signature: histograms over the steps watched."""
@@ -216,23 +220,26 @@ def mask_coverage(audit: AuditContext) -> Outcome:
     missing = {}
     for role, count in counts.items():
         if float(count.sum()) / size < LONG_TAIL:
-            return unchecked(f"only {int(count.sum())} {role} positions were drawn on {size} patches: watch more steps")
+            return unchecked(
+                f"only {int(count.sum())} {role} positions for {size} patches were sampled: watch more steps"
+            )
         missing[role] = [int(n) for n in (count == 0).nonzero().flatten()]
     if missing.get("target") and not missing.get("context") and _as_published(audit, missing["target"], size):
         return noted(
-            f"{len(missing['target'])} of {size} patches, the last row and column, were never a target: as published, "
-            f"the sampler of {audit.spec.name} leaves them out",
+            f"{len(missing['target'])} of {size} patches, the last row and column, were never a target; the "
+            f"published sampler of {audit.spec.name} leaves them out too",
             missing=missing,
         )
     if any(missing.values()):
-        said = " and ".join(f"{len(v)} never {role}" for role, v in missing.items() if v)
+        named = {"context": "context", "target": "a target"}
+        said = " and ".join(f"{len(v)} never {named[role]}" for role, v in missing.items() if v)
         return failed(
-            f"of {size} patches {said} in {len(known)} forwards",
-            "every patch can be both",
+            f"of {size} patches, {said} in {counted(len(known), 'forward')}",
+            "every patch can be context and target",
             location=audit.location(Kind.STUDENT_FORWARD),
             missing=missing,
         )
-    return passed(f"every one of {size} patches was context and target")
+    return passed(f"each of {size} patches was both context and target")
 
 
 def _as_published(audit: AuditContext, missing: list[int], size: int) -> bool:

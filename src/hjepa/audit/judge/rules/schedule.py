@@ -22,33 +22,33 @@ from hjepa.audit.judge.momentum_series import (
     stood_still,
     stretch_of,
 )
-from hjepa.audit.judge.rule import Outcome, digits, failed, noted, passed, rule, unchecked, warned
+from hjepa.audit.judge.rule import Outcome, counted, digits, failed, noted, passed, rule, unchecked, warned
 from hjepa.audit.specs import Spec
 
-NO_SPEC = "no specification is given: name one (--spec ijepa, or --spec custom --momentum 0.99)"
-TOO_FEW = "fewer than 4 updates have a measured momentum"
+NO_SPEC = "no specification was given: pass one, such as --spec ijepa or --spec custom --momentum 0.99"
+TOO_FEW = "the momentum could be measured in fewer than 4 updates"
 RESUMED = 10  # steps before a resume that a schedule cannot have spent at its first value
 
 
 @rule(
     "momentum-mismatch", "S6", Severity.MINOR,
-    meaning="The teacher's memory is not the one that was meant: its length is 1 / (1 - momentum) steps.",
-    remedy="  look where the configured value is read; pass it to the update",
+    meaning="The teacher averages over a different number of steps than intended, about 1 / (1 - momentum).",
+    remedy="  check where the configured momentum is read, and pass it to the update",
 )  # fmt: skip
 def momentum_mismatch(audit: AuditContext) -> Outcome:
     """S6: the measured momentum differs from the specification.  Signature: the first values already differ."""
     found = series(audit)
     if not found:
-        return unchecked("no update with a measurable momentum was seen")
+        return unchecked("no update with a measurable momentum was observed")
     values = [u.fit.momentum for _, u in found if u.fit is not None]
     shown = f"{digits(values[0])} to {digits(values[-1])} over {len(values)} updates"
     if not audit.spec.prescribed:
-        return noted(f"the measured momentum is {shown}; nothing is prescribed", momentum=values)
+        return noted(f"the measured momentum is {shown}; none is specified", momentum=values)
     pairs = compared(audit)
     if not pairs:
         first = audit.spec.momentum(audit.start_step)
         if first is None or abs(values[0] - first) < 0.2 * (1 - first) + TOLERANCE:
-            return noted(f"{shown}; give --total-steps to compare it step by step", momentum=values)
+            return noted(f"{shown}; pass --total-steps to compare it step by step", momentum=values)
         return failed(
             f"the measured momentum is {shown}", f"{digits(first)} at the start", location=audit.update_location()
         )
@@ -58,22 +58,22 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
         good = [
             abs(measured - declared) for measured, declared, tolerance in pairs if abs(measured - declared) <= tolerance
         ]
-        odd = f"; {len(pairs) - len(good)} of {len(pairs)} differ" if len(good) < len(pairs) else ""
+        odd = f"; {len(pairs) - len(good)} of {len(pairs)} differ by more" if len(good) < len(pairs) else ""
         return passed(f"{shown}, at most {max(good):.1e} from the specification{odd}", momentum=values)
     if _other_convention(pairs):
         given = pairs[0][1]
         return warned(
-            f"{shown}; {given:.6g} is 1 - {1 - given:.6g}: the other convention, in which the number is the student's "
-            "share",
-            f"--momentum {1 - given:.6g}, the teacher's share",
+            f"{shown}; the given {given:.6g} is 1 - {1 - given:.6g}, as in the convention in which momentum is the "
+            "student's coefficient",
+            f"--momentum {1 - given:.6g}, the teacher's coefficient",
             momentum=values,
         )
     if other:
         return noted(f"{shown}; explained by {other}", momentum=values)
     if audit.measured.lags and min(lag for _, lag in audit.measured.lags) >= 1 and fits_shifted(audit):
-        return passed(f"{shown}, as prescribed, one step late")
+        return passed(f"{shown}, as specified but one step late")
     return failed(
-        f"the measured momentum is {shown}; the largest distance is {abs(worst[0] - worst[1]):.2e}",
+        f"the measured momentum is {shown}; the largest difference is {abs(worst[0] - worst[1]):.2e}",
         f"{digits(pairs[0][1])} to {digits(pairs[-1][1])}",
         location=audit.update_location(),
         momentum=values, declared=[declared for _, declared, _ in pairs],
@@ -81,7 +81,7 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
 
 
 def _other_convention(pairs: list[tuple[float, float, float]]) -> bool:
-    """Return whether the user gave the student's share, as mmcv and torch's BatchNorm call it, for the momentum."""
+    """Return whether the given momentum is the coefficient of the student, as in mmcv and in BatchNorm of torch."""
     return all(
         declared < 0.5 < measured and abs(measured - (1 - declared)) <= max(tolerance, 0.02 * declared)
         for measured, declared, tolerance in pairs
@@ -104,30 +104,34 @@ def _schedule_fault(audit: AuditContext) -> str | None:
 
 @rule(
     "schedule-kind", "S1", Severity.MINOR,
-    meaning="The teacher slows down along another curve than prescribed; at the same start and end values the "
-    "half-life differs most in the middle of the run.",
-    remedy="  use the prescribed curve: linear m = m0 + (m1 - m0) * step / total_steps, for I-JEPA",
+    meaning="The momentum follows a different curve from the specified one; with the same start and end values, the "
+    "teacher's half-life differs most in the middle of the run.",
+    remedy="  use the specified curve; for I-JEPA it is linear: m = m0 + (m1 - m0) * step / total_steps",
 )  # fmt: skip
 def schedule_kind(audit: AuditContext) -> Outcome:
     """S1: not the prescribed kind.  Signature: the differences of the measured momentum."""
     if not audit.spec.prescribed:
-        return noted(f"the momentum looks {audit.schedule}") if audit.schedule else unchecked(NO_SPEC)
+        return noted(f"the momentum schedule appears to be {audit.schedule}") if audit.schedule else unchecked(NO_SPEC)
     if len(series(audit)) < 4:
         return unchecked(TOO_FEW)
     if explained_elsewhere(audit):
-        return unchecked(f"explained by {explained_elsewhere(audit)}")
+        return unchecked(f"the momentum is explained by {explained_elsewhere(audit)}")
     if fits_spec(audit):
-        return passed(f"the measured momentum follows the prescribed curve ({audit.spec.kind})")
+        return passed(f"the measured momentum follows the specified curve ({audit.spec.kind})")
     if restarts(audit) is not None:
-        return unchecked("the momentum falls back: see schedule-restarted")
+        return unchecked("the momentum drops back: see schedule-restarted")
     if audit.schedule == "per-epoch":
         return _kind_of_stairs(audit)
     other = other_kind(audit)
     if other is not None:
-        return failed(f"the momentum is {other}", audit.spec.kind, location=audit.update_location(), measured=other)
+        return failed(
+            f"the momentum schedule is {other}", audit.spec.kind, location=audit.update_location(), measured=other
+        )
     if audit.schedule is None:
-        return unchecked("the kind is not identifiable from these steps: watch more, or give --total-steps")
-    return passed(f"the momentum looks {audit.schedule}")
+        return unchecked(
+            "the kind of schedule cannot be identified from these steps: watch more, or pass --total-steps"
+        )
+    return passed(f"the momentum schedule appears to be {audit.schedule}")
 
 
 def _kind_of_stairs(audit: AuditContext) -> Outcome:
@@ -135,26 +139,26 @@ def _kind_of_stairs(audit: AuditContext) -> Outcome:
     found = [(step, u.fit) for step, u in series(audit) if u.fit is not None]
     jumps = [found[0], *(b for a, b in pairwise(found) if abs(b[1].momentum - a[1].momentum) > TOLERANCE)]
     if len(jumps) < 3 or audit.spec.momentum(1) is None:
-        return unchecked("the momentum changes too seldom to tell its curve: watch more epochs, give --total-steps")
+        return unchecked("the momentum changes too rarely to identify its curve: watch more epochs, pass --total-steps")
 
     def fits(spec: Spec) -> bool:
         wanted = [(spec.momentum(step), fit) for step, fit in jumps]
         return all(m is not None and abs(m - fit.momentum) < max(TOLERANCE, 6 * fit.error) for m, fit in wanted)
 
     if fits(audit.spec):
-        return passed(f"where it changes, the momentum is that of the prescribed curve ({audit.spec.kind})")
+        return passed(f"where the momentum changes, it is on the specified curve ({audit.spec.kind})")
     other = next((kind for kind in ("linear", "cosine") if fits(replace(audit.spec, kind=kind, variants=()))), None)
     if other is None:
-        return unchecked("the momentum changes per epoch, along no curve that is known: see schedule-per-epoch")
+        return unchecked("the momentum changes once per epoch and follows no known curve: see schedule-per-epoch")
     return failed(
-        f"where it changes, the momentum is {other}", audit.spec.kind, location=audit.update_location(), measured=other
+        f"where the momentum changes, it is {other}", audit.spec.kind, location=audit.update_location(), measured=other
     )
 
 
 @rule(
     "schedule-per-epoch", "S2", Severity.MINOR,
-    meaning="The momentum stands still within an epoch and then jumps; in a run of few epochs it takes few values and "
-    "may be 1 for the whole last epoch.",
+    meaning="The momentum is constant within an epoch and then jumps; in a run of few epochs it takes only a few "
+    "values and may be 1 for the whole last epoch.",
     remedy="- m = schedule(epoch)\n+ m = schedule(step)",
 )  # fmt: skip
 def schedule_per_epoch(audit: AuditContext) -> Outcome:
@@ -162,20 +166,21 @@ def schedule_per_epoch(audit: AuditContext) -> Outcome:
     if len(series(audit)) < 4:
         return unchecked(TOO_FEW)
     if audit.schedule != "per-epoch":
-        return passed("the momentum does not move in jumps")
+        return passed("the momentum does not change in jumps")
     if restarts(audit) is not None:
-        return unchecked("the momentum falls back: see schedule-restarted")
+        return unchecked("the momentum drops back: see schedule-restarted")
     values = momenta(audit)
-    saw = f"the momentum jumps: {len({round(v, 6) for v in values})} values in {len(values)} updates"
+    saw = f"the momentum changes in jumps: {len({round(v, 6) for v in values})} values in {len(values)} updates"
     if audit.spec.prescribed:
-        return failed(saw, "a new value in every step", location=audit.update_location(), momentum=values)
-    return warned(saw, "a new value in every step", location=audit.update_location(), momentum=values)
+        return failed(saw, "a new value at every step", location=audit.update_location(), momentum=values)
+    return warned(saw, "a new value at every step", location=audit.update_location(), momentum=values)
 
 
 @rule(
     "schedule-horizon", "S3", Severity.MAJOR,
-    meaning="Too short a horizon freezes the teacher before training ends; too long a one never reaches the end value.",
-    remedy="  build the schedule from the number of OPTIMIZER steps: epochs * len(loader) / accumulation",
+    meaning="A schedule that is too short freezes the teacher before training ends; one that is too long never reaches "
+    "its final value.",
+    remedy="  compute the length of the schedule in optimizer steps: epochs * len(loader) / accumulation",
 )  # fmt: skip
 def schedule_horizon(audit: AuditContext) -> Outcome:
     """S3: the end value is reached too early or never.  Signature: the slope of the measured momentum."""
@@ -183,11 +188,11 @@ def schedule_horizon(audit: AuditContext) -> Outcome:
     still = stood_still(audit, values)
     if still:
         return failed(
-            f"the momentum rose to {digits(values[-1])} in {len(values)} updates and reached 1: in the {still} steps "
-            "after that the teacher stood still",
-            f"the end value after {audit.spec.total_steps:,} steps"
+            f"the momentum rose to {digits(values[-1])} in {len(values)} updates and then reached 1; the teacher did "
+            f"not change in the next {still} steps",
+            f"the final value after {audit.spec.total_steps:,} steps"
             if audit.spec.total_steps
-            else "the end of training",
+            else "the final value at the end of training",
             location=audit.update_location(),
             updates=len(values),
         )
@@ -196,33 +201,33 @@ def schedule_horizon(audit: AuditContext) -> Outcome:
             rise = slope_of(values)
             end = (audit.spec.end - values[0]) / rise if rise > 0 else float("inf")
             return noted(
-                f"at this slope the end value is reached after {end:,.0f} updates; give --total-steps to judge"
+                f"at this slope the final value is reached after {end:,.0f} updates; pass --total-steps to check this"
             )
-        return unchecked("the horizon is not said: give --total-steps")
+        return unchecked("the length of the schedule is not known: pass --total-steps")
     if not audit.spec.prescribed:
         reached = [n for n, v in enumerate(values) if v >= 1 - 1e-7]
         return noted(f"momentum 1 is reached at update {reached[0]}") if reached else unchecked(NO_SPEC)
     if len(values) < 4:
         return unchecked(TOO_FEW)
     if restarts(audit) is not None or audit.schedule == "per-epoch" or explained_elsewhere(audit):
-        return unchecked("the momentum is explained by another rule")
+        return unchecked("another rule explains the momentum")
     stretch = stretch_of(audit)
     if stretch is None or best_shift(audit) is not None or other_kind(audit) is not None:
         return passed(
-            "the slope is that of the prescribed horizon" if fits_spec(audit) else "no sign of another horizon"
+            "the slope matches the specified length" if fits_spec(audit) else "no sign of a schedule of another length"
         )
     total = audit.spec.total_steps
     saw = (
-        "momentum 1 is reached while watching"
+        "the momentum reaches 1 within the watched steps"
         if stretch == float("inf")
-        else f"the momentum rises {stretch:.2f} times as fast as prescribed"
-        + (f", as for {_horizon(audit, total, stretch):,} steps" if total else "")
+        else f"the momentum rises {stretch:.2f} times as fast as specified"
+        + (f", as in a schedule of {_horizon(audit, total, stretch):,} steps" if total else "")
     )
     # A curve that is sampled from both its ends (np.linspace) is one step shorter than the run.
     one_step = total and stretch != float("inf") and abs(_horizon(audit, total, stretch) - total) <= 1
     return failed(
         saw,
-        f"a horizon of {total:,} steps" if total else "",
+        f"a schedule of {total:,} steps" if total else "",
         location=audit.update_location(),
         severity=Severity.MINOR if one_step else None,
         stretch=stretch,
@@ -248,8 +253,9 @@ def _horizon(audit: AuditContext, total: int, stretch: float) -> int:
 
 @rule(
     "schedule-offset", "S4", Severity.INFO,
-    meaning="The schedule is read some steps early or late; harmless by itself, but not the reference step for step.",
-    remedy="  read the momentum with the number of the step that was just taken, counted from 0",
+    meaning="The schedule is evaluated a few steps early or late. This is harmless by itself, but the run does not "
+    "match the reference step by step.",
+    remedy="  compute the momentum from the index of the step that was just taken, counting from 0",
 )  # fmt: skip
 def schedule_offset(audit: AuditContext) -> Outcome:
     """S4: shifted by a constant number of steps.  Signature: the best shift against the specification."""
@@ -257,16 +263,19 @@ def schedule_offset(audit: AuditContext) -> Outcome:
         return unchecked(NO_SPEC)
     pairs = compared(audit)
     if len(pairs) < 4 or not slope_visible(audit):
-        return unchecked("not identifiable: the momentum hardly changes over the steps watched")
+        return unchecked("an offset cannot be identified: the momentum hardly changes over the watched steps")
     shift = best_shift(audit)
     if shift is None or restarts(audit) is not None:
-        return passed("no constant shift" if fits_spec(audit) else "the difference is not a shift")
+        return passed("no constant offset" if fits_spec(audit) else "the difference is not a constant offset")
     if shift == 1 and audit.begins_step() is None and any(u.position == "A" for u in audit.updates):
-        return unchecked("one step later than after the step, but it is not known whether the update begins a step")
+        return unchecked(
+            "the momentum is one step ahead, which is correct if the update begins a step (order B); whether it does "
+            "could not be determined"
+        )
     if shift == -1 and audit.measured.lags and min(lag for _, lag in audit.measured.lags) >= 1:
-        return passed("one step late, as the stale student implies")
+        return passed("one step late, as stale-student implies")
     return failed(
-        f"the momentum is that of {abs(shift)} step{'s' * (abs(shift) > 1)} {'later' if shift > 0 else 'earlier'}",
+        f"the momentum is the one specified for {counted(abs(shift), 'step')} {'later' if shift > 0 else 'earlier'}",
         "momentum(0) at the first update",
         location=audit.update_location(),
         shift=shift,
@@ -275,8 +284,8 @@ def schedule_offset(audit: AuditContext) -> Outcome:
 
 @rule(
     "schedule-restarted", "S5", Severity.MAJOR,
-    meaning="After a resume the momentum starts again at its first value: the teacher forgets what it had averaged.",
-    remedy="+ save the step with the checkpoint and compute the momentum from it",
+    meaning="After a resume the momentum restarts at its initial value, and the teacher forgets what it has averaged.",
+    remedy="+ save the step in the checkpoint and compute the momentum from it",
 )  # fmt: skip
 def schedule_restarted(audit: AuditContext) -> Outcome:
     """S5: after resume the schedule starts again.  Signature: the rising momentum falls back."""
@@ -286,8 +295,8 @@ def schedule_restarted(audit: AuditContext) -> Outcome:
     values = momenta(audit)
     if at is not None:
         return failed(
-            f"at update {at} the momentum falls from {digits(values[at - 1])} to {digits(values[at])}",
-            "a momentum that goes on",
+            f"at update {at} the momentum drops from {digits(values[at - 1])} to {digits(values[at])}",
+            "a momentum that continues its schedule",
             location=audit.update_location(),
             update=at,
         )
@@ -296,17 +305,17 @@ def schedule_restarted(audit: AuditContext) -> Outcome:
         wanted = audit.spec.momentum(audit.start_step)
         if start is not None and wanted is not None and abs(values[0] - start) < TOLERANCE < abs(start - wanted):
             return failed(
-                f"the first momentum is {digits(values[0])}, that of step 0",
-                f"{digits(wanted)}, that of step {audit.start_step}",
+                f"the first momentum is {digits(values[0])}, the value for step 0",
+                f"{digits(wanted)}, the value for step {audit.start_step}",
                 location=audit.update_location(),
             )
     if audit.start_step >= RESUMED and _starts_again(audit, values):
         return failed(
-            f"the momentum at step {audit.start_step:,} is {digits(values[0])} and goes on as at the start of a run",
-            f"the momentum of step {audit.start_step:,}",
+            f"the momentum at step {audit.start_step:,} is {digits(values[0])} and continues as at the start of a run",
+            f"the value for step {audit.start_step:,}",
             location=audit.update_location(),
         )
-    return passed("the momentum never falls back")
+    return passed("the momentum never drops back")
 
 
 def _starts_again(audit: AuditContext, values: list[float]) -> bool:
@@ -327,14 +336,14 @@ def _starts_again(audit: AuditContext, values: list[float]) -> bool:
 
 @rule(
     "momentum-out-of-range", "S9", Severity.CRITICAL,
-    meaning="A momentum above 1 pushes the teacher away from the student, faster and faster.",
-    remedy="+ m = min(m, 1.0)      # and find out why it left the range",
+    meaning="A momentum above 1 drives the teacher away from the student, faster with every update.",
+    remedy="+ m = min(m, 1.0)      # and find out why it left this range",
 )  # fmt: skip
 def momentum_out_of_range(audit: AuditContext) -> Outcome:
     """S9: a measured momentum outside [0, 1], beyond its error."""
     fits = [u for u in audit.fitted if u.fit is not None]
     if not fits:
-        return unchecked("no update with a measurable momentum was seen")
+        return unchecked("no update with a measurable momentum was observed")
     out = []
     for update in fits:
         assert update.fit is not None

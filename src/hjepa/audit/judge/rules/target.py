@@ -5,13 +5,13 @@ from torch import Tensor
 
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
-from hjepa.audit.judge.rule import Outcome, failed, noted, passed, rule, unchecked
+from hjepa.audit.judge.rule import Outcome, counted, failed, noted, passed, rule, unchecked
 from hjepa.audit.measure.updates import Update
 from hjepa.audit.observe.program.tensor_pairs import TensorPair
 from hjepa.audit.observe.recording import Event, Kind, Snapshot
 
 FORGETS = 10  # steps after which a teacher cannot equal its student by a warm-up from rate 0
-NO_STEP = "no optimizer step of the student was seen"
+NO_STEP = "no optimizer step of the student was observed"
 
 
 def _steps(audit: AuditContext) -> list[Event]:
@@ -20,9 +20,9 @@ def _steps(audit: AuditContext) -> list[Event]:
 
 @rule(
     "initial-mismatch", "T1", Severity.MINOR,
-    meaning="The start of the teacher is forgotten only at the rate of the momentum: at 0.996 it takes 1,724 steps to "
-    "fall to a thousandth. Until then the targets carry an unrelated random network.",
-    remedy="+ teacher.load_state_dict(student.state_dict())      # before the first step, after every initialisation",
+    meaning="The teacher forgets its initial weights only at the rate set by the momentum: at 0.996 they take 1,724 "
+    "steps to decay to a thousandth. Until then the targets partly come from an unrelated random network.",
+    remedy="+ teacher.load_state_dict(student.state_dict())      # after initialisation, before the first step",
 )  # fmt: skip
 def initial_mismatch(audit: AuditContext) -> Outcome:
     """T1: teacher and student differ before the first step.  Signature: the first snapshot."""
@@ -34,15 +34,15 @@ def initial_mismatch(audit: AuditContext) -> Outcome:
     if audit.start_step:
         return _resumed(audit, first)
     if audit.only_decays:
-        return unchecked("the teacher only decays, perhaps before the first look: see update-without-student")
+        return unchecked("the teacher only decays, perhaps even before the first snapshot: see update-without-student")
     differs = [p.name for p in audit.tensors.pairs if not _equal(p, first.teacher[p.sampled], first.student[p.sampled])]
     if not differs:
         return passed(f"all {len(audit.tensors.pairs)} tensors are equal at the start")
-    saw = f"{len(differs)} of {len(audit.tensors.pairs)} tensors differ before the first step, such as {differs[0]}"
+    saw = f"{len(differs)} of {len(audit.tensors.pairs)} tensors differ before the first step, for example {differs[0]}"
     if audit.spec.initial == "any" and audit.spec.prescribed:
-        return noted(f"{saw}; {audit.spec.name} does not ask for equality", tensors=differs[:20])
+        return noted(f"{saw}; {audit.spec.name} does not require equal weights", tensors=differs[:20])
     if not audit.spec.prescribed and _ramps(audit):
-        return noted(f"{saw}; the momentum ramps up from 0, which overwrites it", tensors=differs[:20])
+        return noted(f"{saw}; the momentum ramps up from 0, which removes the difference", tensors=differs[:20])
     return failed(saw, "equal weights", tensors=differs[:20], share=len(differs) / len(audit.tensors.pairs))
 
 
@@ -51,11 +51,11 @@ def _resumed(audit: AuditContext, first: Snapshot) -> Outcome:
     equal = all(_equal(p, first.teacher[p.sampled], first.student[p.sampled]) for p in audit.tensors.pairs)
     copies = any(update.fit is not None and update.fit.momentum < 1e-3 for update in audit.measured.regular[:2])
     if not equal or copies or audit.start_step < FORGETS:
-        return passed(f"the run goes on at step {audit.start_step:,} with a teacher that differs from the student")
+        return passed(f"the run continues at step {audit.start_step:,} with a teacher that differs from the student")
     return failed(
         f"all {len(audit.tensors.pairs)} tensors of teacher and student are equal at step {audit.start_step:,}: the "
-        "average was not restored, the teacher is a new copy of the student",
-        f"the average of {audit.start_step:,} steps",
+        "average was not restored, and the teacher is a new copy of the student",
+        f"the average over {audit.start_step:,} steps",
         severity=Severity.MAJOR,
         remedy="+ checkpoint['teacher'] = teacher.state_dict()      # when saving\n"
         "+ teacher.load_state_dict(checkpoint['teacher'])     # when resuming, after any deepcopy",
@@ -77,8 +77,8 @@ def _ramps(audit: AuditContext) -> bool:
 
 @rule(
     "aliased-teacher", "T2", Severity.CRITICAL,
-    meaning="Teacher and student share memory: what the optimizer writes is in the teacher at once, so there is no "
-    "average and the targets run with what is trained.",
+    meaning="Teacher and student share memory, so every optimizer step changes both: nothing is averaged, and the "
+    "targets move with the weights being trained.",
     remedy="- teacher.load_state_dict(student.state_dict(), assign=True)\n+ teacher = copy.deepcopy(student)",
 )  # fmt: skip
 def aliased_teacher(audit: AuditContext) -> Outcome:
@@ -88,15 +88,16 @@ def aliased_teacher(audit: AuditContext) -> Outcome:
         return unchecked(NO_STEP)
     if all(part.student is part.teacher for part in audit.parts):
         return failed(
-            "student and teacher are one network, which the optimizer trains",
-            "a copy of the student that only the average moves",
+            "student and teacher are the same network, which the optimizer trains",
+            "a copy of the student that changes only by averaging",
             remedy="- teacher = encoder\n+ teacher = copy.deepcopy(encoder).requires_grad_(False)",
         )
     shared = sorted({name for event in steps for name in event.facts["aliased"]})
     if shared:
         return failed(
-            f"{len(shared)} of {len(audit.tensors.pairs)} tensors share memory with the student, such as {shared[0]}",
-            "memory of its own",
+            f"{len(shared)} of {len(audit.tensors.pairs)} tensors share memory with the student, for example "
+            f"{shared[0]}",
+            "separate memory",
             tensors=shared[:20],
         )
     return passed("no tensor shares memory with the student")
@@ -104,7 +105,8 @@ def aliased_teacher(audit: AuditContext) -> Outcome:
 
 @rule(
     "teacher-not-frozen", "T3", Severity.INFO,
-    meaning="Nothing but a forgotten no_grad keeps gradients from the teacher, and memory may be spent on its graph.",
+    meaning="Only torch.no_grad() keeps gradients out of the teacher; where it is forgotten, the teacher is trained "
+    "and its graph costs memory.",
     remedy="+ for p in teacher.parameters():  p.requires_grad_(False)",
 )  # fmt: skip
 def teacher_not_frozen(audit: AuditContext) -> Outcome:
@@ -117,18 +119,18 @@ def teacher_not_frozen(audit: AuditContext) -> Outcome:
     if count:
         gradients = max(event.facts["teacher_gradients"] for event in steps)
         saw = f"{count} of {whole} teacher tensors have requires_grad=True" + (
-            "" if gradients else "; none has received one"
+            "" if gradients else "; none has received a gradient"
         )
         if audit.averager and not gradients:
-            return noted(f"{saw}; {audit.averager} leaves them so", tensors=count)
-        # Without gradients it is hygiene: many sound code bases rely on no_grad alone.
+            return noted(f"{saw}; this is the default of {audit.averager}", tensors=count)
+        # Without gradients it is good practice only: much correct code relies on no_grad alone.
         return failed(saw, "requires_grad=False", tensors=count, gradients=gradients)
-    return passed(f"all {whole} tensors of the teacher are frozen")
+    return passed(f"all {whole} teacher tensors are frozen")
 
 
 @rule(
     "teacher-in-optimizer", "T4", Severity.INFO,
-    meaning="The optimizer may move the teacher, by gradient or by weight decay, beside the average.",
+    meaning="The optimizer may change the teacher, by gradients or weight decay, in addition to the EMA update.",
     remedy="- optimizer = AdamW(model.parameters())\n"
     "+ optimizer = AdamW(p for p in model.parameters() if p.requires_grad)",
 )  # fmt: skip
@@ -139,40 +141,47 @@ def teacher_in_optimizer(audit: AuditContext) -> Outcome:
         return unchecked(NO_STEP)
     held = max(event.facts["teacher_held"] for event in steps)
     if not held:
-        return passed("the optimizer holds no tensor of the teacher")
+        return passed("the optimizer holds no teacher tensors")
     if audit.measured.by_optimizer:
         return failed(
-            f"the optimizer holds {held} tensors of the teacher and moved it in {audit.measured.by_optimizer} steps",
-            "none",
+            f"the optimizer holds {counted(held, 'teacher tensor')} and changed the teacher in "
+            f"{counted(audit.measured.by_optimizer, 'step')}",
+            "no teacher tensors in the optimizer",
             severity=Severity.MAJOR,
             tensors=held, moved=True,
         )  # fmt: skip
-    return failed(f"the optimizer holds {held} tensors of the teacher; none has moved by it", "none", tensors=held)
+    return failed(
+        f"the optimizer holds {counted(held, 'teacher tensor')} but has not changed the teacher",
+        "no teacher tensors in the optimizer",
+        tensors=held,
+    )
 
 
 @rule(
     "stochastic-teacher", "T6", Severity.MINOR,
-    meaning="The targets are random: the same image has another target in each forward.",
-    remedy="+ teacher.eval()      # and keep it there: model.train() switches it back",
+    meaning="The targets are random: the same image gets a different target in every forward.",
+    remedy="+ teacher.eval()      # and keep it in this mode: model.train() switches it back",
 )  # fmt: skip
 def stochastic_teacher(audit: AuditContext) -> Outcome:
     """T6: dropout or drop-path active in the target forward."""
     forwards = audit.events(Kind.TEACHER_FORWARD)
     if not forwards:
-        return unchecked("no forward of the teacher was seen")
+        return unchecked("no teacher forward was observed")
     active = next((event.facts["random"] for event in forwards if event.facts.get("random")), None)
     if active:
-        saw = f"{len(active)} random modules are active in the teacher's forward, such as {active[0]}"
+        saw = f"random modules active in the teacher's forward: {len(active)}, for example {active[0]}"
         if audit.spec.stochastic_teacher == "allowed" and audit.spec.prescribed:
             return noted(f"{saw}; {audit.spec.name} allows it")
-        return failed(saw, "a teacher without dropout", location=forwards[0].location, modules=active[:20])
+        return failed(
+            saw, "no active dropout or drop path in the teacher", location=forwards[0].location, modules=active[:20]
+        )
     return passed(f"no random module was active in {len(forwards)} teacher forwards")
 
 
 @rule(
     "mode-left-changed", "T7", Severity.MINOR,
-    meaning="The student trains on in evaluation mode: dropout and normalisation no longer do what they should.",
-    remedy="- student.eval()      # inside the update\n+ leave the modes alone: averaging needs none",
+    meaning="The student keeps training in evaluation mode, without dropout and with frozen BatchNorm statistics.",
+    remedy="- student.eval()      # inside the update\n+ leave the mode unchanged: averaging does not depend on it",
 )  # fmt: skip
 def mode_left_changed(audit: AuditContext) -> Outcome:
     """T7: the update leaves a module in the wrong mode.
@@ -200,15 +209,15 @@ def mode_left_changed(audit: AuditContext) -> Outcome:
     if hits and trained_so:
         update, lost = hits[0]
         return failed(
-            f"after the update of step {update.step} {lost} modules of the student are in evaluation mode, and "
-            f"{len(trained_so)} backward passes were made so",
+            f"after the update in step {update.step}, {counted(lost, 'student module')} stayed in evaluation mode, and "
+            f"{counted(len(trained_so), 'backward pass', 'es')} ran in this mode",
             "the student in training mode",
             location=audit.update_location(),
             modules=lost,
         )
     if not audit.updates:
         return unchecked("no update was seen")
-    return passed("updates leave the modes of modules as they were")
+    return passed("updates do not change the mode of any module")
 
 
 def _put_into_evaluation(audit: AuditContext, update: Update) -> bool:
@@ -224,16 +233,17 @@ def _put_into_evaluation(audit: AuditContext, update: Update) -> bool:
 
 @rule(
     "teacher-replaced", "T8", Severity.MAJOR,
-    meaning="The average is thrown away: the teacher becomes another object, usually a copy of the student of that "
-    "moment.",
-    remedy="- self.teacher = copy.deepcopy(self.student)      # again, in mid-run\n+ update the one teacher in place",
+    meaning="The average is lost: the teacher becomes a new object, usually a copy of the current student.",
+    remedy="- self.teacher = copy.deepcopy(self.student)      # again, during training\n+ update the existing teacher "
+    "in place",
 )  # fmt: skip
 def teacher_replaced(audit: AuditContext) -> Outcome:
     """T8, T10: another object serves as teacher, or isolated jumps to the student."""
     replaced = audit.events(Kind.REPLACED)
     if replaced:
         return failed(
-            f"from step {replaced[0].step} on another module serves as teacher ({len(replaced)} times)",
+            f"from step {replaced[0].step} on, a different module serves as the teacher "
+            f"({counted(len(replaced), 'replacement')})",
             "one teacher for the whole run",
             location=replaced[0].location,
             steps=[event.step for event in replaced],
@@ -249,15 +259,11 @@ def teacher_replaced(audit: AuditContext) -> Outcome:
     if jumps and len(jumps) < len(audit.updates) / 2:
         return failed(
             f"at step{'s' * (len(jumps) > 1)} {', '.join(map(str, jumps[:8]))} the student overwrote the teacher",
-            "an average that goes on",
+            "an average that continues",
             location=audit.update_location(),
             steps=jumps,
         )
-    return passed("one module served as teacher throughout")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return passed("one module served as the teacher throughout")
 
 
 def _few(names: list[str], shown: int = 3) -> str:
@@ -266,8 +272,8 @@ def _few(names: list[str], shown: int = 3) -> str:
 
 @rule(
     "trained-module-on-target-branch", "G3", Severity.MAJOR,
-    meaning="What is trained shapes the targets as well: they move with every step, not with the average, and the loss "
-    "can fall by changing the shared part.",
+    meaning="Trained weights also shape the targets, so the targets change with every optimizer step instead of with "
+    "the average, and the loss can fall by changing the shared weights.",
     remedy="- target = online_head(teacher(x))\n+ target = teacher_head(teacher(x))      # averaged like the rest",
 )  # fmt: skip
 def trained_module_on_target_branch(audit: AuditContext) -> Outcome:
@@ -283,14 +289,17 @@ def trained_module_on_target_branch(audit: AuditContext) -> Outcome:
         places = [*traced.values(), *(event.location for event in called)]
         modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
         return failed(
-            f"{_count(len(names), 'trained tensor')} of {_few(modules)} "
-            f"{'takes' if len(names) == 1 else 'take'} part in computing the targets",
-            "only the teacher's own tensors",
+            f"{counted(len(names), 'trained tensor')} of {_few(modules)} "
+            f"{'is' if len(names) == 1 else 'are'} used to compute the targets",
+            "only the teacher's own tensors are used",
             location=next(filter(None, places), None),
             tensors=names[:20],
         )
     if not audit.events(Kind.TEACHER_FORWARD):
-        return unchecked("no forward of the teacher was seen")
+        return unchecked("no teacher forward was observed")
     if audit.recording.trace.first_step < 0:
-        return unchecked("no step was traced (compiled code, or tracing is off); no trained module was called there")
-    return passed("no trained tensor took part in computing the targets of a traced step")
+        return unchecked(
+            "no step was traced (compiled code, or tracing is off); no call of a trained module on the teacher's "
+            "outputs was observed"
+        )
+    return passed("no trained tensor was used to compute the targets of a traced step")

@@ -63,7 +63,9 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
 
 def _named_pair(names: "ProgramNames", student: str, teacher: str, trained: set[int]) -> Found:
     if student == teacher:
-        raise NotFound(f"both names are {student}: name the student and its averaged copy")
+        raise NotFound(
+            f"student and teacher are both {student}: give the names of the student and of its averaged copy"
+        )
     (mine, taken), shadow = unwrap(names.module(student)), names.collection(teacher)
     other: nn.Module
     more: list[str]
@@ -73,17 +75,17 @@ def _named_pair(names: "ProgramNames", student: str, teacher: str, trained: set[
         other, more = unwrap(names.module(teacher))
     if mine is other:
         if not _ids(mine) & trained:
-            return Found(problem=f"{student} and {teacher} are one network, which the optimizer does not train")
-        return Found([Part(mine, mine)], student, teacher, taken, "named by the user: two names of one network")
+            return Found(problem=f"{student} and {teacher} are the same network, which the optimizer does not train")
+        return Found([Part(mine, mine)], student, teacher, taken, "named by the user: two names of the same network")
     theirs = _signature(other)
     common = len(theirs & _signature(mine))
     if common < NAMED_OVERLAP * len(theirs) or not common:
         raise NotFound(
-            f"{student} and {teacher} are no pair: {common} of the {len(theirs)} tensors of {teacher} have a partner "
-            f"of the same name and shape in {student}"
+            f"{student} and {teacher} do not match: {common} of the {len(theirs)} tensors of {teacher} have the same "
+            f"name and shape as a tensor of {student}"
         )
     if not _ids(mine) & trained:
-        exchanged = f"; it trains {teacher}: are the two exchanged?" if _ids(other) & trained else ""
+        exchanged = f"; it trains {teacher}: are the two names swapped?" if _ids(other) & trained else ""
         return Found(problem=f"the optimizer that takes steps does not train the student {student}{exchanged}")
     return Found([Part(mine, other)], student, teacher, taken + more, "named by the user")
 
@@ -98,7 +100,7 @@ def _shadow(modules: list[nn.Module], trained: set[int], names: "ProgramNames") 
         for name, tensors in names.collections:
             if any(word in name.lower() for word in SHADOW_WORDS) and _mirrors(tensors, module):
                 teacher = Shadow(tensors, list(named(module)), functools.partial(lookup, name))
-                how = "the optimizer trains the student; the tensors of its names and shapes stand in a collection"
+                how = "the optimizer trains the student; a collection has tensors of the same names and shapes"
                 return Found([Part(module, teacher)], names.of(module), name, names.wrappers_of([]), how)
     return Found()
 

@@ -120,7 +120,7 @@ class ProgramNames:
             students = [name for name in names if not called_teacher(name)]
             if teachers and students:
                 return (
-                    f"{students[0]} and {teachers[0]} are two names of one network, which the optimizer trains: if "
+                    f"{students[0]} and {teachers[0]} are names of the same network, which the optimizer trains: if "
                     f"{teachers[0]} is meant to be its average, run again with --student {students[0]} "
                     f"--teacher {teachers[0]}"
                 )
@@ -146,7 +146,7 @@ class ProgramNames:
                 value = value[attribute] if isinstance(value, dict) else getattr(value, attribute, None)
             if issubclass(type(value), nn.Module):
                 return value
-        raise NotFound(f"no module is named {name}; there are {', '.join(self._choosable()[:12]) or 'none'}")
+        raise NotFound(f"no module is named {name}; the modules are {', '.join(self._choosable()[:12]) or 'none'}")
 
     def collection(self, name: str) -> Any:
         """Return the dictionary or list of tensors of this name, None if it is something else."""
