@@ -7,6 +7,7 @@ so neither workers nor processes change what is seen.
 
 import ctypes
 import functools
+import multiprocessing
 import multiprocessing.util
 import signal
 import sys
@@ -206,6 +207,8 @@ def _unchanged(item: LoadedMicroBatch | UserError) -> LoadedMicroBatch | UserErr
 def _start(loader: DataLoader[LoadedMicroBatch | UserError], workers: int) -> Any:
     """Start the workers; raises UserError if the machine has no room for them."""
     try:
+        # As many semaphores as torch will need: a half-built iterator of torch would print a traceback when it is freed.
+        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))] if workers else []
         return iter(loader)
     except OSError as error:  # their semaphores lie in /dev/shm as well
         raise UserError(

@@ -66,11 +66,10 @@ def end_at_once(number: int) -> None:
     name = signal.Signals(number).name
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # the signal may have come in the middle of a write
         sys.stdout.flush()
-        print(
-            f"hjepa: ended by a second {name}, without saving; --resume continues from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
+        sys.stderr.write(
+            f"hjepa: ended by a second {name}, without saving; --resume continues from the last checkpoint\n"
         )
+        sys.stderr.flush()
     os._exit(128 + number)
 
 
