@@ -207,7 +207,7 @@ def _unchanged(item: LoadedMicroBatch | UserError) -> LoadedMicroBatch | UserErr
 def _start(loader: DataLoader[LoadedMicroBatch | UserError], workers: int) -> Any:
     """Start the workers; raises UserError if the machine has no room for them."""
     try:
-        # As many semaphores as torch will need: a half-built iterator of torch would print a traceback when it is freed.
+        # As many semaphores as torch needs: its half-built iterator would print a traceback when it is freed.
         _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))] if workers else []
         return iter(loader)
     except OSError as error:  # their semaphores lie in /dev/shm as well
