@@ -21,6 +21,7 @@ class Stalling:
     """A source on a network drive: it stalls as soon as there is a file called stall."""
     def __len__(self): return 64
     def __getitem__(self, i):
+        if Path("early").exists() and Path("run").exists(): Path("stall").touch()
         if Path("stall").exists():
             Path("stalled").touch()
             time.sleep(600)
@@ -52,16 +53,20 @@ def alive(pid: int) -> bool:
         return False
 
 
+def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+    (folder / "script.py").write_text(SCRIPT)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "script.py", str(workers)],
+            cwd=folder, stdout=log, stderr=log, env=environment(PYTHONPATH=paths),
+        )  # fmt: skip
+
+
 @pytest.fixture
 def stalled(tmp_path, request):
     """A run that has saved checkpoints and waits for its images."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "script.py", str(request.param)],
-            cwd=tmp_path, stdout=log, stderr=log, env=environment(PYTHONPATH=paths),
-        )  # fmt: skip
+    process = start(tmp_path, request.param)
     wait_for(lambda: (tmp_path / "run" / "checkpoints" / "last").exists() or process.poll() is not None)
     (tmp_path / "stall").touch()
     wait_for(lambda: (tmp_path / "stalled").exists() or process.poll() is not None)
@@ -96,3 +101,14 @@ def test_a_signal_that_a_launcher_passes_on_is_the_same_one(stalled):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)
     assert "second" not in (folder / "log").read_text()
+
+
+def test_a_run_that_stalls_before_its_first_step_ends_as_well(tmp_path):
+    (tmp_path / "early").touch()
+    process = start(tmp_path, 0)
+    wait_for(lambda: (tmp_path / "stalled").exists())
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.sources import FileSource, ImageSource
@@ -200,7 +200,7 @@ def micro_batches(
         end()
 
 
-def _unchanged(item: LoadedMicroBatch | UserError) -> LoadedMicroBatch | UserError:
+def _unchanged(item: Any) -> Any:
     return item
 
 

@@ -79,6 +79,7 @@ class StopSignals:
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.sent: int | None = None  # signal received by this rank
+        self.sent_at = 0.0
         self.agreed: int | None = None  # signal for which all ranks have agreed to stop
 
     @contextlib.contextmanager
@@ -88,13 +89,11 @@ class StopSignals:
         A step may never end, if the drive with the images has stalled: a second signal ends the process at once.
         """
         echo = ECHO_SECONDS if self.accelerator.num_processes == 1 else ECHO_SECONDS_OF_RANKS
-        first = 0.0
 
         def remember(number: int, _frame: object) -> None:
-            nonlocal first
             if self.sent is None:
-                self.sent, first = number, time.monotonic()
-            elif time.monotonic() - first > echo:
+                self.sent, self.sent_at = number, time.monotonic()
+            elif time.monotonic() - self.sent_at > echo:
                 end_at_once(number)
 
         wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
