@@ -11,7 +11,7 @@ from typing import Any
 from hjepa.commands.given import given_layers
 from hjepa.commands.self_audit import audit_first_steps
 from hjepa.config import resolve
-from hjepa.data.sources import open_source
+from hjepa.data.sources import FileSource, ImageSource, open_source
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
 from hjepa.processes import is_main_process
@@ -75,7 +75,7 @@ def pretrain(
                 session = Session(parts, folder, before.record, callback, started)
                 notices = _go_on(session, before)
             else:
-                notices = _load_into(parts.trainer.model, init_from)
+                notices = [*_about(source), *_load_into(parts.trainer.model, init_from)]
                 record = new_record(command or _as_call(data, out), source, parts.trainer.model, parts.resolved.config)
                 record |= {"repeat": _repeat(data, out, init_from), "init_from": init_from and os.fspath(init_from)}
                 session = Session(parts, folder, record, callback, started)
@@ -116,6 +116,11 @@ def _go_on(session: Session, before: Resumed) -> list[str]:
         session.restore(before.checkpoint)
         return before.notices
     return [*_load_into(session.trainer.model, before.record.get("init_from")), *before.notices]
+
+
+def _about(source: ImageSource) -> list[str]:
+    """Return what the user should know of the images, such as files that were left out."""
+    return source.notices() if isinstance(source, FileSource) else []
 
 
 def _load_into(model: HJEPA, path: str | os.PathLike[str] | None) -> list[str]:
