@@ -20,6 +20,7 @@ from hjepa.data.sources import open_source
 from hjepa.errors import UserError
 from hjepa.models.encoder import normalise_pixels
 from hjepa.setup.autoconfig import resize_of, resolve_auto
+from hjepa.setup.build import build
 
 AUTO = {"channels": None, "mean": None, "std": None}
 
@@ -331,20 +332,20 @@ def test_images_all_alike_are_refused_before_training(tmp_path, picture, said):
     for number in range(20):
         save(tmp_path / f"{number}.png", picture)
     with pytest.raises(UserError, match=rf"^all 20 images .* are {said}, so nothing can be learned"):
-        resolved(open_source(tmp_path))
+        build(tiny(data=AUTO), open_source(tmp_path))
     with pytest.raises(UserError, match=said):  # with everything given, too
-        resolved(open_source(tmp_path), channels=3, mean=[0.5] * 3, std=[0.5] * 3)
+        build(tiny(), open_source(tmp_path))
     save(tmp_path / "13.png", pattern(1))
-    resolved(open_source(tmp_path))
+    build(tiny(), open_source(tmp_path))
 
 
 def test_deep_images_all_alike_and_a_single_image(tmp_path):
     save(tmp_path / "one" / "a.png", pattern(0)[..., 0].astype(np.uint16) * 9)
-    resolved(open_source(tmp_path / "one"))
+    build(tiny(data=AUTO), open_source(tmp_path / "one"))
     for number in range(3):
         save(tmp_path / "same" / f"{number}.png", np.full((20, 20), 700, np.uint16))
     with pytest.raises(UserError, match=r"^all 3 images .*nothing can be learned"):
-        resolved(open_source(tmp_path / "same"))
+        build(tiny(data=AUTO), open_source(tmp_path / "same"))
 
 
 def test_channel_of_a_deep_image_is_read_with_its_bands(tmp_path):

@@ -11,20 +11,24 @@ from hjepa.errors import UserError
 SAMPLE = 512
 
 
-def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput, *, skip_corrupt: bool) -> None:
+def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput) -> None:
     """Raise UserError if a random sample of the images is the same picture again and again; two that differ end it."""
-    if len(source) < 2:
-        return
-    first = resized(source, [0], resize, skip_corrupt=skip_corrupt)
-    indices = sample_of(len(source), SAMPLE, "alike")
-    for index in indices:
-        if not torch.equal(resized(source, [index], resize, skip_corrupt=skip_corrupt), first):
+    first, same = None, 0
+    for index in sample_of(len(source), SAMPLE, "alike"):
+        try:
+            image = resized(source, [index], resize)
+        except UserError:
+            continue  # it is reported by whoever needs it
+        if first is not None and not torch.equal(image, first):
             return
+        first, same = image, same + 1
+    if first is None or same < 2:
+        return
     what = "the same picture"
     if float(first.float().std(correction=0)) == 0:
         shade = {0.0: "black", 1.0 if first.is_floating_point() else 255.0: "white"}
         what = f"empty ({shade.get(float(first.flatten()[0]), 'one shade')})"
     raise UserError(
-        f"all {len(indices):,} images looked at in {source.name} are {what}, so nothing can be learned from them "
+        f"all {same:,} images looked at in {source.name} are {what}, so nothing can be learned from them "
         "(their standard deviation across images is 0): check the files, or give another folder"
     )

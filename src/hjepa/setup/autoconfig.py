@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 from hjepa.config import Config, Resolved, derive, parse_length
-from hjepa.data.alike import refuse_images_all_alike
 from hjepa.data.augment import ResizeToInput
 from hjepa.data.loader import pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
@@ -27,9 +26,8 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
     if config.data.channels is None:
         values["data.channels"] = (channels, "same as the images")
     refuse_sizes_beyond_memory(config, channels)
-    skip = config.data.corrupt == "skip"
-    refuse_images_all_alike(source, resize_of(config, channels), skip_corrupt=skip)
     if config.data.mean is None or config.data.std is None:
+        skip = config.data.corrupt == "skip"
         measured = pixel_statistics(source, resize_of(config, channels), skip_corrupt=skip)
         reason = f"measured on {min(512, len(source))} images"
         for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
