@@ -13,6 +13,7 @@ from conftest import tiny
 from PIL import Image, TiffImagePlugin
 
 from hjepa.data import decode
+from hjepa.data.alike import blank_notice
 from hjepa.data.augment import Augment, ResizeToInput
 from hjepa.data.decode import read_image
 from hjepa.data.loader import pixel_statistics
@@ -337,6 +338,15 @@ def test_images_all_alike_are_refused_before_training(tmp_path, picture, said):
         build(tiny(), open_source(tmp_path))
     save(tmp_path / "13.png", pattern(1))
     build(tiny(), open_source(tmp_path))
+
+
+def test_many_blank_images_are_told(tmp_path):
+    for number in range(10):
+        save(tmp_path / f"{number}.png", np.full((20, 20, 3), 9 * number, np.uint8) if number < 3 else pattern(number))
+    source = open_source(tmp_path)
+    (said,) = blank_notice(source, ResizeToInput((16, 16), 3))
+    assert said.startswith("3 of 10 images looked at are blank")
+    assert blank_notice(open_source(pattern(0, 16, 48).reshape(3, 16, 16, 3)), ResizeToInput((16, 16), 3)) == []
 
 
 def test_deep_images_all_alike_and_a_single_image(tmp_path):
