@@ -71,7 +71,8 @@ def pretrain(
     extend_to
         Use with --resume: a new, larger number of steps. Prints how each schedule changes.
     init_from
-        Initialise weights from a run, an encoder.safetensors, or a released I-JEPA checkpoint.
+        Initialise weights from a run, an encoder.safetensors, a released I-JEPA checkpoint, a ViT of timm (.pth,
+        .safetensors or timm:NAME, which timm downloads), or a Hugging Face folder of an I-JEPA or ViT model.
     json
         Print the result as one line of JSON; all other output goes to standard error.
     """

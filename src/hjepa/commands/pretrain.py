@@ -129,7 +129,7 @@ def _about(source: ImageSource, parts: Parts) -> list[str]:
 def _load_into(model: HJEPA, path: str | os.PathLike[str] | None) -> list[str]:
     if path is None:
         return []
-    return [f"--init-from {path}: {matched}" for matched in load_starting_weights(model, Path(path))]
+    return [f"--init-from {path}: {matched}" for matched in load_starting_weights(model, path)]
 
 
 def _tell_start(session: Session, notices: Sequence[str]) -> None:

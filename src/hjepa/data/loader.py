@@ -5,17 +5,21 @@ A batch may straddle two epochs, so no image is ever dropped. Crops are drawn pe
 so neither workers nor processes change what is seen.
 """
 
+import ctypes
 import functools
+import multiprocessing
+import multiprocessing.util
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.sources import FileSource, ImageSource
@@ -73,8 +77,20 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
 class LoadedMicroBatch(NamedTuple):
     """A micro-batch as a loader worker returns it, and the unreadable images it had to skip."""
 
-    images: Tensor  # uint8 or float32 [b, C, H, W]
+    images: Tensor | np.ndarray  # uint8 or float32 [b, C, H, W]; an array where shared memory was full
     skipped: tuple[str, ...]
+
+    def sent(self) -> "LoadedMicroBatch":
+        """Return the micro-batch as it leaves a loader worker: in shared memory, or through the pipe if that is full.
+
+        Docker gives a container 64 MB of /dev/shm. A tensor that does not fit there would be lost in the thread of
+        the worker's queue, and training would wait for it for ever; an array is pickled and needs no shared memory.
+        """
+        assert isinstance(self.images, Tensor)
+        try:
+            return self._replace(images=self.images.share_memory_())
+        except (RuntimeError, OSError):
+            return self._replace(images=self.images.numpy())
 
 
 class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
@@ -96,9 +112,10 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
         The error is returned, not raised: an exception that crosses from a worker arrives as a page of traceback.
         """
         try:
-            return self._images(index)
+            loaded = self._images(index)
         except UserError as error:
             return error
+        return loaded.sent() if get_worker_info() else loaded
 
     def _images(self, index: MicroBatchIndex) -> LoadedMicroBatch:
         indices = sample_order(self.seed, len(self.source), index.attempt, self.batch_size)[index.rows]
@@ -155,25 +172,72 @@ def micro_batches(
     loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
         data,
         batch_size=None,  # an index already stands for a whole micro-batch
+        collate_fn=_unchanged,  # by default, an array is converted to a tensor again
         sampler=MicroBatchSampler(shard, first_attempt),
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # ours: the global one belongs to the caller
         # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        worker_init_fn=_leave_signals_to_the_parent if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
     )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        data.skipped.update(dict.fromkeys(item.skipped))
-        yield item.images
+    iterator = _start(loader, workers)
+    # Run when the stream is closed, or else before multiprocessing waits for its processes at the end of the program.
+    end = multiprocessing.util.Finalize(None, _end_workers, args=(iterator,), exitpriority=10)
+    try:
+        for item in iterator:
+            if isinstance(item, UserError):
+                raise item
+            data.skipped.update(dict.fromkeys(item.skipped))
+            yield torch.as_tensor(item.images)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            "a loader worker was killed, probably because memory or /dev/shm is full: "
+            "use fewer workers, or none with --data.workers 0"
+        ) from None
+    finally:
+        end()
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ignore stop signals sent to the whole process group: the parent saves, then ends its workers."""
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start(loader: DataLoader[LoadedMicroBatch | UserError], workers: int) -> Any:
+    """Start the workers; raises UserError if the machine has no room for them."""
+    try:
+        # As many semaphores as torch needs: its half-built iterator would print a traceback when it is freed.
+        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))] if workers else []
+        return iter(loader)
+    except OSError as error:  # their semaphores lie in /dev/shm as well
+        raise UserError(
+            f"data.workers = {workers}: loader workers cannot be started ({error.strerror}); enlarge /dev/shm "
+            "(docker run --shm-size 1g), or load images without workers: --data.workers 0"
+        ) from None
+
+
+def _end_workers(iterator: Any) -> None:
+    """Kill the loader workers: they only read images, and one that waits for a stalled drive would never end."""
+    workers = getattr(iterator, "_workers", [])
+    if workers and iterator._worker_pids_set:  # or else their death would count as an accident
+        _remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+    for worker in workers:
+        worker.kill()
+
+
+def _begin_worker(_worker: int) -> None:
+    """Let the parent decide when its worker ends: after it has saved, or at once if it dies.
+
+    Stop signals sent to the whole process group are ignored. A worker that waits for a stalled drive would outlive
+    a killed parent, so on Linux the kernel ends it (prctl, PR_SET_PDEATHSIG).
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class ResizedImages:

@@ -1,12 +1,16 @@
 """Load weights by name, strictly; also those of released I-JEPA checkpoints."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from hjepa.errors import UserError
+from hjepa.models.encoder import ContextEncoder
 from hjepa.models.hjepa import HJEPA
+from hjepa.models.vit_names import with_channels
 
 PARTS = ("encoder", "predictor", "target_encoder")
 
@@ -16,9 +20,11 @@ class Matched(NamedTuple):
 
     part: str
     tensors: int
+    total: int = 0  # of the part; 0: all of them were loaded
+    remark: str = ""  # which were not
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.tensors} of {self.tensors} tensors matched"
+        return f"{self.part}: {self.tensors} of {self.total or self.tensors} tensors matched{self.remark}"
 
 
 def load_released(model: HJEPA, weights: Mapping[str, Mapping[str, Tensor]]) -> list[Matched]:
@@ -43,6 +49,64 @@ def load_released(model: HJEPA, weights: Mapping[str, Mapping[str, Tensor]]) -> 
     if "target_encoder" not in given:
         model.target_encoder.copy_from_context_encoder(model.context_encoder)
     return [Matched(part, len(state)) for part, state in given.items()]
+
+
+def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = None) -> Matched:
+    """Load a ViT under timm's names into context and target encoder; the predictor keeps its random init.
+
+    Every weight of the encoder must be there in its shape, or nothing is changed (UserError with the settings that
+    fit). Exceptions: patch embeddings are adapted to the number of channels, positions stay our fixed ones, and a
+    network that normalises after pooling has no final norm. ``heads`` is the number in the checkpoint, if known.
+    """
+    encoder = model.context_encoder
+    own = encoder.vit.state_dict()
+    patches = "patch_embed.proj.weight"
+    state = {**state, patches: with_channels(state[patches], own[patches].shape[1])}
+    positions = state.pop("pos_embed", None)
+    fits = {name for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    missing = [name for name in own if name not in fits and name not in ("pos_embed", "norm.weight", "norm.bias")]
+    foreign = [name for name in state if name not in own]
+    settings = _other_sizes(encoder, state, heads)
+    if missing or settings:
+        wrong = f"; {missing[0]} does not fit" if missing else ""
+        remedy = f"set {settings}" if settings else "use a plain ViT of the same architecture"
+        raise UserError(f"encoder: {len(fits)} of {len(own)} tensors matched{wrong}; {remedy}")
+    encoder.vit.load_state_dict({name: state[name] for name in fits}, strict=False)
+    model.target_encoder.copy_from_context_encoder(encoder)
+    same = _same_positions(positions, own["pos_embed"])
+    kept = "" if same else "; positions stay fixed sine-cosine, pos_embed is not loaded"
+    unset = [name for name in ("norm.weight", "norm.bias") if name not in fits]
+    kept += f"; {_a_few(unset)} stay as initialised" if unset else ""
+    kept += f"; not used: {_a_few(foreign)}" if foreign else ""
+    return Matched("encoder", len(fits) + same, len(own), kept)
+
+
+def _same_positions(given: Tensor | None, own: Tensor) -> bool:
+    return given is not None and given.shape == own.shape and torch.allclose(given.to(own), own, atol=1e-4)
+
+
+def _a_few(names: Iterable[str]) -> str:
+    """Return at most three names."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _other_sizes(encoder: ContextEncoder, state: Mapping[str, Tensor], heads: int | None) -> str:
+    """Return the settings with which the model would have the sizes of a checkpoint; empty if it has them."""
+    patches, hidden = state["patch_embed.proj.weight"], state.get("blocks.0.mlp.fc1.weight")
+    blocks = {int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))}
+    width, own = len(patches), encoder.architecture
+    sizes = {
+        "width": (width, own["embed_dim"]),
+        "depth": (max(blocks, default=-1) + 1, own["depth"]),
+        "heads": (heads, own["num_heads"]),
+        "patch_size": (patches.shape[-1], own["patch_size"]),
+        "mlp_ratio": (None if hidden is None else len(hidden) / width, own["mlp_ratio"]),
+    }
+    wrong = [
+        f"--model.{name} {given:g}" for name, (given, ours) in sizes.items() if given is not None and given != ours
+    ]
+    return " ".join(wrong)
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

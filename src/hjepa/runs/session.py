@@ -192,7 +192,7 @@ class Session:
             return
         queue, encoder = self.health.queue, self.trainer.model.target_encoder
         # Training will meet a damaged image as well, and saves before it stops.
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError), self.signals.remembered():
             for micro_batches in self.batches(0):
                 for batch in micro_batches:
                     queue.add(encoder(batch.images).mean(1), batch.images)

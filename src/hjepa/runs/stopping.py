@@ -6,10 +6,13 @@ Heavy modules are imported where they are needed, because every command imports 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,11 @@ from hjepa.processes import is_main_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+# Launchers and `timeout` pass on a signal that the whole process group got: within these seconds it is the same one.
+ECHO_SECONDS = 1.0
+ECHO_SECONDS_OF_RANKS = 5.0
 
 
 class Stopped(Exception):
@@ -44,20 +52,49 @@ def requeue_slurm_job(stopped: Stopped) -> bool:
     return True
 
 
+def end_at_once(number: int) -> None:
+    """End this process and its loader workers with the exit code of a signal; checkpoints on disk are not touched.
+
+    In an interactive session, only what runs is interrupted.
+    """
+    if hasattr(sys, "ps1"):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error when a loader worker is killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+    name = signal.Signals(number).name
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # the signal may have come in the middle of a write
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"hjepa: ended by a second {name}, without saving; --resume continues from the last checkpoint\n"
+        )
+        sys.stderr.flush()
+    os._exit(128 + number)
+
+
 class StopSignals:
     """Records stop signals of this process, and lets all ranks agree to stop."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.sent: int | None = None  # signal received by this rank
+        self.sent_at = 0.0
         self.agreed: int | None = None  # signal for which all ranks have agreed to stop
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Turn SIGTERM, SIGUSR1 and SIGINT into a request to stop after the current step."""
+        """Turn SIGTERM, SIGUSR1 and SIGINT into a request to stop after the current step.
+
+        A step may never end, if the drive with the images has stalled: a second signal ends the process at once.
+        """
+        echo = ECHO_SECONDS if self.accelerator.num_processes == 1 else ECHO_SECONDS_OF_RANKS
 
         def remember(number: int, _frame: object) -> None:
-            self.sent = number
+            if self.sent is None:
+                self.sent, self.sent_at = number, time.monotonic()
+            elif time.monotonic() - self.sent_at > echo:
+                end_at_once(number)
 
         wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
         try:

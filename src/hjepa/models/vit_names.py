@@ -1,0 +1,103 @@
+"""State dicts of other libraries, brought to the names of timm's VisionTransformer."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Where the patch embedding is called so, the rest of the names follow; what stands before it is the encoder's prefix.
+TIMM_PATCHES, HUGGING_FACE_PATCHES = "patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"
+
+# Hugging Face's ViT and I-JEPA: the names in their files, and those of version 5 in memory.
+HUGGING_FACE = [
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"^layernorm\.", "norm."),
+]
+
+
+def flattened(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of nested dictionaries by dotted names: ``{"model": {"x": t}}`` is ``{"model.x": t}``."""
+    if isinstance(value, Tensor):
+        return {prefix.removesuffix("."): value}
+    if not isinstance(value, Mapping):
+        return {}
+    return {k: t for name, item in value.items() for k, t in flattened(item, f"{prefix}{name}.").items()}
+
+
+def encoder_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the encoder among named tensors under timm's names; None if there is no vision transformer.
+
+    Any prefix is removed (``module.``, ``backbone.``, ``encoder.`` and so on). Of a teacher and its student, the
+    teacher is taken: it is the network that the published features come from.
+    """
+    found = []
+    for patches in (TIMM_PATCHES, HUGGING_FACE_PATCHES):
+        for name in tensors:
+            if name == patches or name.endswith(f".{patches}"):
+                found.append((_preference(name), name.removesuffix(patches)))
+    if not found:
+        return None
+    prefix = min(found)[1]
+    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    return with_folded_scales(from_hugging_face(state) if TIMM_PATCHES not in state else state)
+
+
+def _preference(name: str) -> tuple[int, int]:
+    """Return a key that sorts teachers first, students last, and otherwise the least nested name first."""
+    words = set(re.split(r"[._]", name))
+    rank = 0 if words & {"teacher", "target", "ema"} else 2 if words & {"student", "momentum"} else 1
+    return rank, name.count(".")
+
+
+def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of Hugging Face's ViT or I-JEPA under timm's names; queries, keys and values are joined."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, ours in HUGGING_FACE:
+            name = re.sub(pattern, ours, name)
+        renamed[name] = tensor
+    for name in [n for n in renamed if ".attn.query." in n]:
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(part in renamed for part in parts):
+            renamed[name.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(part) for part in parts])
+    return renamed
+
+
+def with_folded_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply layer scales (DINOv2, DeiT III) into the projections before them: the same function without them."""
+    folded = dict(state)
+    for name in [n for n in state if re.fullmatch(r"blocks\.\d+\.ls[12]\.gamma", n)]:
+        layer = name.replace("ls1.gamma", "attn.proj").replace("ls2.gamma", "mlp.fc2")
+        if f"{layer}.weight" in folded:
+            gamma = folded.pop(name)
+            folded[f"{layer}.weight"] = folded[f"{layer}.weight"] * gamma[:, None]
+            if f"{layer}.bias" in folded:
+                folded[f"{layer}.bias"] = folded[f"{layer}.bias"] * gamma
+    return folded
+
+
+def with_channels(weight: Tensor, channels: int) -> Tensor:
+    """Return patch weights [D, C, P, P] for another number of channels: summed for one, or else repeated and rescaled.
+
+    Equal channels give the same patch tokens as before; this is what timm does for colour weights.
+    """
+    given = weight.shape[1]
+    if given == channels:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // given), 1, 1)[:, :channels]
+    return repeated * (given / channels)
