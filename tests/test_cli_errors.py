@@ -25,10 +25,10 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def photos(here):
     folder = here / "photos"
-    for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png"):
+    for seed, name in enumerate(("a/1.png", "a/2.png", "b/3.png", "b/4.png")):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
     return folder
 
 

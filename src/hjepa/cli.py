@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from hjepa.errors import UserError
+from hjepa.files import shown
 from hjepa.processes import is_main_process, rank
 from hjepa.usage import usage_error
 from hjepa.version import __version__
@@ -360,7 +361,7 @@ def split_settings(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _complain(text: str) -> None:
     who = "hjepa" if is_main_process() else f"hjepa, rank {rank()}"
-    print(f"{who}: {text}", file=sys.stderr)
+    print(f"{who}: {shown(text)}", file=sys.stderr)  # it may hold a file name that is not UTF-8
 
 
 def _print_plan(resolved: Any, plan: Any, *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Atomic file writes: a file is replaced as a whole or not at all."""
+"""Atomic file writes: a file is replaced as a whole or not at all; and file names that any text can hold."""
 
 import json
 import os
@@ -35,3 +35,8 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path for people and for text files: bytes that are not UTF-8 are written as ``\\xe9``."""
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

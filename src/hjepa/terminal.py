@@ -76,9 +76,11 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
 
     height, width = config.image_size
     start = f", resuming at step {first_step:,}" if first_step else ""
+    levels = config.data.value_range
+    values = f", values {levels[0]:g} to {levels[1]:g} from black to white{why('data.value_range')}" if levels else ""
     return [
         f"data       {data['source']}: {data['images']:,} images, "
-        f"{config.data.channels} channels, {height}x{width} pixels",
+        f"{config.data.channels} channels, {height}x{width} pixels{values}",
         f"encoder    {counts['context_encoder'] / 1e6:.1f} M parameters: width {model.width}, {model.depth} blocks, "
         f"{config.grid[0]}x{config.grid[1]} patches of {model.patch_size} pixels",
         f"predictor  {counts['predictor'] / 1e6:.1f} M parameters: width {model.predictor_width}, "

@@ -30,13 +30,12 @@ def test_exif_orientation_is_applied(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(noise(4, 8), -1))
 
 
-def test_16_bit_grey_keeps_its_order(tmp_path):
-    ramp = np.linspace(1000, 60000, 64).astype(np.uint16).reshape(8, 8)
-    Image.fromarray(ramp).save(tmp_path / "a.png")
-    pixels = read_image(tmp_path / "a.png")
-    assert pixels.shape == (8, 8, 1)
-    assert (pixels.min(), pixels.max()) == (0, 255)
-    assert (np.diff(pixels.ravel().astype(int)) > 0).all()
+@pytest.mark.parametrize(("ending", "kind"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.float32)])
+def test_deep_grey_is_read_as_it_is(tmp_path, ending, kind):
+    ramp = np.linspace(1000, 60000, 64).astype(kind).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / f"a.{ending}")
+    pixels = read_image(tmp_path / f"a.{ending}")
+    assert pixels.dtype == kind and np.array_equal(pixels[..., 0], ramp)
 
 
 def test_transparency_is_laid_on_white(tmp_path):

@@ -76,7 +76,9 @@ def evaluate(
     encoder = load_frozen(path).to(device)
     control = random_init_copy(encoder, seed=encoder.card["provenance"]["seed"]).to(device)
     preprocess = encoder.card["preprocess"]
-    resize = ResizeToInput(tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"])
+    resize = ResizeToInput(
+        tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"], encoder.value_range
+    )
     sources = [open_source(data, resize.channels) for data in (train, test)]
     renumber_classes(*sources)
     labelled = [

@@ -11,7 +11,8 @@ from typing import Any
 from hjepa.commands.given import given_layers
 from hjepa.commands.self_audit import audit_first_steps
 from hjepa.config import resolve
-from hjepa.data.sources import open_source
+from hjepa.data.alike import blank_notice
+from hjepa.data.sources import FileSource, ImageSource, open_source
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
 from hjepa.processes import is_main_process
@@ -23,7 +24,8 @@ from hjepa.runs.record import new_record, write_config, write_mask_statistics
 from hjepa.runs.resume import Resumed, read_run, refuse_other_images
 from hjepa.runs.run import Run
 from hjepa.runs.session import Session
-from hjepa.setup.build import build
+from hjepa.setup.autoconfig import resize_of
+from hjepa.setup.build import Parts, build
 from hjepa.setup.memory import out_of_memory_in_words
 from hjepa.setup.starting_weights import load_starting_weights
 from hjepa.training.health import LOSS_NOTE
@@ -75,7 +77,7 @@ def pretrain(
                 session = Session(parts, folder, before.record, callback, started)
                 notices = _go_on(session, before)
             else:
-                notices = _load_into(parts.trainer.model, init_from)
+                notices = [*_about(source, parts), *_load_into(parts.trainer.model, init_from)]
                 record = new_record(command or _as_call(data, out), source, parts.trainer.model, parts.resolved.config)
                 record |= {"repeat": _repeat(data, out, init_from), "init_from": init_from and os.fspath(init_from)}
                 session = Session(parts, folder, record, callback, started)
@@ -116,6 +118,12 @@ def _go_on(session: Session, before: Resumed) -> list[str]:
         session.restore(before.checkpoint)
         return before.notices
     return [*_load_into(session.trainer.model, before.record.get("init_from")), *before.notices]
+
+
+def _about(source: ImageSource, parts: Parts) -> list[str]:
+    """Return what the user should know of the images, such as files that were left out."""
+    of_files = source.notices() if isinstance(source, FileSource) else []
+    return [*of_files, *blank_notice(source, resize_of(parts.resolved.config))]
 
 
 def _load_into(model: HJEPA, path: str | os.PathLike[str] | None) -> list[str]:

@@ -35,6 +35,12 @@ class DataConfig(Section):
     std: tuple[float, ...] | None = Field(
         None, description="Standard deviation per channel, in 0..1. auto: measured.", json_schema_extra=AUTO
     )
+    value_range: Range | None = Field(
+        None,
+        description="Values that become black and white in images of more than 8 bits (16-bit, float), LOW,HIGH; the "
+        "same for all images. auto: measured, if there are such images.",
+        json_schema_extra=AUTO,
+    )
     corrupt: Literal["error", "skip"] = Field("error", description="What to do with an image that cannot be decoded.")
     workers: int | None = Field(
         None,
@@ -52,6 +58,13 @@ class DataConfig(Section):
     @classmethod
     def _one_channel(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("value_range")
+    @classmethod
+    def _low_then_high(cls, value: Range | None) -> Range | None:
+        if value and not (math.isfinite(value[0]) and value[0] < value[1] < math.inf):
+            raise ValueError("a range is two numbers, the smaller first")
+        return value
 
     @field_validator("image_size")
     @classmethod

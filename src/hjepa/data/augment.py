@@ -9,6 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from hjepa.data.decode import to_channels
+from hjepa.errors import UserError
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest central crop is taken
 DRAWS = 2 * CROP_TRIES + 3  # uniform numbers a sample needs: tries x (area, ratio), top, left, flip
@@ -19,16 +20,32 @@ class ResizeToInput:
     """Bring any image to ``size`` (H, W) and ``channels`` without randomness.
 
     ``crop`` scales the image to cover the size and cuts the centre; ``pad`` scales it down if it is
-    too large, never up, and centres it on black.
+    too large, never up, and centres it on black. ``value_range`` holds the values of images of more than 8 bits that
+    become 0 and 1; with it all images become float32, because a batch has one type.
     """
 
     size: tuple[int, int]
     channels: int
     how: Literal["crop", "pad"] = "crop"
+    value_range: tuple[float, float] | None = None
 
     def __call__(self, image: np.ndarray) -> Tensor:
-        """Return uint8 [C, H, W] for uint8 [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
-        return self.resize(channels_first(to_channels(image, self.channels)))
+        """Return uint8 or float32 [C, H, W] for [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
+        return self.resize(self.whole(image))
+
+    def whole(self, image: np.ndarray) -> Tensor:
+        """Return the image before it is resized: uint8, or float32 in 0..1, [..., C, H', W']."""
+        return channels_first(to_channels(self._scaled(image), self.channels))
+
+    def _scaled(self, image: np.ndarray) -> np.ndarray:
+        if self.value_range is None:
+            if image.dtype != np.uint8:
+                raise UserError(
+                    f"an image has more than 8 bits ({image.dtype}), and data.value_range is not set, as for images of "
+                    "8 bits: convert such images to 8 bits, or train with --data.value_range LOW,HIGH"
+                )
+            return image
+        return to_unit(image, self.value_range)
 
     def resize(self, image: Tensor) -> Tensor:
         """Resize [..., C, H', W'] to [..., C, H, W]."""
@@ -53,11 +70,11 @@ class Augment:
     flip: float
 
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> Tensor:
-        """Return uint8 [C, H, W] from uint8 [H', W', C'] and ``DRAWS`` uniform numbers."""
+        """Return [C, H, W], uint8 or float32 in 0..1, from [H', W', C'] and ``DRAWS`` uniform numbers."""
         if self.crop_scale is None:
             pixels = self.resize(image)
         else:
-            whole = channels_first(to_channels(image, self.resize.channels))
+            whole = self.resize.whole(image)
             box = crop_box((whole.shape[1], whole.shape[2]), self.crop_scale, self.crop_ratio, draws)
             pixels = TF.resized_crop(whole, *box, list(self.resize.size), antialias=True)
         return pixels.flip(-1) if draws[-1] < self.flip else pixels
@@ -69,6 +86,15 @@ class Augment:
         pixels = self.resize(images)
         flipped = torch.from_numpy(draws[:, -1] < self.flip)
         return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) if flipped.any() else pixels
+
+
+def to_unit(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Return float32 in 0..1: uint8 divided by 255, other values by their range, clipped; what is not a number is 0."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / np.float32(255)
+    low, high = value_range
+    unit = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.nan_to_num(np.clip(unit, 0.0, 1.0), nan=0.0)  # a hole in a measurement is drawn dark
 
 
 def channels_first(image: np.ndarray) -> Tensor:

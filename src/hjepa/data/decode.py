@@ -1,49 +1,97 @@
-"""From a file to pixels: uint8 [H, W, C] with one channel for grey images and three for colour."""
+"""From a file to pixels: [H, W, C] with one channel for grey images, three for colour, and more for more bands."""
 
 import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
+from hjepa.files import shown
 
-# What Pillow opens everywhere; other endings in a folder are not images to us.
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-GREY_MODES = frozenset({"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
-
+DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+GREY_MODES = frozenset({"1", "L", "LA"}) | DEEP_MODES
 
 # What Pillow raises on files that are cut short, mislabelled or hostile.
 _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
-    struct.error, Image.DecompressionBombError,
+    struct.error, MemoryError,
 )  # fmt: skip
+_OPENING = threading.Lock()
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image with its EXIF orientation applied: uint8 [H, W, 1] if greyscale, [H, W, 3] otherwise.
+class Header(NamedTuple):
+    """What the header of an image file says."""
 
-    16-bit and float greyscale images are scaled to 8 bits by their own range; transparent images are composited on
-    white. Raises UnreadableImage with the file's name if it cannot be decoded completely.
+    size: tuple[int, int]  # (H, W) before the orientation of EXIF
+    channels: int
+    deep: bool  # more than 8 bits are kept
+    alpha: bool
+
+
+def read_image(path: Path, channels: int | None = None) -> np.ndarray:
+    """Read an image with its EXIF orientation applied: [H, W, 1] if greyscale, [H, W, 3] if colour, or all its bands.
+
+    Pixels are uint8; those of 16-bit and float greyscale images and of deep TIFF bands are uint16 or float32, as in the
+    file. Transparent images are composited on white, unless ``channels`` is 4: then the fourth band is kept.
+    Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
+    tiff = tiff_header(path)
+    if tiff is not None and tiff.beyond_pillow(channels):
+        return read_bands(path, tiff)
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             image = ImageOps.exif_transpose(file)
             image.load()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the path") from None
+        raise UserError(f"{shown(path)} does not exist: check the path") from None
     except _DAMAGE as error:
-        raise UnreadableImage(f"{path}: cannot decode the image ({_reason(error)}); exclude or replace it") from None
-    return pil_pixels(image)
+        if tiff is not None and isinstance(error, UnidentifiedImageError):
+            return read_bands(path, tiff)
+        raise UnreadableImage(
+            f"{shown(path)}: cannot decode the image ({_reason(error)}); exclude or replace it"
+        ) from None
+    if tiff is not None and tiff.bands == 4 and tiff.colours_first and not tiff.alpha and image.mode == "RGBA":
+        bands = np.asarray(image)  # Pillow takes for transparency what the file does not call so
+        return bands if channels in (None, 4) else bands[..., :3]
+    return pil_pixels(image, channels)
 
 
-def channels_of(path: Path) -> int:
-    """Return 1 for a grey file and 3 for a colour file, from its header alone."""
+def read_header(path: Path, channels: int | None = None) -> Header | None:
+    """Return what ``read_image`` will return, from the header alone; None if that cannot be read."""
+    tiff = tiff_header(path)
+    if tiff is not None and (
+        tiff.beyond_pillow(channels) or (tiff.bands == 4 and tiff.colours_first and not tiff.alpha)
+    ):
+        return Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
     try:
-        with Image.open(path) as file:
-            return 1 if file.mode in GREY_MODES else 3
+        with opened(path) as file:
+            mode, alpha = file.mode, file.mode in ("LA", "RGBA", "PA") or "transparency" in file.info
+            size = (file.height, file.width)
     except _DAMAGE:
-        return 3  # reading it later reports what is wrong with it
+        return None if tiff is None else Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
+    return Header(size, 1 if mode in GREY_MODES else 3, mode in DEEP_MODES, alpha)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image of the user's own: of any size, and without Pillow's warnings."""
+    # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only.
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -58,23 +106,26 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return np.repeat(image, channels, axis=-1)
     if channels == 1 and have == 3:
         weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return np.rint(image.astype(np.float32) @ weights)[..., None].astype(np.uint8)
+        grey = (image.astype(np.float32) @ weights)[..., None]
+        return np.rint(grey).astype(np.uint8) if image.dtype == np.uint8 else grey
     raise UserError(f"images have {have} channels, but data.channels = {channels}: use --data.channels {have}")
 
 
-def pil_pixels(image: Image.Image) -> np.ndarray:
-    """Return the pixels of a PIL image of any mode: uint8 [H, W, 1] if grey, [H, W, 3] otherwise."""
-    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
-        values = np.asarray(image, dtype=np.float64)
-        finite = np.isfinite(values)
-        low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
-        values = np.where(finite, values, low)  # a hole in a measurement is drawn dark
-        return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)[..., None]
+def pil_pixels(image: Image.Image, channels: int | None = None) -> np.ndarray:
+    """Return the pixels of a PIL image of any mode: [H, W, 1] if grey, [H, W, 3] otherwise.
+
+    They are uint8, or uint16 or float32 where the image has more than 8 bits. With ``channels`` = 4 a fourth band is
+    kept as it is.
+    """
+    if image.mode in DEEP_MODES:
+        return native(np.asarray(image))[..., None]
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[..., None]
     if image.mode == "LA" or image.mode == "RGBA" or "transparency" in image.info:
         grey = image.mode == "LA"
         rgba = image.convert("RGBA")
+        if channels == 4:
+            return np.asarray(rgba)
         flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return np.asarray(flat.convert("L"))[..., None] if grey else np.asarray(flat.convert("RGB"))
     return np.asarray(image.convert("RGB"))

@@ -11,7 +11,7 @@ import multiprocessing
 import multiprocessing.util
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UnreadableImage, UserError
+from hjepa.files import shown
 from hjepa.randomness import generator
 
 
@@ -76,7 +77,7 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
 class LoadedMicroBatch(NamedTuple):
     """A micro-batch as a loader worker returns it, and the unreadable images it had to skip."""
 
-    images: Tensor | np.ndarray  # uint8 [b, C, H, W]; an array where shared memory was full
+    images: Tensor | np.ndarray  # uint8 or float32 [b, C, H, W]; an array where shared memory was full
     skipped: tuple[str, ...]
 
     def sent(self) -> "LoadedMicroBatch":
@@ -93,7 +94,7 @@ class LoadedMicroBatch(NamedTuple):
 
 
 class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
-    """Maps a ``MicroBatchIndex`` to a uint8 micro-batch [b, C, H, W].
+    """Maps a ``MicroBatchIndex`` to a micro-batch [b, C, H, W]: uint8, or float32 in 0..1 (``data.value_range``).
 
     ``skipped`` holds the names of the unreadable images met so far.
     """
@@ -143,7 +144,7 @@ def read(
         except UserError as error:
             if skip_corrupt:
                 if skipped is not None:
-                    skipped.append(str(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
+                    skipped.append(shown(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
                 continue
             if skip_corrupt is not None and isinstance(error, UnreadableImage):
                 raise UserError(f"{error}, or skip unreadable images with --data.corrupt skip") from None
@@ -240,7 +241,7 @@ def _begin_worker(_worker: int) -> None:
 
 
 class ResizedImages:
-    """A labelled source for evaluation: uint8 batches, resized to the encoder's input, in index order.
+    """A labelled source for evaluation: batches, resized to the encoder's input, in index order.
 
     ``limit`` subsamples the source evenly to at most this many images.
     """
@@ -257,7 +258,7 @@ class ResizedImages:
         return len(self.indices)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield uint8 [b, C, H, W]."""
+        """Yield [b, C, H, W], uint8 or float32 in 0..1."""
         for start in range(0, len(self), batch_size):
             yield resized(self.source, self.indices[start : start + batch_size].tolist(), self.resize)
 
@@ -265,7 +266,7 @@ class ResizedImages:
 def resized(
     source: ImageSource, indices: Sequence[int], resize: ResizeToInput, *, skip_corrupt: bool | None = None
 ) -> Tensor:
-    """Return images by their indices, resized to the encoder's input: uint8 [b, C, H, W]."""
+    """Return images by their indices, resized to the encoder's input: uint8 or float32 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
         return resize(whole_batch(indices))
@@ -277,6 +278,9 @@ def pixel_statistics(
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
+    if resize.value_range is not None:
+        images = (resized(source, [i * len(source) // count], resize, skip_corrupt=skip_corrupt) for i in range(count))
+        return _float_statistics(images, resize.channels)
     counts = torch.zeros(resize.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
     for i in range(count):
         pixels = resized(source, [i * len(source) // count], resize, skip_corrupt=skip_corrupt)[0]
@@ -284,7 +288,22 @@ def pixel_statistics(
     values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
     means = (counts * values).sum(1) / pixels_of_each
     squares = (counts * (values - means[:, None]).square()).sum(1)
-    deviations = (squares / (pixels_of_each - 1).clamp_min(1)).sqrt()
+    return _rounded(means, (squares / (pixels_of_each - 1).clamp_min(1)).sqrt())
+
+
+def _float_statistics(images: Iterable[Tensor], channels: int) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of float images [1, C, H, W]."""
+    pixels, sums, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
+    for image in images:
+        values = image.double().flatten(2)[0]
+        pixels += values.shape[1]
+        sums += values.sum(1)
+        squares += values.square().sum(1)  # in float64, of values in 0..1: nothing is lost to cancellation
+    means = sums / pixels
+    return _rounded(means, ((squares - pixels * means.square()) / max(pixels - 1, 1)).clamp_min(0).sqrt())
+
+
+def _rounded(means: Tensor, deviations: Tensor) -> tuple[list[float], list[float]]:
     mean = [round(value, 4) for value in means.tolist()]
     deviation = [round(max(value, 0.01), 4) for value in deviations.tolist()]
     return mean, deviation

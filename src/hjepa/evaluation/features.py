@@ -45,7 +45,7 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield uint8 ``[B, C, H, W]`` in index order."""
+        """Yield ``[B, C, H, W]``, uint8 or floats in 0..1, in index order."""
         ...
 
 
@@ -161,7 +161,8 @@ def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.nda
     if not keep_channels and bool((pixels == pixels[:, :1]).all()):
         pixels = pixels[:, :1]
     flat: np.ndarray = pixels.flatten(1).cpu().numpy().astype(np.float32)
-    flat /= 255
+    if pixels.dtype == torch.uint8:  # images of more than 8 bits are in 0..1 already
+        flat /= 255
     return flat
 
 

@@ -28,9 +28,9 @@ class Features(NamedTuple):
 class FrozenEncoder(nn.Module):
     """Maps images [B, C, H, W] to tokens [B, N, D] and pooled features [B, D].
 
-    Images are uint8, or floats in 0..1, as a tensor or a numpy array; they are normalised here. Any size
-    that the patch size divides works. ``card`` is the content of encoder.json: sizes, preprocessing and
-    the origin of the weights.
+    Images are uint8, or floats in 0..1, as a tensor or a numpy array; they are normalised here. An encoder trained on
+    images of more than 8 bits has a ``value_range`` and also takes their integers as they are. Any size that the patch
+    size divides works. ``card`` is the content of encoder.json: sizes, preprocessing and the origin of the weights.
     """
 
     def __init__(self, encoder: ContextEncoder, card: Mapping[str, Any]) -> None:
@@ -73,6 +73,12 @@ class FrozenEncoder(nn.Module):
         ]
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return the values of images of more than 8 bits that become 0 and 1; None if there were none in training."""
+        given = self.card["preprocess"].get("value_range")
+        return None if given is None else (float(given[0]), float(given[1]))
+
+    @property
     def depth(self) -> int:
         """Return the number of blocks."""
         return self.encoder.depth
@@ -89,7 +95,7 @@ class FrozenEncoder(nn.Module):
         return self.encoder.grid((images.shape[-2], images.shape[-1]))
 
     def _normalised(self, images: Tensor | np.ndarray) -> Tensor:
-        images = _as_tensor(images)
+        images = _as_tensor(images, self.value_range)
         patch, channels = self.encoder.patch_size, len(self.mean)
         if images.ndim != 4 or images.shape[1] != channels:
             raise UserError(f"this encoder takes images [B, {channels}, H, W], got {list(images.shape)}")
@@ -109,14 +115,20 @@ class FrozenEncoder(nn.Module):
         return normalise_pixels(images.to(self.mean.device), self.mean, self.std)
 
 
-def _as_tensor(images: Any) -> Tensor:
-    """Return images as a tensor; raises UserError for what cannot be pixels."""
+def _as_tensor(images: Any, value_range: tuple[float, float] | None) -> Tensor:
+    """Return images as a tensor; raises UserError for what cannot be pixels.
+
+    Integers of more than 8 bits are brought to 0..1 by the range of the training images.
+    """
     if isinstance(images, np.ndarray) and images.dtype.kind in "uif":
         images = torch.from_numpy(np.array(images))  # a copy: torch cannot hold a read-only or a reversed array
     if not isinstance(images, Tensor):
         kind = f"array of {images.dtype}" if isinstance(images, np.ndarray) else type(images).__name__
         raise UserError(f"images are of type {kind}: pass a tensor or an array [B, C, H, W], uint8 or floats in 0..1")
     if images.dtype != torch.uint8 and not images.is_floating_point():
+        if value_range is not None and images.dtype != torch.bool:
+            low, high = value_range
+            return ((images.float() - low) / (high - low)).clamp(0.0, 1.0)
         raise UserError(f"images are {str(images.dtype).removeprefix('torch.')}: pass uint8, or floats in 0..1")
     return images
 

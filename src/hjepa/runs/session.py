@@ -273,6 +273,7 @@ class Session:
         encoder = self.trainer.model.target_encoder.encoder
         data = self.config.data
         preprocess = {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std}
+        preprocess |= {"value_range": data.value_range} if data.value_range else {}
         card = encoder_card(
             encoder,
             preprocess,

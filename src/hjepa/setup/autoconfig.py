@@ -7,6 +7,8 @@ from hjepa.config import Config, Resolved, derive, parse_length
 from hjepa.data.augment import ResizeToInput
 from hjepa.data.loader import pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
+from hjepa.data.survey import sample_of
+from hjepa.data.value_range import images_of_more_than_8_bits, measure_value_range
 from hjepa.errors import UserError
 from hjepa.setup.machine import choose_attention, choose_device, choose_precision
 from hjepa.setup.memory import MaskShape, refuse_sizes_beyond_memory
@@ -17,7 +19,7 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
 
     Given values are kept, so the configuration of a run is returned unchanged.
     """
-    resolved = _with_sizes(resolved, source)
+    resolved = _with_value_range(_with_sizes(resolved, source), source)
     config = resolved.config
     values: dict[str, tuple[Any, str]] = {}
     channels = config.data.channels or source.channels
@@ -66,7 +68,27 @@ def with_attention(resolved: Resolved, masks: MaskShape) -> Resolved:
 
 def resize_of(config: Config, channels: int | None = None) -> ResizeToInput:
     """Return the deterministic resize policy for images."""
-    return ResizeToInput(config.image_size, channels or config.data.channels or 3, config.data.fit)
+    data = config.data
+    return ResizeToInput(config.image_size, channels or data.channels or 3, data.fit, data.value_range)
+
+
+def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
+    """Measure the range of values of images of more than 8 bits; without such images it stays auto."""
+    data = resolved.config.data
+    skip = data.corrupt == "skip"
+    deep = images_of_more_than_8_bits(source, skip_corrupt=skip)
+    if data.value_range is not None:
+        if not deep:
+            raise UserError(
+                f"data.value_range = {data.value_range[0]:g},{data.value_range[1]:g} is for images of more than 8 bits,"
+                f" and {source.name} has none: omit it"
+            )
+        return resolved
+    if not deep:
+        return resolved
+    measured = measure_value_range(source, deep, skip_corrupt=skip)
+    images = f"{len(deep):,} {'image' if len(deep) == 1 else 'images'}"
+    return derive(resolved, {"data.value_range": (measured, f"0.1 to 99.9 % of the pixels of {images}, clipped")})
 
 
 def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
@@ -75,7 +97,8 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     values: dict[str, tuple[Any, str]] = {}
     size = data.image_size
     if size is None:
-        side = min(read(source, 0, skip_corrupt=data.corrupt == "skip").shape[:2])
+        sides = _short_sides(source, skip_corrupt=data.corrupt == "skip")
+        side = sides[len(sides) // 2]
         patch = resolved.config.model.patch_size or 1
         chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
         if chosen < 2 * patch:
@@ -84,11 +107,27 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
                 "use a smaller --model.patch_size"
             )
         size = (chosen, chosen)
-        values["data.image_size"] = (size, f"the first image is {side} pixels on its shorter side")
+        values["data.image_size"] = (size, _reason_for_size(sides))
     if resolved.config.model.patch_size is None:
         patch = _patch_for(size)
         values["model.patch_size"] = (patch, f"{min(size) // patch} patches across {min(size)} pixels")
     return derive(resolved, values)
+
+
+def _short_sides(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
+    """Return the shorter sides of the images, or of a random sample, in ascending order."""
+    if isinstance(source, FileSource) and (sides := source.survey.short_sides()):
+        return sorted(sides)
+    # An array has one size, so one image tells it.
+    sampled = [0] if hasattr(source, "batch") else sample_of(len(source), 64, "sizes")
+    return sorted(min(read(source, index, skip_corrupt=skip_corrupt).shape[:2]) for index in sampled)
+
+
+def _reason_for_size(sides: list[int]) -> str:
+    side = sides[len(sides) // 2]
+    if sides[0] == sides[-1]:
+        return f"the images are {side} pixels on their shorter side"
+    return f"the median shorter side of {len(sides):,} images is {side} pixels ({sides[0]} to {sides[-1]})"
 
 
 def _patch_for(size: tuple[int, int]) -> int:

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from hjepa.config import Config, MultiblockMasking, RandomMasking, Resolved, derive
+from hjepa.data.alike import refuse_images_all_alike
 from hjepa.data.augment import Augment
 from hjepa.data.loader import MicroBatchDataset, RankShard
 from hjepa.data.sources import ImageSource
@@ -49,6 +50,7 @@ def build(resolved: Resolved, source: ImageSource, *, started: float | None = No
     """
     # With several ranks, rank 0 decides what is measured, so that all compute the same.
     resolved = resolve_auto(resolved, source)
+    refuse_images_all_alike(source, resize_of(resolved.config))
     accelerator = start_accelerator(resolved.config)
     resolved = broadcast_config(resolved)
     sampler = build_sampler(resolved.config)

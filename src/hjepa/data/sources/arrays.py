@@ -98,10 +98,10 @@ class DatasetSource:
 
 
 def as_pixels(item: Any) -> np.ndarray:
-    """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into uint8 [H, W, C]."""
-    if hasattr(item, "convert"):  # a PIL image
-        pixels = pil_pixels(item)
-    elif hasattr(item, "detach"):  # a tensor, channels first
+    """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into [H, W, C]: uint8, or as deep as PIL has it."""
+    if hasattr(item, "convert"):  # a PIL image, which may have more than 8 bits
+        return pil_pixels(item)
+    if hasattr(item, "detach"):  # a tensor, channels first
         pixels = item.detach().cpu().numpy()
         pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
     else:

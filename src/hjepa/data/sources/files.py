@@ -3,35 +3,52 @@
 import csv
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hjepa.data.decode import ENDINGS, channels_of, read_image
+from hjepa.data.decode import read_image
+from hjepa.data.endings import ENDINGS, is_image, left_out_text
 from hjepa.data.sources.protocol import number_classes
+from hjepa.data.survey import Survey
 from hjepa.errors import UserError
+from hjepa.files import shown
 
 
 class FileSource:
     """Images in files, read on demand. Greyscale is kept: one channel if every file has one.
 
-    ``unlabelled`` tells how to add labels if there are none.
+    ``wanted`` is data.channels, if it is set. ``unlabelled`` tells how to add labels if there are none.
     """
 
     unlabelled = "use for example one folder per class"
 
-    def __init__(self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray]) -> None:
-        self.name, self.paths, self._root, self._labels = name, list(paths), root, labels
+    def __init__(
+        self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray], wanted: int | None = None
+    ) -> None:
+        self.name, self.paths, self._root, self._labels = shown(name), list(paths), root, labels
         self.classes: list[str] = []
-        sampled = self.paths[:: max(1, len(self.paths) // 64)]
-        self.channels = max(channels_of(path) for path in sampled)
+        self.survey = Survey(self.paths, wanted)
+        self._wanted = wanted
+        self.channels = wanted or self.survey.channels
+        self.left_out: Counter[str] = Counter()  # endings of the files beside the images
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], self.channels)
+
+    @property
+    def deep_images(self) -> list[int]:
+        """Return which images have more than 8 bits, as far as their headers were read."""
+        return self.survey.deep_images
+
+    def notices(self) -> list[str]:
+        """Return what the user should know of the files before training."""
+        return [*self.survey.notices(self._wanted), *left_out_text(self.left_out)]
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -42,7 +59,8 @@ class FileSource:
         """Digest of every path and file size."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(f"{os.path.relpath(path, self._root)}\0{path.stat().st_size}\n".encode())
+            line = f"{os.path.relpath(path, self._root)}\0{path.stat().st_size}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))  # names in files may be any bytes
         return f"{len(self)}-{digest.hexdigest()[:16]}"
 
 
@@ -52,17 +70,22 @@ class FolderSource(FileSource):
     If every image lies in a subfolder, the first folder of its path is its label.
     """
 
-    def __init__(self, root: Path) -> None:
-        paths = sorted(image_files(root))
+    def __init__(self, root: Path, wanted: int | None = None) -> None:
+        left_out: Counter[str] = Counter()
+        paths = sorted(image_files(root, left_out))
         if not paths:
-            raise UserError(f"{root} contains no images: searched it recursively for {', '.join(sorted(ENDINGS))}")
+            others = "".join(f"; {text}" for text in left_out_text(left_out))
+            raise UserError(
+                f"{shown(root)} contains no images: searched it recursively for {', '.join(sorted(ENDINGS))} "
+                f"and for other files that begin like images{others}"
+            )
         parts = [path.relative_to(root).parts for path in paths]
-        classes, labels = number_classes([p[0] if len(p) > 1 else None for p in parts])
-        super().__init__(str(root), paths, root, labels)
-        self.classes = classes
+        classes, labels = number_classes([shown(p[0]) if len(p) > 1 else None for p in parts])
+        super().__init__(str(root), paths, root, labels, wanted)
+        self.classes, self.left_out = classes, left_out
         bare = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
         if 0 < len(bare) < len(paths):
-            self.unlabelled = f"move {bare[0]} into a class folder, like the other images"
+            self.unlabelled = f"move {shown(bare[0])} into a class folder, like the other images"
 
 
 class ListSource(FileSource):
@@ -71,7 +94,7 @@ class ListSource(FileSource):
     Relative paths are relative to the list's own folder.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, wanted: int | None = None) -> None:
         try:
             with file.open(newline="", encoding="utf-8-sig") as lines:
                 rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
@@ -85,14 +108,17 @@ class ListSource(FileSource):
                 raise UserError(f"{file} lists {path}, which does not exist: correct the list")
         names = [label for _, label in rows]
         classes, labels = number_classes(names)
-        super().__init__(str(file), paths, file.parent, labels)
+        super().__init__(str(file), paths, file.parent, labels, wanted)
         self.classes = classes
         if any(names) and not all(names):
             self.unlabelled = f"add the missing label in line {_line_of_first_blank(names)}"
 
 
-def image_files(root: Path) -> Iterator[Path]:
-    """Yield every image below a folder; hidden files and folders, and links that lead back up, are ignored."""
+def image_files(root: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
+    """Yield every image below a folder; hidden files and folders, and links that lead back up, are ignored.
+
+    The endings of files that are no images are counted in ``left_out``.
+    """
     seen: set[str] = set()  # real paths, so that a link that leads back up ends
     for folder, subfolders, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
@@ -102,8 +128,12 @@ def image_files(root: Path) -> Iterator[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in ENDINGS and path.is_file():
+            if name.startswith(".") or not path.is_file():
+                continue
+            if is_image(path):
                 yield path
+            elif left_out is not None:
+                left_out[shown(path.suffix.lower())] += 1
 
 
 def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:

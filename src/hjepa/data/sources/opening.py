@@ -47,9 +47,9 @@ def _open_named(spec: str, channels: int | None) -> ImageSource:
         return open_cifar10(split or "train")
     path = Path(spec).expanduser()
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path, channels)
     if path.suffix.lower() in (".txt", ".csv") and path.is_file():
-        return ListSource(path)
+        return ListSource(path, channels)
     file, part = _npz_and_split(path)
     if file.suffix.lower() == ".npz" and file.is_file():
         return open_npz(file, part, channels=channels)

@@ -1,0 +1,72 @@
+"""What the headers of a folder's files say, taken together: channels, depth, sizes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hjepa.data.decode import read_header
+from hjepa.errors import UserError
+from hjepa.files import shown
+from hjepa.randomness import generator
+
+MAX_HEADERS = 10_000  # read all headers up to here, and a random sample of this size beyond
+
+
+class Survey:
+    """The headers of all files, or of a random sample of very many; unreadable ones do not count."""
+
+    def __init__(self, paths: Sequence[Path], wanted: int | None = None) -> None:
+        found = [(index, read_header(paths[index], wanted)) for index in sample_of(len(paths), MAX_HEADERS, "headers")]
+        self.read = [(paths[index], header) for index, header in found if header is not None]
+        self.deep_images = [index for index, header in found if header is not None and header.deep]
+        self.bands = Counter(header.channels for _, header in self.read)
+        self.alpha = sum(header.alpha for _, header in self.read)
+
+    @property
+    def channels(self) -> int:
+        """Return the channels that hold all files, 3 if any is in colour; UserError for bands that cannot be mixed."""
+        kinds = set(self.bands)
+        if kinds - {1} <= {3, 4} and len(kinds - {1}) == 2:
+            return 3  # the fourth band is left out where there is one
+        if len(kinds - {1}) > 1:
+            first, second = sorted(kinds - {1})[:2]
+            example = next(path for path, header in self.read if header.channels == second)
+            raise UserError(
+                f"images of {first} and of {second} bands are mixed (such as {shown(example)}): "
+                "put those of one kind into a folder of their own"
+            )
+        return max(kinds, default=3)
+
+    def notices(self, channels: int | None) -> list[str]:
+        """Return what the user should know; ``channels`` is data.channels if it was set."""
+        said, result = [], channels or self.channels
+        colours = sum(count for bands, count in self.bands.items() if bands > 1)
+        if self.bands[1] and colours:
+            said.append(f"grey and colour images mixed: {result} channels ({self.bands[1]:,} grey, {colours:,} colour)")
+        if self.bands[3] and self.bands[4] and result == 3:
+            said.append(f"images of 3 and 4 bands mixed: 3 channels, the fourth band of {self.bands[4]:,} is left out")
+        if self.alpha and channels != 4:
+            said.append(
+                f"{self.alpha:,} of {len(self.read):,} images have an alpha channel, which is composited on white: "
+                "use --data.channels 4 if it is a fourth band"
+            )
+        if 0 < len(self.deep_images) < len(self.read):
+            said.append(
+                f"{len(self.deep_images):,} of {len(self.read):,} images have more than 8 bits: data.value_range is "
+                "for these, the others are divided by 255"
+            )
+        return said
+
+    def short_sides(self) -> list[int]:
+        """Return the shorter side of each image."""
+        return [min(header.size) for _, header in self.read]
+
+
+def sample_of(length: int, size: int, what: str) -> list[int]:
+    """Return all indices, or a random sample in ascending order, which is always the same for ``what``."""
+    if length <= size:
+        return list(range(length))
+    chosen = generator(0, what, length).choice(length, size, replace=False)
+    return np.sort(chosen).tolist()

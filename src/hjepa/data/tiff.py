@@ -1,0 +1,118 @@
+"""TIFF files of more bands, or of deeper ones, than Pillow reads: microscopes and satellites."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from hjepa.errors import UnreadableImage
+from hjepa.files import shown
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+_RGB, _CMYK, _YCBCR, _LAB = 2, 5, 6, 8  # values of PhotometricInterpretation
+_ALPHA = frozenset({1, 2})  # values of ExtraSamples that mean transparency
+
+
+class TiffHeader(NamedTuple):
+    """What the header of a TIFF file says of its first page."""
+
+    size: tuple[int, int]  # (H, W)
+    bands: int
+    bits: int  # of each band
+    is_float: bool
+    photometric: int
+    extra: tuple[int, ...]  # what the bands beyond the colours are; empty if the file does not say
+
+    @property
+    def alpha(self) -> bool:
+        """Return whether the file says that a band is transparency."""
+        return bool(self.extra) and self.extra[0] in _ALPHA
+
+    @property
+    def deep(self) -> bool:
+        """Return whether a value takes more than 8 bits."""
+        return self.bits > 8
+
+    @property
+    def colours_first(self) -> bool:
+        """Return whether the first three bands are red, green and blue."""
+        return self.photometric == _RGB and self.bands >= 3
+
+    def beyond_pillow(self, channels: int | None) -> bool:
+        """Return whether Pillow would refuse the file or lose bands or bits of it; ``channels`` are those wanted."""
+        if self.bands == 1 or self.photometric in (_CMYK, _YCBCR, _LAB):
+            return False
+        if self.colours_first and not self.is_float and self.bits <= 16:
+            if self.bands == 3 or (channels in (1, 3) and self.bands == 4):
+                return False  # 16 bits of three colours are read as 8, by one scale for all files
+            if self.bands == 4:
+                keeps_bits = self.bits == 8 or (self.alpha and channels is None)
+                return not keeps_bits or 0 in self.extra  # Pillow drops a fourth band that the file calls unspecified
+        return self.bands > 4 or self.deep
+
+    def __str__(self) -> str:
+        kind = f"{'float' if self.is_float else ''}{self.bits}"
+        return f"a TIFF of {self.bands} bands of {kind}{'' if self.is_float else ' bits'}"
+
+
+def tiff_header(path: Path) -> TiffHeader | None:
+    """Read the header of a TIFF file; None if it is not one, or damaged."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start[:4] not in _MAGIC:
+                return None
+            if b"+" in start[:4]:
+                start += file.read(8)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+            file.seek(tags.next)
+            tags.load(file)
+        bits, formats = _numbers(tags.get(258, 1)), _numbers(tags.get(339, 1))
+        return TiffHeader(
+            size=(int(tags[257]), int(tags[256])),
+            bands=int(tags.get(277, 1)),
+            bits=max(bits),
+            is_float=3 in formats,
+            photometric=int(tags.get(262, 1)),
+            extra=_numbers(tags.get(338, ())),
+        )
+    except Exception:  # noqa: BLE001  (a hostile header: whoever reads the image reports what is wrong with it)
+        return None
+
+
+def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
+    """Read all bands of the first page: [H, W, C] of uint8, uint16 or float32. Raises UnreadableImage in one line."""
+    try:
+        import tifffile
+    except ImportError:
+        raise UnreadableImage(
+            f"{shown(path)} is {header}, which Pillow cannot read: pip install 'hjepa[tiff]', or convert it"
+        ) from None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            values, axes = page.asarray(), page.axes
+    except Exception as error:  # noqa: BLE001  (tifffile and its codecs raise exceptions of many kinds)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableImage(f"{shown(path)}: cannot decode {header} ({reason}); exclude or replace it") from None
+    if values.ndim == 2:
+        values = values[..., None]
+    elif axes.startswith("S"):  # one plane for each band
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim != 3:
+        raise UnreadableImage(
+            f"{shown(path)} has {values.ndim} axes ({axes}): convert it to images of height, width, bands"
+        )
+    return native(values)
+
+
+def native(values: np.ndarray) -> np.ndarray:
+    """Return values as uint8 or uint16 where they are, otherwise as float32."""
+    if values.dtype == np.uint8:
+        return values
+    return values.astype(np.uint16 if values.dtype.kind == "u" and values.dtype.itemsize == 2 else np.float32)
+
+
+def _numbers(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)

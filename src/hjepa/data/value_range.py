@@ -1,0 +1,55 @@
+"""One scale for all images of more than 8 bits, so that the same value is the same brightness in every image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hjepa.data.loader import read
+from hjepa.data.sources import ImageSource
+from hjepa.data.survey import sample_of
+
+SAMPLE = 256  # images that are measured
+_PERCENTILES = (0.1, 99.9)  # of an image: a hot pixel, or a dead one, decides nothing
+
+
+def images_of_more_than_8_bits(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
+    """Return which images have more than 8 bits, or a sample of them; empty if none has."""
+    known: Sequence[int] | None = getattr(source, "deep_images", None)
+    if known is not None:
+        return [known[place] for place in sample_of(len(known), SAMPLE, "value range")]
+    if hasattr(source, "batch"):
+        return []  # batches of arrays are uint8
+    sampled = sample_of(len(source), SAMPLE, "value range")
+    return [index for index in sampled if read(source, index, skip_corrupt=skip_corrupt).dtype != np.uint8]
+
+
+def measure_value_range(source: ImageSource, images: Sequence[int], *, skip_corrupt: bool) -> tuple[float, float]:
+    """Return the values that become 0 and 1: robust extremes of these images.
+
+    Those of an image are percentiles that leave out at least one pixel at each end; those of the dataset leave out one
+    image in a hundred at each end.
+    """
+    lows, highs = [], []
+    for index in images:
+        values = read(source, index, skip_corrupt=skip_corrupt)
+        finite = values[np.isfinite(values)] if values.dtype != np.uint8 else values[:0]
+        if finite.size:
+            low, high = _inner(finite, *_PERCENTILES)
+            # Bright points on an empty ground: the ground alone would be no scale.
+            lows.append(low if high > low else float(finite.min()))
+            highs.append(high if high > low else float(finite.max()))
+    if not lows:
+        return 0.0, 1.0
+    left_out = len(lows) // 100
+    low, high = sorted(lows)[left_out], sorted(highs)[len(highs) - 1 - left_out]
+    return (_short(low), _short(high)) if high > low else (_short(low), _short(low) + 1.0)
+
+
+def _inner(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Return two percentiles that are values of the image, the next ones inwards."""
+    return float(np.percentile(values, low, method="higher")), float(np.percentile(values, high, method="lower"))
+
+
+def _short(value: float) -> float:
+    """Return a value with the seven digits that float32 has, so that the configuration stays legible."""
+    return float(f"{value:.7g}")
