@@ -1,8 +1,11 @@
 """What a person reads after a mistake: one line with the thing, the value and the remedy; exit code 2; nothing lost."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -440,3 +443,24 @@ def test_sizes_are_shown_in_one_order(photos, capsys):
     main_ok("pretrain", "photos", "--out", "run", *wide)
     shown = capsys.readouterr().out
     assert "16x24 pixels" in shown and "4x6 patches" in shown
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "expected"),
+    [("", None, "passive"), ("", "active", "active"), ("import torch", None, None)],
+    ids=["set", "a choice is respected", "too late for OpenMP"],
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(before, given, expected):
+    code = f"""
+{before}
+import os
+from hjepa.cli import main
+try:
+    main(["--version"])
+except SystemExit:
+    print(repr(os.environ.get("OMP_WAIT_POLICY")))
+"""
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    own |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == repr(expected)

@@ -201,7 +201,8 @@ def test_a_patch_size_left_open_divides_the_image_size(size, patch):
         (["--model.levels", "0,4"], ((0, 1), (4, 1)), None),
         (["--model.levels", "0,4", "--loss.level_weights", "3,1"], ((0, 1), (4, 1)), (3, 1)),
         (["--loss.level_weights", "1,1,2"], ((0, 1), (2, 1), (4, 1)), (1, 1, 2)),
-        (["--model.levels", "none", "--loss.pixel_targets", "values"], None, None),
+        (["--model.levels", "none"], None, None),
+        (["--model.levels", "2,4"], ((2, 1), (4, 1)), None),
     ],
 )
 def test_other_levels_than_a_recipe_has_take_its_weights_with_them(given, levels, weights):
