@@ -232,7 +232,7 @@ CASES = {
     "reporting what is no run": ("report empty", r"^empty is not a run.*run\.json"),
     "unknown command": (
         "pretrian scenes",
-        r"pretrian.*Did you mean \"pretrain\"\?.*pretrain, evaluate, masks, doctor, audit, report.*hjepa --help",
+        r"pretrian.*Did you mean \"pretrain\"\?.*audit,.*evaluate,.*pretrain,.*hjepa --help",
     ),
     "settings where there are none": ("doctor --optim.lr 1", r"--optim\.lr.*hjepa doctor --help"),
 }

@@ -19,9 +19,9 @@ ROWS = [
     {"training"},
     {"setup"},
     {"runs"},
-    {"evaluation", "report"},
+    {"deploy", "evaluation", "report"},
     {"commands"},
-    {"api", "terminal", "usage"},
+    {"api", "terminal"},
     {"cli"},
 ]
 # Of the auditor, each room and those below it; what lies beside the rooms are the ways in, which import all of them.

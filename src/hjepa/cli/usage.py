@@ -2,7 +2,8 @@
 
 from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
-COMMANDS = ("pretrain", "evaluate", "masks", "doctor", "audit", "report")
+from hjepa.cli.root import app
+
 LONGEST_LINE = 240  # characters: three lines of a terminal
 
 
@@ -17,7 +18,7 @@ def usage_error(error: CycloptsError, words: list[str]) -> str:
     first = " ".join(str(error).split())
     if len(first) > LONGEST_LINE:
         first = f"{first[:LONGEST_LINE]} ..."
-    return f"{first} (hjepa {words[0] if words and words[0] in COMMANDS else ''} --help)".replace(
+    return f"{first} (hjepa {words[0] if words and words[0] in app else ''} --help)".replace(
         "hjepa  --help", "hjepa --help"
     )
 

@@ -1,0 +1,10 @@
+"""The command line: parses arguments, calls the commands, prints their results. Nothing is computed here.
+
+One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
+"""
+
+from hjepa.cli import audit, doctor, evaluate, masks, pretrain, report
+from hjepa.cli.dispatch import main, split_settings
+from hjepa.cli.root import app
+
+__all__ = ["app", "audit", "doctor", "evaluate", "main", "masks", "pretrain", "report", "split_settings"]
