@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
 MEASURES = (  # what a verdict rests on, kept over time
     "step", "verdict", "relative_loss", "effective_rank", "cross_sample_gap", "position_share", "target_std",
-    "content_linear", "content_linear_error", "content_linear_at_start",
+    "content_step", "content_linear", "content_linear_error", "content_linear_at_start",
     "content_neighbours", "content_neighbours_error", "content_neighbours_at_start",
 )  # fmt: skip
 MOMENTS = 12  # of a run, evenly spread

@@ -8,7 +8,7 @@ from conftest import TINY
 from runs import pictures
 
 import hjepa
-from hjepa.training.content import NOT_MEASURED, content, describe_images
+from hjepa.training.content import NOT_MEASURED, Content, content, describe_images, error_of_change
 
 N, D = 400, 24
 
@@ -84,12 +84,42 @@ def test_descriptions_of_any_size_and_gradients_whatever_the_light(shape):
     assert torch.allclose(found.gradients, describe_images(40.0 * images + 5.0).gradients, atol=0.05)
 
 
+def test_the_change_is_known_better_than_either_value():
+    """On the same images, most of what varies from image to image is common to both measurements."""
+    described, noise = normal(N, 6), normal(N, D, seed=1)
+    start = content(torch.cat([described, noise], dim=1), [described])
+    now = content(torch.cat([described, 0.9 * noise], dim=1), [described])
+    for way in ("linear", "neighbours"):
+        one, other = getattr(now, way), getattr(start, way)
+        assert 0 <= error_of_change(one, other) < 0.5 * (one.error**2 + other.error**2) ** 0.5
+    assert error_of_change(start.linear, start.linear) == 0
+    assert math.isnan(error_of_change(start.linear, NOT_MEASURED.linear))
+
+
+def test_the_error_of_a_change_is_what_other_images_would_give():
+    """The spread over fresh samples of images, of a change that is the same in all of them."""
+    changes, errors = [], []
+    for seed in range(30):
+        described, noise = normal(N, 6, seed=seed), normal(N, 6, seed=1000 + seed)
+        start, now = content(described + 2.0 * noise, [described]), content(described + noise, [described])
+        changes.append([getattr(now, way).value - getattr(start, way).value for way in Content._fields])
+        errors.append([error_of_change(getattr(now, way), getattr(start, way)) for way in Content._fields])
+    spread = torch.tensor(changes).std(0)
+    ratio = torch.tensor(errors).mean(0) / spread
+    assert ((0.5 < ratio) & (ratio < 2.0)).all()
+
+
+def content_lines(run: hjepa.Run) -> list[dict[str, float]]:
+    return [{name: value for name, value in line.items() if name.startswith("content_")} for line in run.metrics]
+
+
 def test_a_run_logs_what_its_features_know_and_what_they_knew_before_training(tmp_path):
     train = TINY["train"] | {"length": 60, "log_every": 10}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **(TINY | {"train": train}))
-    starts = {line["content_linear_at_start"] for line in run.metrics}
-    assert len(starts) == 1 and math.isfinite(starts.pop())
-    assert all(math.isfinite(line["content_neighbours"]) for line in run.metrics[1:])
+    lines = content_lines(run)
+    assert len({line["content_linear_at_start"] for line in lines}) == 1
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    assert [line["content_step"] for line in lines] == [10, 20, 30, 30, 50, 60]  # each half as much again, and the end
 
 
 def test_what_was_known_before_training_is_of_the_untrained_encoder(tmp_path):
@@ -99,6 +129,20 @@ def test_what_was_known_before_training_is_of_the_untrained_encoder(tmp_path):
     run = hjepa.pretrain(pictures(64), out=tmp_path / "run", **(TINY | {"train": train, "optim": still}))
     last = run.metrics[-1]
     for way in ("linear", "neighbours"):
-        apart = abs(last[f"content_{way}"] - last[f"content_{way}_at_start"])
-        assert apart < 4 * last[f"content_{way}_error"]  # other images, the same encoder
+        assert last[f"content_{way}"] == pytest.approx(last[f"content_{way}_at_start"], abs=1e-5)
     assert run.verdict.verdict != "healthy"
+
+
+def test_a_resumed_run_compares_with_the_same_start(tmp_path):
+    train = TINY["train"] | {"length": 60, "log_every": 10, "checkpoint_every": 20}
+    whole = hjepa.pretrain(pictures(), out=tmp_path / "whole", **(TINY | {"train": train}))
+
+    class Stop(hjepa.TrainingCallback):
+        def on_line(self, line, total_steps):
+            if line["step"] == 30:
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        hjepa.pretrain(pictures(), out=tmp_path / "run", callback=Stop(), **(TINY | {"train": train}))
+    resumed = hjepa.pretrain(pictures(), out=tmp_path / "run", resume=True)
+    assert content_lines(resumed) == content_lines(whole)

@@ -86,10 +86,10 @@ def test_effective_rank_of_known_matrices():
 
 
 def test_the_queue_keeps_the_newest():
-    queue = FeatureQueue(described=5, ranked=3)
+    queue = FeatureQueue(length=5)
     assert math.isnan(queue.rank())
     for number in range(4):
-        queue.add(torch.full((2, 3), float(number)), torch.zeros(2, 3, 8, 8))
+        queue.add(torch.full((2, 3), float(number)))
     assert queue.features[:, 0].tolist() == [1.0, 2.0, 2.0, 3.0, 3.0]
 
 

@@ -90,7 +90,7 @@ def pretrain(
                     folder.create(record, overwrite=overwrite)
                 _tell_start(session, notices)
             parts.trainer.accelerator.wait_for_everyone()
-            session.measure_start()
+            session.begin_content()
             _train(session)
     return Run(Path(out).expanduser())
 

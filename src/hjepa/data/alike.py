@@ -1,15 +1,11 @@
 """Images that all show the same, or nothing: nothing can be learned from them, and training would blame itself."""
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from hjepa.data.augment import ResizeToInput
-from hjepa.data.loader import resized
+from hjepa.data.sample import sampled_images
 from hjepa.data.sources import ImageSource
-from hjepa.data.survey import sample_of
 from hjepa.errors import UserError
 
 SAMPLE = 512
@@ -19,7 +15,7 @@ BLANK_SAMPLE, BLANK_FRACTION = 64, 0.1  # say so if at least this fraction of so
 def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput) -> None:
     """Raise UserError if a random sample of the images is the same picture again and again; two that differ end it."""
     first, same = None, 0
-    for image in _sampled(source, resize, SAMPLE):
+    for image in sampled_images(source, resize, SAMPLE, "alike"):
         if first is not None and not torch.equal(image, first):
             return
         first, same = image, same + 1
@@ -37,17 +33,10 @@ def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput) -> None:
 
 def blank_notice(source: ImageSource, resize: ResizeToInput) -> list[str]:
     """Return a notice if many images are of a single shade: their targets are constant."""
-    blank = [_is_blank(image) for image in _sampled(source, resize, BLANK_SAMPLE)]
+    blank = [_is_blank(image) for image in sampled_images(source, resize, BLANK_SAMPLE, "alike")]
     if not blank or sum(blank) < BLANK_FRACTION * len(blank):
         return []
     return [f"{sum(blank)} of {len(blank)} images looked at are blank (a single shade), so they teach nothing"]
-
-
-def _sampled(source: ImageSource, resize: ResizeToInput, size: int) -> Iterator[Tensor]:
-    for index in sample_of(len(source), size, "alike"):
-        # An unreadable image is reported by whoever needs it.
-        with contextlib.suppress(UserError):
-            yield resized(source, [index], resize)
 
 
 def _is_blank(image: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """One line of metrics.jsonl, assembled every few steps."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,6 @@ import torch
 
 from hjepa.config import Config
 from hjepa.setup.machine import memory_gb
-from hjepa.training.content import Content
 from hjepa.training.health import FeatureQueue, measure_levels, teacher_distance
 from hjepa.training.trainer import StepResult, Trainer
 
@@ -62,10 +62,13 @@ def metrics_line(
     config: Config,
     epoch_images: int,
     queue: FeatureQueue,
-    content_at_start: Content,
+    content: Mapping[str, float],
     throughput: Throughput,
 ) -> dict[str, Any]:
-    """Return everything that is logged for a step; ``loss`` is the mean over all ranks."""
+    """Return everything that is logged for a step; ``loss`` is the mean over all ranks.
+
+    ``content`` is how much of the image content features predicted when it was last measured (content_tracker.py).
+    """
     measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_weights)
     images = result.step * config.optim.batch_size
     return {
@@ -77,7 +80,7 @@ def metrics_line(
         **measures,
         "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
         "effective_rank": queue.rank(),
-        **_content(queue.content(), content_at_start),
+        **content,
         "teacher_distance": teacher_distance(trainer.model.target_encoder.encoder, trainer.model.context_encoder),
         "momentum": result.momentum,
         "lr": result.lr,
@@ -87,13 +90,3 @@ def metrics_line(
         **throughput.measures(),
         "memory_gb": round(memory_gb(), 3),
     }
-
-
-def _content(now: Content, start: Content) -> dict[str, float]:
-    """Return how much image content the features predict, now and at the start, for each readout."""
-    line: dict[str, float] = {}
-    for way in Content._fields:
-        known, before = getattr(now, way), getattr(start, way)
-        line |= {f"content_{way}": known.value, f"content_{way}_error": known.error}
-        line |= {f"content_{way}_at_start": before.value}
-    return line

@@ -1,6 +1,5 @@
 """A training session: the loop around the step, logging and checkpoints."""
 
-import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,14 @@ from hjepa.models.timm_config import timm_config
 from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.budget import NOTICE_THRESHOLD, Budget, budget_in_force
 from hjepa.runs.callback import TrainingCallback
+from hjepa.runs.content_tracker import ContentTracker
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.metrics import Throughput, mean_loss, metrics_line
 from hjepa.runs.record import now, write_config
 from hjepa.runs.stopping import Stopped, StopSignals
 from hjepa.setup.build import Parts, horizon_of, set_schedules
 from hjepa.setup.machine import return_freed_memory
-from hjepa.training.content import NOT_MEASURED, Content, Estimate
-from hjepa.training.health import FeatureQueue, Health, Verdict, content_images, grace_steps
+from hjepa.training.health import Health, Verdict, grace_steps
 from hjepa.training.remedies import Remedies
 from hjepa.training.trainer import StepResult, train_loop
 from hjepa.version import __version__
@@ -49,10 +48,9 @@ class Session:
         self.budget = None if seconds is None else Budget(seconds, self.started)
         self.steps_announced = self.total_steps
         self.health = Health(grace_steps(self.total_steps), Remedies(by_name(self.config), self.total_steps))
-        self.health.queue = FeatureQueue(content_images(self.total_steps * self.config.optim.batch_size))
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
-        self.content_at_start = NOT_MEASURED
+        self.content = ContentTracker(self.trainer)
         self.skipped_in_a_row = 0
         self.signals = StopSignals(self.trainer.accelerator)
         self.first_step = self.trainer.step
@@ -120,7 +118,7 @@ class Session:
         # Steps until the next line; the last step has one wherever it falls.
         missing = min((-result.step) % every, max(0, self.total_steps - result.step))
         if missing * result.batch.images.shape[0] < self.health.queue.length:
-            self.health.queue.add(result.forward.pooled, result.batch.images)
+            self.health.queue.add(result.forward.pooled)
         gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if (missing == 0 and result.stepped) or result.step == self.total_steps or gave_up:
             self._log(result)
@@ -162,6 +160,7 @@ class Session:
         loss = mean_loss(self.trainer, result.loss)
         if not self.main:
             return
+        self.content.update(result.step, self.total_steps)
         line = metrics_line(
             result,
             loss,
@@ -169,7 +168,7 @@ class Session:
             config=self.config,
             epoch_images=len(self.source),
             queue=self.health.queue,
-            content_at_start=self.content_at_start,
+            content=self.content.line,
             throughput=self.throughput,
         )
         verdict = self.health.add(line)
@@ -183,23 +182,11 @@ class Session:
             self.callback.on_verdict(result.step, verdict)
         self.verdict = verdict
 
-    def measure_start(self) -> None:
-        """Measure image content predicted from features before the first step, as the baseline for what is learned.
-
-        Each rank measures its own shard of the images; the verdict uses that of rank 0.
-        """
-        if self.trainer.step:
-            return
-        queue, encoder = self.health.queue, self.trainer.model.target_encoder
-        # Training will meet a damaged image as well, and saves before it stops.
-        with contextlib.suppress(UserError), self.signals.remembered():
-            for micro_batches in self.batches(0):
-                for batch in micro_batches:
-                    queue.add(encoder(batch.images).mean(1), batch.images)
-                if queue.features is not None and len(queue.features) >= queue.described:
-                    break
-        self.content_at_start = queue.content()
-        self.health.queue = FeatureQueue(queue.described)
+    def begin_content(self) -> None:
+        """Read the images on which the content of features is measured, on rank 0; before training, measure it."""
+        if self.main:
+            with self.signals.remembered():
+                self.content.begin(self.source, self.batches, self.config)
 
     # ---- what is saved --------------------------------------------------------------------------
 
@@ -232,14 +219,14 @@ class Session:
                 "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
                 "features": self.health.queue.features,
-                "descriptions": self.health.queue.descriptions,
+                "content": self.content.tensors(),
             },
             state={
                 "step": trainer.step,
                 "skipped_steps": trainer.skipped_steps,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "best_rank": self.best_rank,
-                "content_at_start": [list(share) for share in self.content_at_start],
+                "content": self.content.state(),
                 "config": self.config.model_dump(mode="json"),
                 "health": list(self.health.history),
                 "verdict": self.verdict.to_json() if self.verdict else None,
@@ -256,11 +243,8 @@ class Session:
         trainer.scaler.load_state_dict(checkpoint.training["scaler"])
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
         self.first_step = trainer.step
-        if "descriptions" in checkpoint.training:  # missing in checkpoints from before content was measured
-            self.health.queue.features = checkpoint.training["features"]
-            self.health.queue.descriptions = checkpoint.training["descriptions"]
-        if "content_at_start" in state:
-            self.content_at_start = Content(*(Estimate(*pair) for pair in state["content_at_start"]))
+        self.health.queue.features = checkpoint.training["features"]
+        self.content.restore(state["content"], checkpoint.training["content"])
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]

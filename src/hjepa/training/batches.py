@@ -84,9 +84,13 @@ class Batches:
         return self.masks.sample(attempt, each * self.shard.batch_size, slice(each * rows.start, each * rows.stop))
 
     def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
+        context, targets = (self._on_device(torch.from_numpy(part)) for part in (masks.context, masks.targets))
+        return MicroBatch(self.normalised(pixels), context, targets)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return images [B, C, H, W], uint8 or in 0..1, on the device and normalised as in training."""
+        return normalise_pixels(self._on_device(pixels), self.mean, self.std)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
         # Only CUDA finishes an asynchronous copy before its source memory is reused.
-        pixels, context, targets = (
-            tensor.to(self.device, non_blocking=self.on_cuda)
-            for tensor in (pixels, torch.from_numpy(masks.context), torch.from_numpy(masks.targets))
-        )
-        return MicroBatch(normalise_pixels(pixels, self.mean, self.std), context, targets)
+        return tensor.to(self.device, non_blocking=self.on_cuda)

@@ -7,7 +7,7 @@ are two readouts, as features have two uses: a linear map, like a linear probe, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,10 +26,15 @@ NUM_NEIGHBOURS = 10
 
 
 class Estimate(NamedTuple):
-    """The fraction of the image content that features predict, and its standard error over the images."""
+    """The fraction of the image content that features predict, and how each image moves it."""
 
     value: float
-    error: float
+    influence: Tensor  # [n], deviations of mean zero; their standard deviation / sqrt(n) is the standard error
+
+    @property
+    def error(self) -> float:
+        """Return the standard error over the images."""
+        return _standard_error(self.influence)
 
 
 class Content(NamedTuple):
@@ -39,7 +44,18 @@ class Content(NamedTuple):
     neighbours: Estimate
 
 
-NOT_MEASURED = Content(Estimate(float("nan"), float("nan")), Estimate(float("nan"), float("nan")))
+NOT_MEASURED = Content(Estimate(float("nan"), torch.empty(0)), Estimate(float("nan"), torch.empty(0)))
+
+
+def error_of_change(now: Estimate, start: Estimate) -> float:
+    """Return the standard error of the difference of two estimates on the same images; NaN if one is not measured."""
+    if len(now.influence) != len(start.influence):
+        return float("nan")
+    return _standard_error(now.influence - start.influence)
+
+
+def _standard_error(influence: Tensor) -> float:
+    return round(float(influence.std()) / len(influence) ** 0.5, 6) if len(influence) > 1 else float("nan")
 
 
 class Description(NamedTuple):
@@ -90,10 +106,8 @@ def _geometric_mean(estimates: Sequence[Estimate]) -> Estimate:
     """Return the geometric mean of estimates; none counts as less than ``MIN_VALUE``."""
     values = [max(one.value, MIN_VALUE) for one in estimates]
     mean = math.exp(sum(map(math.log, values)) / len(values))
-    relative = math.sqrt(sum((one.error / value) ** 2 for one, value in zip(estimates, values, strict=True))) / len(
-        values
-    )
-    return Estimate(round(mean, 6), round(mean * relative, 6))
+    relative = torch.stack([one.influence / value for one, value in zip(estimates, values, strict=True)]).mean(0)
+    return Estimate(round(mean, 6), mean * relative)
 
 
 def _linear(x: Tensor, wanted: Tensor) -> Estimate:
@@ -103,13 +117,13 @@ def _linear(x: Tensor, wanted: Tensor) -> Estimate:
     """
     basis, sizes, _ = torch.linalg.svd(x / x.std(0).clamp_min(1e-9), full_matrices=False)
     spread = wanted.square().sum(1)  # [n]
-    best = Estimate(float("-inf"), 0.0)
+    best = Estimate(float("-inf"), torch.empty(0))
     for penalty in PENALTIES:
         kept = sizes.square() / (sizes.square() + penalty * len(x))
         leverage = (basis.square() * kept).sum(1) + 1.0 / len(x)  # the mean is fitted as well
         missed = (wanted - (basis * kept) @ (basis.T @ wanted)) / (1.0 - leverage).clamp_min(1e-6)[:, None]
         share = _fraction(spread - missed.square().sum(1), spread)
-        best = max(best, share)
+        best = max(best, share, key=lambda one: one.value)
     return best
 
 
@@ -122,6 +136,28 @@ def _neighbours(features: Tensor, wanted: Tensor) -> Estimate:
 
 
 def _fraction(explained: Tensor, spread: Tensor) -> Estimate:
-    """Return ``explained`` [n] as a fraction of ``spread``; rounded, since the last bits of threaded LAPACK vary."""
-    of_each = explained / spread.mean()
-    return Estimate(round(float(of_each.mean()), 6), round(float(of_each.std()) / len(spread) ** 0.5, 6))
+    """Return ``explained`` [n] as a fraction of ``spread``; rounded, since the last bits of threaded LAPACK vary.
+
+    The influence is that of a ratio of two means: an image that differs much from the mean counts above and below.
+    """
+    value = float(explained.mean() / spread.mean())
+    return Estimate(round(value, 6), (explained - value * spread) / spread.mean())
+
+
+class ContentProbe:
+    """Measures image content on a fixed sample of images [n, C, H, W], before training and at moments of it.
+
+    The same images each time: the difference to the start is then known more precisely than either value, and in a
+    short run there are more of them than in the batches since the weights last changed much.
+    """
+
+    def __init__(self, images: Tensor, normalise: Callable[[Tensor], Tensor], batch_size: int = 64) -> None:
+        self._batches = images.split(batch_size)  # as they were read: bytes take a quarter of the memory
+        self._normalise = normalise
+        described = [describe_images(normalise(batch).float().cpu()) for batch in self._batches]
+        self._descriptions = [torch.cat(parts) for parts in zip(*described, strict=True)]
+
+    def measure(self, pooled: Callable[[Tensor], Tensor]) -> Content:
+        """Return how much of their content the ``pooled`` features [B, D] of normalised images predict."""
+        features = torch.cat([pooled(self._normalise(batch)).float().cpu() for batch in self._batches])
+        return content(features, self._descriptions)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hjepa.models.hjepa import Forward, LevelForward
 from hjepa.models.levels import gather_cells
-from hjepa.training.content import MIN_IMAGES, NOT_MEASURED, Content, content, describe_images
+from hjepa.training.content import Content
 from hjepa.training.objective import LossName, prediction_loss
 from hjepa.training.remedies import LOWER_LR, Remedies, either
 
@@ -99,34 +99,20 @@ def teacher_distance(teacher: nn.Module, student: nn.Module) -> float:
 
 
 class FeatureQueue:
-    """Queue of the pooled features and descriptions of the most recent images, to measure rank and content."""
+    """Queue of the pooled features of the most recent images, to measure their rank."""
 
-    def __init__(self, described: int = 1024, ranked: int = 512) -> None:
-        self.described, self.ranked = described, ranked
-        self.length = max(described, ranked)
+    def __init__(self, length: int = 512) -> None:
+        self.length = length
         self.features: Tensor | None = None  # [n, D]
-        self.descriptions: list[Tensor] = []  # [n, F] each, of the same images
 
-    def add(self, pooled: Tensor, images: Tensor) -> None:
-        """Append features [B, D] of normalised images [B, C, H, W]; the oldest beyond ``length`` are dropped."""
-        self.features = self._newest(self.features, pooled)
-        described = describe_images(images)
-        held: Sequence[Tensor | None] = self.descriptions or [None] * len(described)
-        self.descriptions = [self._newest(one, rows) for one, rows in zip(held, described, strict=True)]
-
-    def _newest(self, held: Tensor | None, rows: Tensor) -> Tensor:
-        rows = rows.detach().float().cpu()
-        return (rows if held is None else torch.cat([held, rows]))[-self.length :].clone()
+    def add(self, pooled: Tensor) -> None:
+        """Append features [B, D]; the oldest beyond ``length`` are dropped."""
+        rows = pooled.detach().float().cpu()
+        self.features = (rows if self.features is None else torch.cat([self.features, rows]))[-self.length :].clone()
 
     def rank(self) -> float:
         """Return the effective rank of the most recent features."""
-        return float("nan") if self.features is None else effective_rank(self.features[-self.ranked :])
-
-    def content(self) -> Content:
-        """Return how much of the image content the features predict; not measured until the queue is long enough."""
-        if self.features is None or len(self.features) < self.described:
-            return NOT_MEASURED
-        return content(self.features[-self.described :], [one[-self.described :] for one in self.descriptions])
+        return float("nan") if self.features is None else effective_rank(self.features)
 
 
 @dataclass(frozen=True)
@@ -160,11 +146,6 @@ FALLING_HALVES_RATIO = 0.6  # newer / older half of the last five lines: below, 
 FALLING_STEP_RATIO = 0.95  # each line / the one before it: below in three lines or more, the loss is falling
 DIVERGENCE_RATIO = 3.0  # loss / best loss so far; the gradient norm has to be high as well
 _JUDGED = ("loss", "relative_loss", "target_std", "effective_rank", "cross_sample_gap", "position_share", "grad_norm")
-
-
-def content_images(images: int) -> int:
-    """Return on how many images content is measured in a run over ``images`` images: fewer in a short run."""
-    return max(MIN_IMAGES, min(1024, images // 12))
 
 
 def grace_steps(total_steps: int) -> int:
@@ -221,11 +202,11 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
         return Verdict("partial collapse", f"features span very few dimensions; {shown}", remedy)
     evaluate = "hjepa evaluate RUN --train LABELLED --test LABELLED"
     check = f"evaluate the features: {evaluate}"
-    gains = content_gains(history)
+    gains = content_gains(history[-1])
     if gains is None:
         found = f"too few images, or too similar ones, to measure how much of their content features predict; {shown}"
         return Verdict("watch", found, check)
-    content_now = _content_in_words(history)
+    content_now = _content_in_words(history[-1])
     if min(gains.values()) <= 0:
         found = f"not collapsed, but hardly better than before training: {content_now}; {shown}"
         return Verdict("not learned yet", found, f"{remedies.longer(step)}{_time_to_double(history[-1])}, then {check}")
@@ -238,31 +219,27 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     return Verdict("healthy", f"{content_now}; {shown}", evaluate)
 
 
-def content_gains(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+def content_gains(line: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the gain in predicted image content since the start of training, for each kind of readout (content.py).
 
-    It is the mean of the last five lines less two standard errors. Where both are positive, k-NN and linear probes gain
-    as well (benchmarks/results/quality/verdict-screening.md). None if it was not measured.
+    It is the difference less two standard errors. Where both are positive, k-NN and linear probes gain as well
+    (benchmarks/results/quality/verdict-calibration.md). None if it was not measured.
     """
     gains = {}
     for way in Content._fields:
-        lines = [line for line in history[-5:] if math.isfinite(line.get(f"content_{way}", math.nan))]
-        start = lines[-1][f"content_{way}_at_start"] if lines else math.nan
-        if not math.isfinite(start):
-            return None
-        error = _mean([line[f"content_{way}_error"] for line in lines])
-        gains[way] = _mean([line[f"content_{way}"] for line in lines]) - start - 2 * error
-    return gains
+        now, start, error = (line.get(f"content_{way}{part}", math.nan) for part in ("", "_at_start", "_error"))
+        gains[way] = now - start - 2 * error
+    return gains if all(math.isfinite(gain) for gain in gains.values()) else None
 
 
-def _content_in_words(history: Sequence[Mapping[str, Any]]) -> str:
+def _content_in_words(line: Mapping[str, Any]) -> str:
     """Describe how much of the image content features predict, now and before training."""
     readouts = {"linear": "with a linear map", "neighbours": "with nearest neighbours"}
     parts: list[str] = []
     for way, words in readouts.items():
-        now = _mean([line.get(f"content_{way}") for line in history[-5:]])
         what = "" if parts else " of the image content"
-        parts.append(f"{now:.0%}{what} {words} ({history[-1][f'content_{way}_at_start']:.0%} before training)")
+        now, start = line[f"content_{way}"], line[f"content_{way}_at_start"]
+        parts.append(f"{now:.0%}{what} {words} ({start:.0%} before training)")
     return f"features predict {' and '.join(parts)}"
 
 

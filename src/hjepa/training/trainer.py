@@ -130,6 +130,12 @@ class Trainer:
             batch=batch,
         )
 
+    @torch.no_grad()
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Return the target encoder's features [B, D] of normalised images, averaged over their tokens."""
+        with self._autocast(images.device):
+            return self.model.target_encoder(images).mean(1)
+
     def _reduces_gradients(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Average gradients over all ranks in the backward pass of the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
