@@ -87,7 +87,7 @@ def run(name: str, *, steps: int, seed: int) -> tuple[dict[str, Any], str]:
         record = new_record("calibration", source, model, parts.resolved.config)
         target.create(record, overwrite=False)
         session = Session(parts, target, record, TrainingCallback())
-        session.measure_start()
+        session.begin_content()
         session.run()
     assert session.verdict is not None
     return dict(session.health.history[-1]), session.verdict.verdict

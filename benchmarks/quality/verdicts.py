@@ -5,7 +5,8 @@
 A run's gain is its k-NN (or linear) accuracy on averaged tokens less that of its untrained encoder, in points, the
 mean over the kinds of labels. Its score is what its features know of their images more than before training, the
 smaller of the two ways of reading, over what was known. Below its random init is a run of which one of these probes is
-below it with 95 % intervals apart. Runs that were made before the laboratory kept measures are left out and counted.
+below it with 95 % intervals apart. Runs whose content was measured in another way (docs/decisions/0010), or not at
+all, are left out and counted.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from scipy.stats import spearmanr
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality"
 SCORE = "content, the smaller gain"
-LAST = 5  # lines that a verdict looks at: the nearest kept moments
 
 
 def gain(line: dict[str, Any], way: str) -> float:
@@ -42,14 +42,14 @@ def runs(book: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the runs of an experiment that can be judged, and how many cannot."""
     found = json.loads(book.read_text())["runs"]
     known = [
-        run for run in found if any(line["content_linear"] is not None for line in run["record"].get("measures", []))
+        run for run in found if any(line.get("content_step") is not None for line in run["record"].get("measures", []))
     ]
     return [_judged(book.stem, run) for run in known], len(found) - len(known)
 
 
 def _judged(experiment: str, run: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in run["results"] if row["pooling"] == "avg" and row["level"] == "last"]
-    last = [line for line in run["record"]["measures"] if line["content_linear"] is not None][-1]
+    last = [line for line in run["record"]["measures"] if line.get("content_step") is not None][-1]
     gains = {
         protocol: statistics.mean(100 * (row["accuracy"] - row["controls"]["random_init"]) for row in of_protocol)
         for protocol in ("knn", "linear")
@@ -71,7 +71,7 @@ def page(judged: list[dict[str, Any]], left_out: int) -> str:
     """Return the page: correlations, what each verdict was said of, and every run."""
     lines = ["# What the verdict said, and what labels say", "", "`python benchmarks/quality/verdicts.py`", ""]
     lines += [" ".join(str(__doc__).split("\n\n")[2].split()), ""]
-    lines += [f"{len(judged)} runs; {left_out} older ones kept no measures.", ""]
+    lines += [f"{len(judged)} runs; {left_out} older ones are left out.", ""]
     lines += ["## Rank correlation (Spearman) with the gain", "", "| measure | k-NN | linear |", "|---|---|---|"]
     for name, measure in CANDIDATES.items():
         cells = [f"{_correlation(judged, measure, protocol):.2f}" for protocol in ("knn", "linear")]
