@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from hjepa.data.decode import read_header
+from hjepa.data.encoded import ImageFile
 from hjepa.errors import UserError
 from hjepa.files import shown
 from hjepa.randomness import generator
@@ -17,7 +17,7 @@ MAX_HEADERS = 10_000  # read all headers up to here, and a random sample of this
 class Survey:
     """The headers of all files, or of a random sample of very many; unreadable ones do not count."""
 
-    def __init__(self, paths: Sequence[Path], wanted: int | None = None) -> None:
+    def __init__(self, paths: Sequence[ImageFile], wanted: int | None = None) -> None:
         found = [(index, read_header(paths[index], wanted)) for index in sample_of(len(paths), MAX_HEADERS, "headers")]
         self.read = [(paths[index], header) for index, header in found if header is not None]
         self.deep_images = [index for index, header in found if header is not None and header.deep]
