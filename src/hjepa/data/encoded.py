@@ -1,8 +1,7 @@
 """An image file wherever it lies: on the disk, or within an archive, a shard or a table."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 
@@ -19,7 +18,7 @@ class EncodedImage:
     @property
     def suffix(self) -> str:
         """Return the ending of the name, as that of a path."""
-        return os.path.splitext(self._name)[1]
+        return PurePath(self._name).suffix
 
     def __fspath__(self) -> str:
         """Return a name for people, such as ``photos.zip/cat/1.jpg``; there is no such file on the disk."""
