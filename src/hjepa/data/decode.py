@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hjepa.data.encoded import ImageFile
 from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
@@ -35,7 +36,7 @@ class Header(NamedTuple):
     alpha: bool
 
 
-def read_image(path: Path, channels: int | None = None) -> np.ndarray:
+def read_image(path: ImageFile, channels: int | None = None) -> np.ndarray:
     """Read an image with its EXIF orientation applied: [H, W, 1] if greyscale, [H, W, 3] if colour, or all its bands.
 
     Pixels are uint8; those of 16-bit and float greyscale images and of deep TIFF bands are uint16 or float32, as in the
@@ -51,6 +52,8 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
             image.load()
     except FileNotFoundError:
         raise UserError(f"{shown(path)} does not exist: check the path") from None
+    except UserError:  # of an archive that is damaged at this place
+        raise
     except _DAMAGE as error:
         if tiff is not None and isinstance(error, UnidentifiedImageError):
             return read_bands(path, tiff)
@@ -63,7 +66,7 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     return pil_pixels(image, channels)
 
 
-def read_header(path: Path, channels: int | None = None) -> Header | None:
+def read_header(path: ImageFile, channels: int | None = None) -> Header | None:
     """Return what ``read_image`` will return, from the header alone; None if that cannot be read."""
     tiff = tiff_header(path)
     if tiff is not None and (
@@ -80,14 +83,14 @@ def read_header(path: Path, channels: int | None = None) -> Header | None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image of the user's own: of any size, and without Pillow's warnings."""
     # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only.
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(path if isinstance(path, Path) else path.open())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+
+from hjepa.data.encoded import ImageFile
 
 # What Pillow opens everywhere; a file with such an ending that is no image is reported as damaged.
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -19,7 +20,7 @@ _STARTS = (
 )
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: ImageFile) -> bool:
     """Return whether a file is an image: it has one of the usual endings, or begins like one that can be opened."""
     if path.suffix.lower() in ENDINGS:
         return True

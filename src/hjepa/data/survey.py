@@ -1,12 +1,13 @@
 """What the headers of a folder's files say, taken together: channels, depth, sizes."""
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 
-from hjepa.data.decode import read_header
+from hjepa.data.decode import Header, read_header
+from hjepa.data.encoded import ImageFile
 from hjepa.errors import UserError
 from hjepa.files import shown
 from hjepa.randomness import generator
@@ -14,15 +15,28 @@ from hjepa.randomness import generator
 MAX_HEADERS = 10_000  # read all headers up to here, and a random sample of this size beyond
 
 
+class Files(Protocol):
+    """Image files by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ImageFile: ...
+
+
 class Survey:
     """The headers of all files, or of a random sample of very many; unreadable ones do not count."""
 
-    def __init__(self, paths: Sequence[Path], wanted: int | None = None) -> None:
-        found = [(index, read_header(paths[index], wanted)) for index in sample_of(len(paths), MAX_HEADERS, "headers")]
-        self.read = [(paths[index], header) for index, header in found if header is not None]
-        self.deep_images = [index for index, header in found if header is not None and header.deep]
+    def __init__(self, found: Iterable[tuple[int, ImageFile, Header | None]]) -> None:
+        readable = [(index, path, header) for index, path, header in found if header is not None]
+        self.read = [(path, header) for _, path, header in readable]
+        self.deep_images = [index for index, _, header in readable if header.deep]
         self.bands = Counter(header.channels for _, header in self.read)
         self.alpha = sum(header.alpha for _, header in self.read)
+
+    @classmethod
+    def of(cls, paths: Files, wanted: int | None = None) -> "Survey":
+        """Read the headers; ``wanted`` is data.channels if it was set."""
+        return cls((index, paths[index], read_header(paths[index], wanted)) for index in headers_read(len(paths)))
 
     @property
     def channels(self) -> int:
@@ -62,6 +76,11 @@ class Survey:
     def short_sides(self) -> list[int]:
         """Return the shorter side of each image."""
         return [min(header.size) for _, header in self.read]
+
+
+def headers_read(length: int) -> list[int]:
+    """Return of which files the headers are read."""
+    return sample_of(length, MAX_HEADERS, "headers")
 
 
 def sample_of(length: int, size: int, what: str) -> list[int]:

@@ -1,11 +1,11 @@
 """TIFF files of more bands, or of deeper ones, than Pillow reads: microscopes and satellites."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import TiffImagePlugin
 
+from hjepa.data.encoded import ImageFile
 from hjepa.errors import UnreadableImage
 from hjepa.files import shown
 
@@ -56,7 +56,7 @@ class TiffHeader(NamedTuple):
         return f"a TIFF of {self.bands} bands of {kind}{'' if self.is_float else ' bits'}"
 
 
-def tiff_header(path: Path) -> TiffHeader | None:
+def tiff_header(path: ImageFile) -> TiffHeader | None:
     """Read the header of a TIFF file; None if it is not one, or damaged."""
     try:
         with path.open("rb") as file:
@@ -81,7 +81,7 @@ def tiff_header(path: Path) -> TiffHeader | None:
         return None
 
 
-def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
+def read_bands(path: ImageFile, header: TiffHeader) -> np.ndarray:
     """Read all bands of the first page: [H, W, C] of uint8, uint16 or float32. Raises UnreadableImage in one line."""
     try:
         import tifffile
@@ -90,7 +90,7 @@ def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
             f"{shown(path)} is {header}, which Pillow cannot read: pip install 'hjepa[tiff]', or convert it"
         ) from None
     try:
-        with tifffile.TiffFile(path) as file:
+        with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]
             values, axes = page.asarray(), page.axes
     except Exception as error:  # noqa: BLE001  (tifffile and its codecs raise exceptions of many kinds)

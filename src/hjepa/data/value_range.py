@@ -18,7 +18,7 @@ def images_of_more_than_8_bits(source: ImageSource, *, skip_corrupt: bool) -> li
     if known is not None:
         return [known[place] for place in sample_of(len(known), SAMPLE, "value range")]
     if hasattr(source, "batch"):
-        return []  # batches of arrays are uint8
+        return []  # drawn images are uint8
     sampled = sample_of(len(source), SAMPLE, "value range")
     return [index for index in sampled if read(source, index, skip_corrupt=skip_corrupt).dtype != np.uint8]
 

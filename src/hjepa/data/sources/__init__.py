@@ -1,9 +1,10 @@
 """What DATA may be, and how it becomes numbered images: one file for each kind."""
 
 from hjepa.data.sources.arrays import ArraySource, DatasetSource, as_pixels
-from hjepa.data.sources.files import FileSource, FolderSource, ListSource
+from hjepa.data.sources.files import FileSource, FolderSource
+from hjepa.data.sources.lists import ListSource
 from hjepa.data.sources.named import cifar10_is_here, fashion_mnist_is_here
-from hjepa.data.sources.opening import open_source
+from hjepa.data.sources.opening import open_source, open_unread
 from hjepa.data.sources.protocol import ImageSource, fingerprint_with_labels, renumber_classes
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "fashion_mnist_is_here",
     "fingerprint_with_labels",
     "open_source",
+    "open_unread",
     "renumber_classes",
 ]

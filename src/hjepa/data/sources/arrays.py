@@ -8,11 +8,15 @@ import numpy as np
 
 from hjepa.data.decode import pil_pixels
 from hjepa.data.sources.protocol import number_classes, refuse_channels
+from hjepa.data.tiff import native
 from hjepa.errors import UserError
 
 
 class ArraySource:
-    """Images held in memory as uint8 [n, H, W, C]."""
+    """Images in an array [n, H, W, C]: of uint8, or of any other numbers with one value range for all.
+
+    uint16 stays uint16; floats and other integers are handed out as float32, as from a file of more than 8 bits.
+    """
 
     def __init__(
         self,
@@ -25,10 +29,10 @@ class ArraySource:
     ) -> None:
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+        if images.ndim != 4 or images.dtype.kind not in "uif" or not images.size:
             raise UserError(
-                f"an array of images must be uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}: "
-                "scale it to 0..255 and move the channels to the last axis"
+                f"an array of images must be numbers [n, H, W, C], uint8 as a rule, got {images.dtype} "
+                f"{list(images.shape)}: move the channels to the last axis"
             )
         refuse_channels("an array of images", images.shape, images.shape[-1], channels, "[n, H, W, C]")
         self.name, self.images, self.channels = name, images, images.shape[-1]
@@ -39,11 +43,16 @@ class ArraySource:
         return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.images[index]
+        return native(self.images[index])
 
     def batch(self, indices: Sequence[int]) -> np.ndarray:
-        """Return uint8 [B, H, W, C]."""
-        return self.images[np.asarray(indices)]
+        """Return uint8, uint16 or float32 [B, H, W, C]."""
+        return native(self.images[np.asarray(indices)])
+
+    @property
+    def deep_images(self) -> Sequence[int]:
+        """Return which images have more than 8 bits: all or none."""
+        return range(0 if self.images.dtype == np.uint8 else len(self))
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -52,7 +61,10 @@ class ArraySource:
 
     def fingerprint(self) -> str:
         """Digest of shape and pixels."""
-        return f"{len(self)}-{hashlib.sha256(self.images.tobytes()).hexdigest()[:16]}"
+        digest = hashlib.sha256()
+        for start in range(0, len(self), 1024):  # in parts: images may be a view, of which a copy is made
+            digest.update(np.ascontiguousarray(self.images[start : start + 1024]).data)
+        return f"{len(self)}-{digest.hexdigest()[:16]}"
 
 
 class DatasetSource:
@@ -98,7 +110,7 @@ class DatasetSource:
 
 
 def as_pixels(item: Any) -> np.ndarray:
-    """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into [H, W, C]: uint8, or as deep as PIL has it."""
+    """Turn a PIL image, an array [H, W(, C)] or a tensor [C, H, W] into [H, W, C]: uint8, or as deep as it is."""
     if hasattr(item, "convert"):  # a PIL image, which may have more than 8 bits
         return pil_pixels(item)
     if hasattr(item, "detach"):  # a tensor, channels first
@@ -109,6 +121,8 @@ def as_pixels(item: Any) -> np.ndarray:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3:
         raise UserError(f"the Dataset returned an image of shape {list(pixels.shape)}: return 2 or 3 axes")
+    if pixels.dtype == np.uint16:
+        return pixels
     if np.issubdtype(pixels.dtype, np.floating):
         if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # so that NaN is refused too
             raise UserError(

@@ -1,20 +1,33 @@
-"""Images in files: a folder, or a list of paths."""
+"""Images in files: what all kinds have in common, and the folder."""
 
-import csv
+import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from hjepa.data.decode import read_image
+from hjepa.data.encoded import ImageFile
 from hjepa.data.endings import ENDINGS, is_image, left_out_text
+from hjepa.data.name_table import NameTable, PathTable
 from hjepa.data.sources.protocol import number_classes
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
 from hjepa.files import shown
+
+
+class ImageFiles(Protocol):
+    """Image files by number: paths, or members of an archive."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ImageFile: ...
+
+    def __iter__(self) -> Iterator[ImageFile]: ...
 
 
 class FileSource:
@@ -25,15 +38,20 @@ class FileSource:
 
     unlabelled = "use for example one folder per class"
 
-    def __init__(
-        self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray], wanted: int | None = None
-    ) -> None:
-        self.name, self.paths, self._root, self._labels = shown(name), list(paths), root, labels
+    def __init__(self, name: str, paths: ImageFiles, labels: dict[str, np.ndarray], wanted: int | None = None) -> None:
+        self.name, self.paths, self._labels, self._wanted = shown(name), paths, labels, wanted
         self.classes: list[str] = []
-        self.survey = Survey(self.paths, wanted)
-        self._wanted = wanted
-        self.channels = wanted or self.survey.channels
         self.left_out: Counter[str] = Counter()  # endings of the files beside the images
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """Return what the headers of the files contain; read when it is first asked for."""
+        return Survey.of(self.paths, self._wanted)
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Return data.channels, or else the channels that hold all files."""
+        return self._wanted or self.survey.channels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,7 +66,11 @@ class FileSource:
 
     def notices(self) -> list[str]:
         """Return what the user should know of the files before training."""
-        return [*self.survey.notices(self._wanted), *left_out_text(self.left_out)]
+        return [*self.survey.notices(self._wanted), *self.about_files()]
+
+    def about_files(self) -> list[str]:
+        """Return what the user should know of the files, without their headers."""
+        return list(left_out_text(self.left_out))
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -56,12 +78,15 @@ class FileSource:
         return self._labels
 
     def fingerprint(self) -> str:
-        """Digest of every path and file size."""
+        """Digest of every name and file size."""
         digest = hashlib.sha256()
-        for path in self.paths:
-            line = f"{os.path.relpath(path, self._root)}\0{path.stat().st_size}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))  # names in files may be any bytes
+        for name, size in self.names_and_sizes():
+            digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))  # names in files may be any bytes
         return f"{len(self)}-{digest.hexdigest()[:16]}"
+
+    def names_and_sizes(self) -> Iterator[tuple[str, int]]:
+        """Yield the name of each file within the source, and its size in bytes."""
+        raise NotImplementedError
 
 
 class FolderSource(FileSource):
@@ -72,46 +97,40 @@ class FolderSource(FileSource):
 
     def __init__(self, root: Path, wanted: int | None = None) -> None:
         left_out: Counter[str] = Counter()
-        paths = sorted(image_files(root, left_out))
-        if not paths:
+        names = NameTable(_images_below(root, left_out))
+        if not len(names):
             others = "".join(f"; {text}" for text in left_out_text(left_out))
             raise UserError(
                 f"{shown(root)} contains no images: searched it recursively for {', '.join(sorted(ENDINGS))} "
                 f"and for other files that begin like images{others}"
             )
-        parts = [path.relative_to(root).parts for path in paths]
-        classes, labels = number_classes([shown(p[0]) if len(p) > 1 else None for p in parts])
-        super().__init__(str(root), paths, root, labels, wanted)
+        classes, labels = class_folders(names)
+        super().__init__(str(root), PathTable(root, names), labels, wanted)
+        self.root, self.names = root, names
         self.classes, self.left_out = classes, left_out
-        bare = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
-        if 0 < len(bare) < len(paths):
-            self.unlabelled = f"move {shown(bare[0])} into a class folder, like the other images"
+        if not labels and (bare := first_outside_folders(names)) is not None:
+            self.unlabelled = f"move {shown(root / bare)} into a class folder, like the other images"
+
+    def names_and_sizes(self) -> Iterator[tuple[str, int]]:
+        """Yield the path of each file below the folder, and its size in bytes."""
+        for name in self.names:
+            yield name, (self.root / name).stat().st_size
 
 
-class ListSource(FileSource):
-    """Images listed in a .txt file (one path per line) or a .csv file (column ``path``, optionally ``label``).
+def class_folders(names: NameTable, depth: int = 0) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Return the folder at ``depth`` of each name as its class; none if any name has no such folder."""
+    return number_classes(_folder(name, depth) for name in names)
 
-    Relative paths are relative to the list's own folder.
-    """
 
-    def __init__(self, file: Path, wanted: int | None = None) -> None:
-        try:
-            with file.open(newline="", encoding="utf-8-sig") as lines:
-                rows = _csv_rows(file, lines) if file.suffix.lower() == ".csv" else _text_rows(lines)
-        except (UnicodeDecodeError, csv.Error):
-            raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-        if not rows:
-            raise UserError(f"{file} lists no images: write one path per line")
-        paths = [file.parent / Path(path).expanduser() for path, _ in rows]
-        for path in paths:
-            if not path.is_file():
-                raise UserError(f"{file} lists {path}, which does not exist: correct the list")
-        names = [label for _, label in rows]
-        classes, labels = number_classes(names)
-        super().__init__(str(file), paths, file.parent, labels, wanted)
-        self.classes = classes
-        if any(names) and not all(names):
-            self.unlabelled = f"add the missing label in line {_line_of_first_blank(names)}"
+def first_outside_folders(names: NameTable) -> str | None:
+    """Return the first name without a folder, if others have one."""
+    bare = next((name for name in names if "/" not in name), None)
+    return bare if any("/" in name for name in names) else None
+
+
+def _folder(name: str, depth: int) -> str | None:
+    parts = name.split("/", depth + 1)
+    return shown(parts[depth]) if len(parts) > depth + 1 else None
 
 
 def image_files(root: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
@@ -119,40 +138,39 @@ def image_files(root: Path, left_out: Counter[str] | None = None) -> Iterator[Pa
 
     The endings of files that are no images are counted in ``left_out``.
     """
+    return (root / name for name in _images_below(root, Counter() if left_out is None else left_out))
+
+
+def _images_below(root: Path, left_out: Counter[str]) -> Iterator[str]:
+    """Yield the paths of images below ``root`` in the order of their parts, folders and files mixed."""
     seen: set[str] = set()  # real paths, so that a link that leads back up ends
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+
+    def below(folder: str, prefix: str) -> Iterator[str]:
         if (real := os.path.realpath(folder)) in seen:
-            subfolders.clear()
-            continue
+            return
         seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            path = Path(folder, name)
-            if name.startswith(".") or not path.is_file():
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:  # as os.walk does
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            if is_image(path):
-                yield path
-            elif left_out is not None:
-                left_out[shown(path.suffix.lower())] += 1
+            if _is(entry, folder=True):
+                yield from below(entry.path, f"{prefix}{entry.name}/")
+            elif _is(entry, folder=False):
+                path = Path(entry.path)
+                if is_image(path):
+                    yield prefix + entry.name
+                else:
+                    left_out[shown(path.suffix.lower())] += 1
+
+    return below(os.fspath(root), "")
 
 
-def _text_rows(lines: Iterable[str]) -> list[tuple[str, str | None]]:
-    stripped = (line.strip() for line in lines)
-    return [(line, None) for line in stripped if line and not line.startswith("#")]
-
-
-def _csv_rows(file: Path, lines: Iterable[str]) -> list[tuple[str, str | None]]:
-    reader = csv.DictReader(lines)
-    if "path" not in (reader.fieldnames or ()):
-        raise UserError(
-            f"{file} has no column 'path': its first line must be a header with path and, optionally, label"
-        )
-    rows = [(row["path"], row.get("label")) for row in reader]
-    if not all(path for path, _ in rows):
-        raise UserError(f"{file}, line {_line_of_first_blank([path for path, _ in rows])}: has no path")
-    return rows
-
-
-def _line_of_first_blank(cells: Sequence[str | None]) -> int:
-    """Return the line of a .csv file, which begins with its header as line 1."""
-    return 2 + [not cell for cell in cells].index(True)
+def _is(entry: "os.DirEntry[str]", *, folder: bool) -> bool:
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError:  # such as a link to itself
+        return False

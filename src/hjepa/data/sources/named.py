@@ -4,6 +4,7 @@ import gzip
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,11 +25,34 @@ FASHION_FOLDERS = (
     Path("data/FashionMNIST/raw"),
 )
 
-CIFAR10_NAMES = "cifar10, cifar10:train, cifar10:test"
 # One .npz with train_images, train_labels, test_images and test_labels.
 CIFAR10_FILES = (Path("cifar10.npz"), Path("data/cifar10.npz"))
 # torchvision's root folders: the default here, and an archive unpacked in the working directory.
-CIFAR10_ROOTS = (Path("data"), Path())
+ROOTS = (Path("data"), Path())
+
+
+class Published(NamedTuple):
+    """A dataset that torchvision holds in one array."""
+
+    kind: str  # of torchvision.datasets
+    splits: dict[str, dict[str, object]]  # name -> arguments; the first is the default
+    folder: str  # what torchvision leaves below its root
+
+
+_TRAIN_OR_TEST: dict[str, dict[str, object]] = {"train": {"train": True}, "test": {"train": False}}
+PUBLISHED = {
+    "cifar10": Published("CIFAR10", _TRAIN_OR_TEST, "cifar-10-batches-py/data_batch_1"),
+    "cifar100": Published("CIFAR100", _TRAIN_OR_TEST, "cifar-100-python/train"),
+    "mnist": Published("MNIST", _TRAIN_OR_TEST, "MNIST/raw/train-images-idx3-ubyte*"),
+    "kmnist": Published("KMNIST", _TRAIN_OR_TEST, "KMNIST/raw/train-images-idx3-ubyte*"),
+    "stl10": Published(
+        "STL10",
+        {split: {"split": split} for split in ("unlabeled", "train", "test")},
+        "stl10_binary/train_X.bin",
+    ),
+    "svhn": Published("SVHN", {split: {"split": split} for split in ("train", "test", "extra")}, "*_32x32.mat"),
+}
+NAMES = ("fashion-mnist", *PUBLISHED)
 
 
 def fashion_mnist_is_here() -> bool:
@@ -38,36 +62,67 @@ def fashion_mnist_is_here() -> bool:
 
 def cifar10_is_here() -> bool:
     """Return whether CIFAR-10 can be opened without a network."""
-    return any(file.is_file() for file in CIFAR10_FILES) or any(map(_has_cifar10, CIFAR10_ROOTS))
+    return any(file.is_file() for file in CIFAR10_FILES) or _root_of(PUBLISHED["cifar10"]) is not None
 
 
-def open_cifar10(split: str) -> ArraySource:
-    """Open CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour photographs of 32 x 32 pixels in ten classes.
-
-    Looks for ``cifar10.npz`` here and in ``data``, then for torchvision's folder, then downloads it with torchvision.
-    """
-    if split not in ("train", "test"):
-        raise UserError(f"cifar10 has no split {split!r}: use one of {CIFAR10_NAMES}")
-    for file in CIFAR10_FILES:
-        if file.is_file():
-            return open_npz(file, split, name=f"cifar10:{split}")
-    root = next(filter(_has_cifar10, CIFAR10_ROOTS), None)
+def open_named(name: str, split: str) -> ArraySource:
+    """Open one of ``NAMES``: from this machine if it is here, otherwise downloaded by torchvision into ``data``."""
+    if name == "fashion-mnist":
+        return open_fashion_mnist(split or "train")
+    published = PUBLISHED[name]
+    split = split or next(iter(published.splits))
+    if split not in published.splits:
+        raise UserError(f"{name} has no split {split!r}: use one of {', '.join(_names(name))}")
+    if name == "cifar10":
+        for file in CIFAR10_FILES:
+            if file.is_file():
+                return open_npz(file, split, name=f"cifar10:{split}")
+    root = _root_of(published)
     if root is None:
-        _refuse_to_download_twice("cifar10")
-    from torchvision.datasets import CIFAR10
+        _refuse_to_download_twice(name)
+    return _as_array(f"{name}:{split}", _of_torchvision(name, split, root))
 
+
+def _of_torchvision(name: str, split: str, root: Path | None) -> Any:
+    """Open a dataset of torchvision; without a folder it is downloaded. Raises UserError in one line."""
+    from torchvision import datasets
+
+    published = PUBLISHED[name]
+    kind, arguments = getattr(datasets, published.kind), published.splits[split]
     try:
-        found = CIFAR10(root or "data", train=split == "train", download=root is None)
-    except (OSError, RuntimeError):
+        return kind(root or "data", download=root is None, **arguments)
+    except (OSError, RuntimeError) as error:
+        if root is not None:
+            raise UserError(
+                f"{name}:{split} is incomplete or damaged in {root}, according to torchvision: move "
+                f"{root / published.folder.split('/')[0]} away, so that it is downloaded again"
+            ) from None
+        own = "cifar10.npz (train_images, train_labels, test_images, test_labels) or " if name == "cifar10" else ""
+        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            "cifar10 was not found and could not be downloaded: put cifar10.npz (train_images, train_labels, "
-            "test_images, test_labels) or torchvision's cifar-10-batches-py into ./data, or go online once"
+            f"{name} was not found and could not be downloaded ({reason}): put {own}torchvision's "
+            f"{published.folder.split('/')[0]} into ./data, or go online once"
         ) from None
-    return ArraySource(f"cifar10:{split}", found.data, np.asarray(found.targets), classes=found.classes)
+    except ImportError as error:
+        raise UserError(f"{name} needs a package that torchvision reads it with: pip install {error.name}") from None
 
 
-def _has_cifar10(root: Path) -> bool:
-    return (root / "cifar-10-batches-py" / "data_batch_1").is_file()
+def _as_array(name: str, found: Any) -> ArraySource:
+    """Return a dataset that torchvision holds in memory, whatever the order of its axes."""
+    images = np.asarray(found.data)
+    if images.ndim == 4 and images.shape[1] == 3 and images.shape[-1] != 3:
+        images = np.moveaxis(images, 1, -1)  # a view
+    labels = np.asarray(found.targets if hasattr(found, "targets") else found.labels)
+    known = len(labels) == len(images) and bool((labels >= 0).all())  # STL-10 calls "no label" -1
+    return ArraySource(name, images, labels if known else None, classes=getattr(found, "classes", ()))
+
+
+def _names(name: str) -> list[str]:
+    return [name, *(f"{name}:{split}" for split in PUBLISHED[name].splits)]
+
+
+def _root_of(published: Published) -> Path | None:
+    return next((root for root in ROOTS if any(root.glob(published.folder))), None)
 
 
 def _refuse_to_download_twice(name: str) -> None:

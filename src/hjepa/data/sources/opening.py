@@ -1,61 +1,89 @@
 """Open the DATA argument as a source of images."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hjepa.data.scenes import Scenes
+from hjepa.data.sources.archives import ARCHIVES, open_archive, refuse_compressed_tar
 from hjepa.data.sources.arrays import ArraySource, DatasetSource
-from hjepa.data.sources.files import FolderSource, ListSource, image_files
-from hjepa.data.sources.named import open_cifar10, open_fashion_mnist
+from hjepa.data.sources.files import FileSource, FolderSource, image_files
+from hjepa.data.sources.hugging_face import HuggingFaceSource, open_hugging_face
+from hjepa.data.sources.lists import LISTS, ListSource
+from hjepa.data.sources.named import NAMES, open_named
+from hjepa.data.sources.npy import NpySource
 from hjepa.data.sources.npz import open_npz
 from hjepa.data.sources.protocol import ImageSource
+from hjepa.data.sources.shards import open_shards
+from hjepa.data.sources.spooled import SpooledSource
 from hjepa.errors import UserError
 
 
 def open_source(data: Any, channels: int | None = None) -> ImageSource:
-    """Open DATA: a folder, a .txt or .csv list, an .npz file, the name of a dataset, an array or a Dataset.
+    """Open DATA: a folder, list, archive or array file, the name of a dataset, an array, a Dataset or an iterable.
 
     ``channels`` is data.channels: numbers other than 1, 3 or 4 are accepted only if they are set there.
     Raises UserError in one line if there is nothing to train on.
     """
+    source = open_unread(data, channels)
+    if isinstance(source, FileSource):
+        _ = source.channels  # read from the headers of the files, which may not fit together
+    return source
+
+
+def open_unread(data: Any, channels: int | None = None) -> ImageSource:
+    """Open DATA without looking into its files: for whoever reads all of them anyway."""
     if isinstance(data, str | os.PathLike):
-        return _open_named(str(data), channels)
+        return _open_by_name(str(data), channels)
     if isinstance(data, np.ndarray):
         return ArraySource("array", data, channels=channels)
     if isinstance(data, ImageSource):
         return data
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if _is_hugging_face(data):
+        return HuggingFaceSource("Dataset", data, channels)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not _is_stream(data):
         return DatasetSource(data, channels)
+    if isinstance(data, Iterable):
+        return SpooledSource(data, channels)
     raise UserError(
         f"DATA is of type {type(data).__name__}: pass a folder, a list file, the name of a dataset, "
-        "an array [n, H, W, C] or a Dataset with a length"
+        "an array [n, H, W, C], a Dataset, or an iterable of images"
     )
 
 
-def _open_named(spec: str, channels: int | None) -> ImageSource:
+def _open_by_name(spec: str, channels: int | None) -> ImageSource:
     name, _, split = spec.partition(":")
-    if spec in ("scenes", "fashion-mnist", "cifar10"):
+    if spec == "scenes" or spec in NAMES:
         _refuse_two_meanings(spec)
     if name == "scenes":
         return Scenes(split or "train", length=50_000 if split != "test" else 5_000)
-    if name == "fashion-mnist":
-        return open_fashion_mnist(split or "train")
-    if name == "cifar10":
-        return open_cifar10(split or "train")
+    if name in NAMES:
+        return open_named(name, split)
+    if name == "hf":
+        return open_hugging_face(split, channels)
+    if name == "wds":
+        return open_shards(split, channels)
     path = Path(spec).expanduser()
     if path.is_dir():
         return FolderSource(path, channels)
-    if path.suffix.lower() in (".txt", ".csv") and path.is_file():
-        return ListSource(path, channels)
-    file, part = _npz_and_split(path)
-    if file.suffix.lower() == ".npz" and file.is_file():
-        return open_npz(file, part, channels=channels)
-    if path.is_file():
+    file, part = _file_and_part(path)
+    ending = file.suffix.lower()
+    if file.is_file():
+        if ending == ".npz":
+            return open_npz(file, part, channels=channels)
+        if ending == ".npy":
+            return NpySource(file, channels)
+        if ending in LISTS:
+            return ListSource(file, channels, column=part)
+        if ending in ARCHIVES:
+            return open_archive(file, channels)
+        refuse_compressed_tar(file)
         raise UserError(
-            f"{spec} is a file: pass a folder of images, a .txt or .csv list of paths, or an .npz file of arrays"
+            f"{spec} is a file: pass a folder of images, a .txt, .csv or .parquet list of paths, a .zip or .tar of "
+            "images, or a .npy or .npz file of arrays"
         )
     raise UserError(
         f"{spec} is neither a folder nor a known dataset: check the path, or use cifar10, fashion-mnist or scenes"
@@ -71,9 +99,26 @@ def _refuse_two_meanings(name: str) -> None:
         )
 
 
-def _npz_and_split(path: Path) -> tuple[Path, str | None]:
-    """Split ``FILE.npz:test`` into file and split; the file name itself may contain a colon."""
+def _file_and_part(path: Path) -> tuple[Path, str | None]:
+    """Split ``FILE.npz:test`` or ``FILE.csv:column`` into file and part; the file name itself may contain a colon."""
     head, colon, tail = str(path).rpartition(":")
-    if colon and head.lower().endswith(".npz") and not path.is_file():
+    if colon and head.lower().endswith((".npz", ".csv", ".parquet")) and not path.is_file():
         return Path(head), tail
     return path, None
+
+
+def _is_hugging_face(data: Any) -> bool:
+    """Return whether DATA is a map-style dataset of the library ``datasets`` with a column of images."""
+    kind = type(data)
+    if (
+        kind.__module__.split(".")[0] != "datasets"
+        or not hasattr(data, "select_columns")
+        or not hasattr(data, "__len__")
+    ):
+        return False
+    return any(type(feature).__name__ == "Image" for feature in (data.features or {}).values())
+
+
+def _is_stream(data: Any) -> bool:
+    """Return whether DATA is an IterableDataset of torch, which has a ``__getitem__`` that only raises."""
+    return any(kind.__name__ == "IterableDataset" for kind in type(data).__mro__)

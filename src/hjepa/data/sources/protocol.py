@@ -1,7 +1,8 @@
 """The interface of image sources, and the numbering of classes."""
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,12 +17,16 @@ class ImageSource(Protocol):
     """Indexed images; ``labels`` maps the name of a label to int64 [n] and is empty if there are none."""
 
     name: str
-    channels: int
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels that holds every image."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return image ``index`` as uint8 [H, W, C]."""
+        """Return image ``index`` as uint8 [H, W, C], or uint16 or float32 if it has more than 8 bits."""
         ...
 
     @property
@@ -43,12 +48,20 @@ def refuse_channels(what: str, shape: Sequence[int], have: int, wanted: int | No
         )
 
 
-def number_classes(names: list[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
+def number_classes(names: Iterable[str | None]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Return the sorted class names, and the class number of each image; empty if any image has no class."""
-    if not all(names):
+    met: dict[str, int] = {}
+    numbers = array("q")
+    for name in names:
+        if not name:
+            return [], {}
+        numbers.append(met.setdefault(name, len(met)))
+    if not met:
         return [], {}
-    classes, numbers = np.unique(np.array(names), return_inverse=True)
-    return classes.tolist(), {"label": numbers.astype(np.int64)}
+    classes = sorted(met)
+    places = np.empty(len(met), dtype=np.int64)
+    places[[met[name] for name in classes]] = np.arange(len(met))
+    return classes, {"label": places[np.frombuffer(numbers, dtype=np.int64)]}
 
 
 def renumber_classes(train: ImageSource, test: ImageSource) -> None:

@@ -1,0 +1,126 @@
+"""Images listed in a text file or a table."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from hjepa.data.name_table import NameTable, PathTable
+from hjepa.data.sources.files import FileSource
+from hjepa.data.sources.protocol import number_classes
+from hjepa.errors import UserError
+
+LISTS = (".txt", ".csv", ".parquet")
+Rows = Iterator[tuple[str, str | None]]  # path and label
+
+
+class ListSource(FileSource):
+    """Images listed in a .txt file (one path per line), or in a .csv or .parquet file (``path``, optionally ``label``).
+
+    ``column`` is the name of the column with the paths. Relative paths are relative to the list's own folder.
+    """
+
+    def __init__(self, file: Path, wanted: int | None = None, *, column: str | None = None) -> None:
+        names: list[str | None] = []  # of classes: each text once, however many images have it
+
+        def paths() -> Iterator[str]:
+            for path, label in _rows(file, column):
+                names.append(label and sys.intern(label))
+                yield _existing(file, path)
+
+        table = NameTable(paths())
+        if not len(table):
+            raise UserError(f"{file} lists no images: write one path per line")
+        classes, labels = number_classes(names)
+        self.file = file
+        super().__init__(str(file), PathTable(Path(), table), labels, wanted)
+        self.classes = classes
+        if any(names) and not all(names):
+            line = _line_of_first_blank(names)
+            where = f"line {line}" if file.suffix.lower() == ".csv" else f"row {line - 1}"
+            self.unlabelled = f"add the missing label in {where}"
+
+    def names_and_sizes(self) -> Iterator[tuple[str, int]]:
+        """Yield each path, seen from the folder of the list, and the size of the file in bytes."""
+        for path in self.paths:
+            yield os.path.relpath(path, self.file.parent), Path(path).stat().st_size
+
+
+def _existing(file: Path, listed: str) -> str:
+    path = os.path.join(file.parent, os.path.expanduser(listed))  # noqa: PTH111, PTH118  (of a million lines)
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise UserError(f"{file} lists {path}, which does not exist: correct the list")
+    return path
+
+
+def _rows(file: Path, column: str | None) -> Rows:
+    ending = file.suffix.lower()
+    if ending == ".parquet":
+        yield from _parquet_rows(file, column or "path")
+        return
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            yield from _csv_rows(file, lines, column or "path") if ending == ".csv" else _text_rows(lines)
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
+
+
+def _text_rows(lines: Iterable[str]) -> Rows:
+    stripped = (line.strip() for line in lines)
+    return ((line, None) for line in stripped if line and not line.startswith("#"))
+
+
+def _csv_rows(file: Path, lines: Iterable[str], column: str) -> Rows:
+    reader = csv.DictReader(lines)
+    _refuse_without(file, column, reader.fieldnames or ())
+    for row in reader:
+        if not row[column]:
+            raise UserError(f"{file}, line {reader.line_num}: has no path")
+        yield row[column], row.get("label")
+
+
+def _parquet_rows(file: Path, column: str) -> Rows:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UserError(f"{file} needs pyarrow: pip install 'hjepa[parquet]'") from None
+    try:
+        table = parquet.ParquetFile(file)
+        names = table.schema_arrow.names
+        _refuse_without(file, column, names)
+        wanted = [name for name in (column, "label") if name in names]
+        row = 0
+        for batch in table.iter_batches(columns=wanted):
+            columns = batch.to_pydict()
+            labels = columns.get("label", [None] * len(batch))
+            for path, label in zip(columns[column], labels, strict=True):
+                row += 1
+                if not isinstance(path, str) or not path:
+                    what = "no path" if path is None or path == "" else "no text"
+                    raise UserError(f"{file}, row {row}: column {column!r} has {what}; {_for_images_inside(file)}")
+                yield path, None if label is None else str(label)
+    except (pyarrow.ArrowException, OSError):
+        raise UserError(f"{file} cannot be read as a Parquet file: write it again") from None
+
+
+def _refuse_without(file: Path, column: str, columns: Sequence[str]) -> None:
+    if column in columns:
+        return
+    if column != "path":
+        raise UserError(f"{file} has no column {column!r}: its columns are {', '.join(columns)}")
+    inside = f"; {_for_images_inside(file)}" if file.suffix.lower() == ".parquet" else ""
+    raise UserError(
+        f"{file} has no column 'path' in its header ({', '.join(columns)}): name the column with the paths, as in "
+        f"{file}:COLUMN, or rename it to path{inside}"
+    )
+
+
+def _for_images_inside(file: Path) -> str:
+    return f"if it contains the images themselves, use hf:{file.parent}"
+
+
+def _line_of_first_blank(cells: Sequence[str | None]) -> int:
+    """Return the line of a .csv file, which begins with its header as line 1."""
+    return 2 + [not cell for cell in cells].index(True)
