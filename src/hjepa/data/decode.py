@@ -87,7 +87,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = Image.open(path if isinstance(path, Path) else path.open())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:

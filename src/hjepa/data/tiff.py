@@ -90,7 +90,7 @@ def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
             f"{shown(path)} is {header}, which Pillow cannot read: pip install 'hjepa[tiff]', or convert it"
         ) from None
     try:
-        with tifffile.TiffFile(path) as file:
+        with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]
             values, axes = page.asarray(), page.axes
     except Exception as error:  # noqa: BLE001  (tifffile and its codecs raise exceptions of many kinds)
