@@ -7,7 +7,18 @@ from hjepa.version import __version__
 
 if TYPE_CHECKING:
     from hjepa import audit
-    from hjepa.api import Run, TrainingCallback, doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
+    from hjepa.api import (
+        Run,
+        TrainingCallback,
+        doctor,
+        embed,
+        evaluate,
+        load_encoder,
+        mask_statistics,
+        open_embeddings,
+        plan,
+        pretrain,
+    )
     from hjepa.errors import UserError
     from hjepa.report import write_report
 
@@ -18,9 +29,11 @@ __all__ = [
     "__version__",
     "audit",
     "doctor",
+    "embed",
     "evaluate",
     "load_encoder",
     "mask_statistics",
+    "open_embeddings",
     "plan",
     "pretrain",
     "write_report",
@@ -31,9 +44,11 @@ _HOMES = {
     "TrainingCallback": "hjepa.api",
     "UserError": "hjepa.errors",
     "doctor": "hjepa.api",
+    "embed": "hjepa.api",
     "evaluate": "hjepa.api",
     "load_encoder": "hjepa.api",
     "mask_statistics": "hjepa.api",
+    "open_embeddings": "hjepa.api",
     "plan": "hjepa.api",
     "pretrain": "hjepa.api",
     "write_report": "hjepa.report",

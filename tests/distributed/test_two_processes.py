@@ -1,42 +1,14 @@
 """Two gloo processes see the same images and masks as one, and end with the same weights."""
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from commands import call, environment, last_weights, metrics
+from commands import call, last_weights, metrics
 from conftest import tiny_options
+from launchers import launch
 from PIL import Image
 
 OPTIONS = tiny_options(train__length=6, train__log_every=1, train__precision="float64", optim__accumulate=2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launch(launcher: str, out: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    port = str(free_port())
-    heads = {
-        "torchrun": [
-            "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", port,
-        ],
-        "accelerate": [
-            "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-            "--mixed_precision", "no",
-            "--dynamo_backend", "no", "--main_process_ip", "127.0.0.1", "--main_process_port", port,
-        ],
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", *heads[launcher], "-m", "hjepa.cli", *map(str, words), "--out", str(out)],
-        capture_output=True, text=True, check=False, env=environment(), timeout=300,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Embedding: one resumable loop, and one file per output format."""
