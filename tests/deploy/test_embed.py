@@ -192,7 +192,7 @@ class CountingPath(type(Path())):
 def test_the_bytes_of_a_file_are_read_once(tmp_path):
     photos = write_images(tmp_path / "photos", 3)
     paths = [CountingPath(path) for path in sorted(photos.rglob("*.png"))]
-    source = FileSource("photos", paths, photos, {}, 3)
+    source = FileSource("photos", paths, {}, 3)
     CountingPath.opened = 0
     found = read_once(source, 1, ResizeToInput((16, 16), 3))
     assert CountingPath.opened == 1 and found.error == ""

@@ -8,15 +8,15 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hjepa.data.decode import read_image
+from hjepa.data.encoded import EncodedImage
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UserError
 from hjepa.files import shown
@@ -30,26 +30,6 @@ class ReadImage(NamedTuple):
     pixels: Tensor | None  # [C, H, W]
     content_hash: str  # SHA-256 of the file, or of the pixels of an image that is not a file; empty if unreadable
     error: str
-
-
-@dataclass(frozen=True)
-class HeldFile:
-    """A file whose bytes have been read already; it stands where the decoder takes a path."""
-
-    path: Path
-    content: bytes
-
-    def open(self, _mode: str = "rb") -> BinaryIO:
-        """Open the bytes."""
-        return io.BytesIO(self.content)
-
-    @property
-    def suffix(self) -> str:
-        """Return the ending of the name."""
-        return self.path.suffix
-
-    def __fspath__(self) -> str:
-        return os.fspath(self.path)
 
 
 def image_name(source: ImageSource, index: int) -> str:
@@ -70,8 +50,8 @@ def read_once(source: ImageSource, index: int, prepare: Callable[[np.ndarray], T
             with source.paths[index].open("rb") as file:
                 content = file.read()
             digest = hashlib.sha256(content).hexdigest()
-            # The decoder opens what it is given and asks for its ending and name: a held file has these.
-            image = read_image(cast(Path, HeldFile(source.paths[index], content)), source.channels)
+            held = EncodedImage(os.fspath(source.paths[index]), lambda: io.BytesIO(content))
+            image = read_image(held, source.channels)
         else:
             image = source[index]
             digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode() + image.tobytes()).hexdigest()
