@@ -7,16 +7,29 @@ from hjepa.version import __version__
 
 if TYPE_CHECKING:
     from hjepa import audit
-    from hjepa.api import Run, TrainingCallback, doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
+    from hjepa.api import (
+        Check,
+        Run,
+        TrainingCallback,
+        check,
+        doctor,
+        evaluate,
+        load_encoder,
+        mask_statistics,
+        plan,
+        pretrain,
+    )
     from hjepa.errors import UserError
     from hjepa.report import write_report
 
 __all__ = [
+    "Check",
     "Run",
     "TrainingCallback",
     "UserError",
     "__version__",
     "audit",
+    "check",
     "doctor",
     "evaluate",
     "load_encoder",
@@ -27,9 +40,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Check": "hjepa.api",
     "Run": "hjepa.api",
     "TrainingCallback": "hjepa.api",
     "UserError": "hjepa.errors",
+    "check": "hjepa.api",
     "doctor": "hjepa.api",
     "evaluate": "hjepa.api",
     "load_encoder": "hjepa.api",

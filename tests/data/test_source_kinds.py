@@ -439,7 +439,7 @@ def test_names_come_back_as_they_were(names):
         table[len(names)]
 
 
-def test_a_hundred_thousand_paths_take_little_memory(tmp_path):
+def test_very_many_paths_take_little_memory(tmp_path):
     """Measured in a process of its own: what listing them takes at its peak, the table included."""
     code = f"""
 import resource, sys
