@@ -378,7 +378,8 @@ def test_hugging_face_in_folders_and_splits(tmp_path):
     pytest.importorskip("datasets")
     saved_by_datasets(tmp_path, 0)
     refused(f"hf:{tmp_path / 'saved'}:test", r"no split 'test': it has a single one")
-    refused(f"hf:{tmp_path / 'nothing-here'}", r"cannot be opened, neither as a folder nor on the hub")
+    refused(f"hf:{tmp_path / 'nothing-here'}", r"neither a folder here nor a name of the hub")
+    refused("hf:", r"hf:: nothing is neither a folder")
 
 
 def test_hugging_face_is_missing(monkeypatch):
