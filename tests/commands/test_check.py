@@ -12,6 +12,8 @@ from commands import call, hjepa, tree
 from PIL import Image
 
 import hjepa as package
+from hjepa.commands.given import given_layers
+from hjepa.config import resolve
 from hjepa.data.duplicates import exact_groups, near_groups
 from hjepa.data.preflight import look_at_all
 from hjepa.data.sources import open_source, open_unread
@@ -115,7 +117,7 @@ def test_the_sizes_are_those_that_a_run_chooses(tmp_path):
     for broken in ("cut.jpg", "text.png", "empty.png"):
         (root / "cat" / broken).unlink()
     result = package.check(root)
-    run = with_sizes(result.resolved, open_source(root))
+    run = with_sizes(resolve(given_layers(None, None, None, [], {})), open_source(root))
     assert result.resolved.config.image_size == run.config.image_size
     assert result.resolved.origin == run.origin
     given = package.check(root, data={"image_size": [32, 32]}, model={"patch_size": 8})
@@ -171,7 +173,11 @@ def test_processes_find_the_same(tmp_path, workers):
     (root / "cat/100.png").write_bytes(b"broken")
     shutil.copy(root / "dog/001.png", root / "dog/299.png")
     seen: list[int] = []
+    for number in range(200, 280):  # so that processes meet kinds in another order
+        file = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        picture(number).save(file, "JPEG")
     found = look_at_all(open_unread(root), workers=workers, progress=seen.append)
+    assert {kind.format: found.count(kind) for kind in found.kinds} == {"PNG": 219, "JPEG": 80}
     here = look_at_all(open_unread(root), workers=1)
     assert np.array_equal(found.rows, here.rows) and found.errors == here.errors and found.kinds == here.kinds
     assert [index for index, _, _ in found.headers] == list(range(300)) and seen == [64, 128, 192, 256, 300]

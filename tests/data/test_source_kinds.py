@@ -275,6 +275,15 @@ def test_a_damaged_member_is_named_and_can_be_skipped(tmp_path):
     assert list(parts.batches.images.skipped) == [f"{file}/photos/cat/1.png"]
 
 
+def test_a_wrong_check_sum_is_seen(tmp_path):
+    file = Path(deflated(tmp_path, 0))
+    raw = bytearray(file.read_bytes())
+    entry = raw.rfind(b"photos/cat/1.png") - 46  # in the list of contents
+    raw[entry + 16] ^= 1
+    file.write_bytes(raw)
+    refused(file, r"photos/cat/1\.png: the archive is damaged here")
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     file = Path(zipped(tmp_path, 0))
     raw = bytearray(file.read_bytes())
