@@ -3,14 +3,17 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from commands import environment
-from conftest import TINY
+from commands import call, environment
+from conftest import TINY, tiny_options
 from PIL import Image
 from runs import pictures
 
@@ -28,12 +31,12 @@ SOURCES = [*PAGES, *sorted((ROOT / "src/hjepa/recipes").glob("*.yaml"))]
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in SOURCES:
-        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|masks|doctor|report) [^`]+)`", page.read_text()):
+        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|check|masks|doctor|report) [^`]+)`", page.read_text()):
             if not re.search(r"\.\.\.|NAME|^hjepa \w+ --", span):  # a command, not a way to speak of an option
                 found.append((page.name, span))
         for line in page.read_text().splitlines():
             text = line.strip().removeprefix("$ ").removeprefix("# Command:").strip().strip("`")
-            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|masks|doctor|report)\b", text):
+            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|check|masks|doctor|report)\b", text):
                 found.append((page.name, text.split("  #")[0].split("#   ")[0].strip()))
     return found
 
@@ -86,6 +89,34 @@ def test_every_command_of_the_readme_runs(tmp_path):
     assert len(ran) >= 9
     assert (tmp_path / "runs/photos/report.html").stat().st_size > 10_000
     assert json.loads((tmp_path / "runs/fashion/run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_every_command_on_the_page_of_your_images_runs(tmp_path, monkeypatch):
+    datasets, parquet = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    images = pictures(16)
+    names = [f"{'cat' if number < 8 else 'dog'}/{number:02}.png" for number in range(16)]
+    for name, image in zip(names, images.images, strict=True):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(Path("photos", name))
+    shutil.make_archive("photos", "zip", ".", "photos")
+    parquet.write_table(parquet.pa.table({"file": [f"photos/{name}" for name in names]}), "list.parquet")
+    np.save("images.npy", images.images)
+    datasets.disable_progress_bars()
+    datasets.load_dataset("imagefolder", data_dir="photos", split="train", cache_dir="cache").save_to_disk("saved")
+    for shard in range(2):
+        with tarfile.open(f"s-{shard:03}.tar", "w") as archive:
+            for number in range(shard * 8, shard * 8 + 8):
+                archive.add(Path("photos", names[number]), f"{number:04}.png")
+    ran = [text for page, text in commands() if page == "your-images.md"]
+    for text in ran:
+        words = shlex.split(text)[1:]
+        words += tiny_options(train__length=2) if words[0] == "pretrain" else []
+        done = call(*words)
+        expected = 1 if "--strict" in words else 0  # pictures of 16 pixels, for an encoder of 28
+        assert done.returncode == expected, f"{text}\n{done.stdout}{done.stderr}"
+    assert len(ran) >= 10 and Path("affected.csv").read_text().startswith("path,problem,detail\n")
 
 
 def test_the_readme_loads_a_run_in_stock_timm(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ from hjepa.version import __version__
 if TYPE_CHECKING:
     from hjepa import audit
     from hjepa.api import (
+        Embeddings,
         Run,
         TrainingCallback,
+        check,
         doctor,
         embed,
         evaluate,
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from hjepa.report import write_report
 
 __all__ = [
+    "Embeddings",
     "Run",
     "TrainingCallback",
     "UserError",
     "__version__",
     "audit",
+    "check",
     "doctor",
     "embed",
     "evaluate",
@@ -39,26 +43,13 @@ __all__ = [
     "write_report",
 ]
 
-_HOMES = {
-    "Run": "hjepa.api",
-    "TrainingCallback": "hjepa.api",
-    "UserError": "hjepa.errors",
-    "doctor": "hjepa.api",
-    "embed": "hjepa.api",
-    "evaluate": "hjepa.api",
-    "load_encoder": "hjepa.api",
-    "mask_statistics": "hjepa.api",
-    "open_embeddings": "hjepa.api",
-    "plan": "hjepa.api",
-    "pretrain": "hjepa.api",
-    "write_report": "hjepa.report",
-}
+_HOMES = {"UserError": "hjepa.errors", "write_report": "hjepa.report"}  # all others are in hjepa.api
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import hjepa`` costs nothing."""
     if name == "audit":
         return import_module("hjepa.audit")
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'hjepa' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "hjepa.api")), name)

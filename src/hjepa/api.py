@@ -1,5 +1,6 @@
 """The Python API: one function per command."""
 
+from hjepa.commands.check import Check, check
 from hjepa.commands.doctor import doctor
 from hjepa.commands.embed import embed
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
@@ -11,10 +12,12 @@ from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.run import Run
 
 __all__ = [
+    "Check",
     "Embeddings",
     "Evaluation",
     "Run",
     "TrainingCallback",
+    "check",
     "doctor",
     "embed",
     "evaluate",

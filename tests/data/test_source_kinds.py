@@ -275,6 +275,15 @@ def test_a_damaged_member_is_named_and_can_be_skipped(tmp_path):
     assert list(parts.batches.images.skipped) == [f"{file}/photos/cat/1.png"]
 
 
+def test_a_wrong_check_sum_is_seen(tmp_path):
+    file = Path(deflated(tmp_path, 0))
+    raw = bytearray(file.read_bytes())
+    entry = raw.rfind(b"photos/cat/1.png") - 46  # in the list of contents
+    raw[entry + 16] ^= 1
+    file.write_bytes(raw)
+    refused(file, r"photos/cat/1\.png: the archive is damaged here")
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     file = Path(zipped(tmp_path, 0))
     raw = bytearray(file.read_bytes())
@@ -378,7 +387,8 @@ def test_hugging_face_in_folders_and_splits(tmp_path):
     pytest.importorskip("datasets")
     saved_by_datasets(tmp_path, 0)
     refused(f"hf:{tmp_path / 'saved'}:test", r"no split 'test': it has a single one")
-    refused(f"hf:{tmp_path / 'nothing-here'}", r"cannot be opened, neither as a folder nor on the hub")
+    refused(f"hf:{tmp_path / 'nothing-here'}", r"neither a folder here nor a name of the hub")
+    refused("hf:", r"hf:: nothing is neither a folder")
 
 
 def test_hugging_face_is_missing(monkeypatch):
@@ -398,7 +408,7 @@ def test_a_dataset_of_hugging_face_in_python(tmp_path):
 
 def test_an_iterable_without_images(tmp_path):
     refused(iter(()), "yields no images")
-    refused(iter([{"pixel_values": 3}]), r"dicts with pixel_values: name the image 'image'")
+    refused(iter([{"depth": 3}]), r"dicts with depth: name the image 'image'")
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32, np.int16, np.float64, ">u2"])
@@ -426,6 +436,88 @@ def test_a_npy_file_is_not_read_into_memory_and_holds_no_pickle(tmp_path):
     refused(tmp_path / "cut.npy", "cannot be read")
 
 
+class Rows:
+    """A map-style Dataset of dicts."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": Image.fromarray(pixels(index)), "label": index // 4}
+
+
+def test_a_dataset_of_dicts():
+    assert all(np.array_equal(image, pixels(number)) for number, image in enumerate(all_of(open_source(Rows()))))
+
+
+def torchvision_files(monkeypatch, name: str) -> np.ndarray:
+    """Write a dataset as torchvision leaves it in ./data, without its check sums; return the first split's images."""
+    from torchvision.datasets import cifar, stl10, svhn
+
+    images = np.stack([pixels(number) for number in range(8)]).repeat(2, axis=1).repeat(2, axis=2)
+    labels = np.arange(8) // 4
+    for module in (cifar, stl10, svhn):
+        monkeypatch.setattr(module, "check_integrity", lambda *_: True)
+    rows = images.transpose(0, 3, 1, 2).reshape(8, -1)
+    Path("data").mkdir()
+    if name == "cifar100":
+        folder = Path("data/cifar-100-python")
+        folder.mkdir()
+        for split in ("train", "test"):
+            (folder / split).write_bytes(pickle.dumps({"data": rows, "fine_labels": labels.tolist()}))
+        (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["bird", "cat"]}))
+        return images
+    if name == "svhn":
+        from scipy.io import savemat
+
+        savemat("data/train_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None] + 1})
+        return images
+    images = images.repeat(3, axis=1).repeat(3, axis=2)
+    folder = Path("data/stl10_binary")
+    folder.mkdir()
+    for file in ("train_X", "test_X", "unlabeled_X"):
+        images.transpose(0, 3, 2, 1).tofile(folder / f"{file}.bin")
+    for file in ("train_y", "test_y"):
+        (labels + 1).astype(np.uint8).tofile(folder / f"{file}.bin")
+    (folder / "class_names.txt").write_text("bird\ncat\n")
+    return images
+
+
+@pytest.mark.parametrize("name", ["cifar100", "stl10", "svhn"])
+def test_datasets_of_torchvision_are_found_in_data(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    images = torchvision_files(monkeypatch, name)
+    source = open_source(name)
+    assert source.name == f"{name}:{'unlabeled' if name == 'stl10' else 'train'}" and source.channels == 3
+    assert all(np.array_equal(a, b) for a, b in zip(all_of(source), images, strict=True))
+    train = open_source(f"{name}:train")
+    assert len(np.unique(train.labels["label"])) == 2
+    assert (source.labels == {}) == (name == "stl10")
+    if name != "svhn":
+        assert train.classes == ["bird", "cat"]
+    with pytest.raises(UserError, match=rf"{name} has no split 'nothing': use one of {name}, {name}:"):
+        open_source(f"{name}:nothing")
+    write = tmp_path / name / "a.png"
+    write.parent.mkdir()
+    write.write_bytes(encoded(0))
+    with pytest.raises(UserError, match=rf"{name} is both a folder"):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "stl10", "svhn", "mnist", "kmnist"])
+def test_a_dataset_that_is_not_here_is_downloaded_by_the_first_process_only(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    refused(name, rf"{name} was not found: run hjepa once in a single process to download it")
+
+
+def test_a_damaged_download_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/cifar-100-python").mkdir(parents=True)
+    (tmp_path / "data/cifar-100-python/train").write_bytes(b"cut")
+    refused("cifar100", r"cifar100:train is incomplete or damaged in data.*move data/cifar-100-python away")
+
+
 # ---- very many names -----------------------------------------------------------------------------
 
 
@@ -439,7 +531,7 @@ def test_names_come_back_as_they_were(names):
         table[len(names)]
 
 
-def test_a_hundred_thousand_paths_take_little_memory(tmp_path):
+def test_very_many_paths_take_little_memory(tmp_path):
     """Measured in a process of its own: what listing them takes at its peak, the table included."""
     code = f"""
 import resource, sys

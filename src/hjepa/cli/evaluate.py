@@ -28,7 +28,8 @@ def evaluate(
         Folder of a run.
     train
         Labelled training images: a folder with one subfolder per class, a .csv file with the columns path and label,
-        an .npz file, or a dataset such as cifar10:train, fashion-mnist:train or scenes:train.
+        an .npz file, a .zip or .tar of class folders, hf:NAME, wds:PATTERN with .cls files, or a dataset such as
+        cifar10:train, fashion-mnist:train or scenes:train.
     test
         Labelled test images of the same classes.
     protocols

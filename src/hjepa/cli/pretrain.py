@@ -34,8 +34,10 @@ def pretrain(
     Parameters
     ----------
     data
-        A folder (searched recursively), a .txt or .csv list of paths, an .npz file of arrays (FILE.npz or
-        FILE.npz:test), or the name of a dataset: cifar10, fashion-mnist or scenes, optionally with :train or :test.
+        A folder (searched recursively), a .txt, .csv or .parquet list of paths (FILE.csv:COLUMN if the column is not
+        called path), a .zip or .tar of images, a .npy or .npz file of arrays (FILE.npz or FILE.npz:test), the name of a
+        dataset (cifar10, cifar100, stl10, svhn, mnist, kmnist, fashion-mnist or scenes, optionally with :train or
+        :test), hf:NAME or hf:FOLDER for datasets of Hugging Face, or wds:shard-{000..099}.tar for WebDataset.
     out
         Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe

@@ -8,7 +8,6 @@ from typing import Any
 from hjepa import config as configuration
 from hjepa.config import Layer
 from hjepa.errors import UserError
-from hjepa.setup.machine import choose_device
 
 DEFAULT_RECIPE = "hjepa-small"
 RECIPES_BY_BUDGET = {  # device -> recipe below so many seconds, recipe from there on
@@ -60,6 +59,8 @@ def _chosen_recipe(length: Any, wanted: str) -> list[Layer]:
         seconds = configuration.budget_seconds(str(length))
     except ValueError:  # not a time; what is not a length at all is refused where it is read
         return [configuration.read_recipe(DEFAULT_RECIPE)]
+    from hjepa.setup.machine import choose_device  # imports torch, which hjepa check does without
+
     device = choose_device(wanted).type
     shorter, limit, longer = RECIPES_BY_BUDGET[device]
     name = longer if seconds >= limit else shorter

@@ -50,7 +50,7 @@ def pretrain(
 ) -> Run:
     """Pretrain an encoder on ``data`` and write the run folder ``out``.
 
-    ``data`` is a folder, a list file, an .npz file, the name of a dataset, a uint8 array [n, H, W, C] or a Dataset.
+    ``data`` is whatever the command takes, an array [n, H, W, C], a Dataset, or an iterable of images.
     ``budget`` is the wall-clock time that the run may take, such as ``20min``. Settings are given by section:
     ``pretrain("photos", out="runs/a", train={"steps": 500})``. Raises UserError for anything the user can fix; a
     call that is refused leaves the disk untouched.

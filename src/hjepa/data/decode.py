@@ -75,11 +75,16 @@ def read_header(path: ImageFile, channels: int | None = None) -> Header | None:
         return Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
     try:
         with opened(path) as file:
-            mode, alpha = file.mode, file.mode in ("LA", "RGBA", "PA") or "transparency" in file.info
-            size = (file.height, file.width)
+            return header_of(file)
     except _DAMAGE:
         return None if tiff is None else Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
-    return Header(size, 1 if mode in GREY_MODES else 3, mode in DEEP_MODES, alpha)
+
+
+def header_of(file: Image.Image) -> Header:
+    """Return the header of an image that Pillow has opened."""
+    alpha = file.mode in ("LA", "RGBA", "PA") or "transparency" in file.info
+    size = (file.height, file.width)
+    return Header(size, 1 if file.mode in GREY_MODES else 3, file.mode in DEEP_MODES, alpha)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
 
     Given values are kept, so the configuration of a run is returned unchanged.
     """
-    resolved = _with_value_range(_with_sizes(resolved, source), source)
+    resolved = _with_value_range(with_sizes(resolved, source), source)
     config = resolved.config
     values: dict[str, tuple[Any, str]] = {}
     channels = config.data.channels or source.channels
@@ -91,7 +91,7 @@ def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
     return derive(resolved, {"data.value_range": (measured, f"0.1 to 99.9 % of the pixels of {images}, clipped")})
 
 
-def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
+def with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     """Resolve auto image and patch sizes: 28, 32, 64 or 96 pixels, the first that covers the images; 7 or 8 patches."""
     data = resolved.config.data
     values: dict[str, tuple[Any, str]] = {}

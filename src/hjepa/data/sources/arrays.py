@@ -11,6 +11,8 @@ from hjepa.data.sources.protocol import number_classes, refuse_channels
 from hjepa.data.tiff import native
 from hjepa.errors import UserError
 
+_IMAGE_NAMES = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
+
 
 class ArraySource:
     """Images in an array [n, H, W, C]: of uint8, or of any other numbers with one value range for all.
@@ -90,8 +92,7 @@ class DatasetSource:
         return as_pixels(self._image(index))
 
     def _image(self, index: int) -> Any:
-        item = self.dataset[index]
-        return item[0] if isinstance(item, tuple | list) else item
+        return image_and_label(self.dataset[index])[0]
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -107,6 +108,24 @@ class DatasetSource:
         for index in range(0, len(self), max(1, len(self) // 16)):
             digest.update(np.ascontiguousarray(self[index]).tobytes())
         return f"{len(self)}-{digest.hexdigest()[:16]}"
+
+
+def image_and_label(item: Any) -> tuple[Any, int | None]:
+    """Take apart an image, a tuple that begins with one, or a dict that has one, as of datasets and webdataset."""
+    if isinstance(item, dict):
+        names = [name for name in _IMAGE_NAMES if name in item]
+        if not names:
+            raise UserError(f"DATA returns dicts with {', '.join(map(str, item))}: name the image 'image'")
+        return item[names[0]], _as_class(item.get("label", item.get("cls")))
+    if isinstance(item, tuple | list):
+        return item[0], _as_class(item[1]) if len(item) > 1 else None
+    return item, None
+
+
+def _as_class(value: Any) -> int | None:
+    if isinstance(value, int | np.integer) or (hasattr(value, "numel") and value.numel() == 1):
+        return int(value)
+    return None
 
 
 def as_pixels(item: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Datasets of Hugging Face's library ``datasets``: from the hub if named, from a folder, or saved to the disk."""
 
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,7 @@ from hjepa.data.survey import sample_of
 from hjepa.errors import UnreadableImage, UserError
 
 SAMPLE = 256  # rows of which the images are part of the fingerprint
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # of a dataset of the hub
 _MISSING = "hf:{} needs Hugging Face's datasets: pip install 'hjepa[hf]'"
 
 
@@ -85,7 +87,14 @@ def open_hugging_face(spec: str, wanted: int | None = None) -> HuggingFaceSource
         raise UserError(_MISSING.format(spec)) from None
     name, split = _name_and_split(spec)
     folder = Path(name).expanduser()
+    if not folder.exists() and not _NAME.fullmatch(name):
+        raise UserError(
+            f"hf:{spec}: {name or 'nothing'} is neither a folder here nor a name of the hub: check the path"
+        )
+    from huggingface_hub.utils import logging
+
     datasets.disable_progress_bars()
+    logging.set_verbosity_error()  # or else each attempt to reach the hub is reported
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(str(folder))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hjepa.data.byte_ranges import RangedFile
-from hjepa.data.sources.arrays import as_pixels
+from hjepa.data.sources.arrays import as_pixels, image_and_label
 from hjepa.data.sources.protocol import refuse_channels
 from hjepa.errors import UserError
 
@@ -38,7 +38,7 @@ class SpooledSource:
         rows, labels, digest = array("q"), array("q"), hashlib.sha256()
         with path.open("wb") as file:
             for item in items:
-                image, label = _image_and_label(item)
+                image, label = image_and_label(item)
                 pixels = np.ascontiguousarray(as_pixels(image))
                 digest.update(f"{pixels.shape}".encode())
                 digest.update(pixels.data)
@@ -82,24 +82,6 @@ class SpooledSource:
     def fingerprint(self) -> str:
         """Digest of all pixels."""
         return f"{len(self)}-{self._digest}"
-
-
-def _image_and_label(item: Any) -> tuple[Any, int | None]:
-    """Take apart an image, a tuple that begins with one, or a dict with one under ``image`` (datasets, webdataset)."""
-    if isinstance(item, dict):
-        names = [name for name in ("image", "img", "jpg", "jpeg", "png", "webp", "pixels") if name in item]
-        if not names:
-            raise UserError(f"DATA yields dicts with {', '.join(map(str, item))}: name the image 'image'")
-        return item[names[0]], _as_class(item.get("label", item.get("cls")))
-    if isinstance(item, tuple | list):
-        return item[0], _as_class(item[1]) if len(item) > 1 else None
-    return item, None
-
-
-def _as_class(value: Any) -> int | None:
-    if isinstance(value, int | np.integer) or (hasattr(value, "numel") and value.numel() == 1):
-        return int(value)
-    return None
 
 
 def _remove(folder: str, owner: int) -> None:
