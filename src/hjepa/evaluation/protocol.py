@@ -1,7 +1,9 @@
 """The whole evaluation: probes, baselines, confidence intervals, and a summary in words."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +13,12 @@ from hjepa.errors import UserError
 from hjepa.evaluation.features import (
     POOLINGS,
     Encoder,
+    Extracted,
     LabelledImages,
     Probe,
     check_known,
-    extract,
-    raw_pixels,
+    extract_beside,
+    flat_pixels,
     train_val_split,
 )
 from hjepa.evaluation.knn import knn
@@ -119,6 +122,7 @@ def evaluate(
     device: torch.device | None = None,
     autocast: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
+    on_images: Callable[[int, int], None] | None = None,
     keep: Callable[[Sequence[Result]], None] | None = None,
 ) -> list[Result]:
     """Probe ``encoder``, with ``control`` (the same architecture, untrained) and raw pixels as baselines.
@@ -126,9 +130,10 @@ def evaluate(
     One result per label name, protocol and pooling, in that order. The control is pooled the same
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
     Several encoders (the levels of one) are probed as one, with concatenated features. ``level`` names
-    these features in the results. Encoders compute on ``device`` with matrix products in ``autocast`` (None:
-    the dtype of their weights). ``progress`` gets one line before each measurement, ``keep`` all results so
-    far after each one: a large probe takes minutes.
+    these features in the results. Encoders and probes compute on ``device``, encoders with matrix products
+    in ``autocast`` (None: the dtype of their weights). ``progress`` gets one line before each measurement,
+    ``on_images`` the numbers of images done and of all images while features are extracted, ``keep`` all results so
+    far after each measurement.
     Raises ``UserError`` for unknown names and unsuitable labels, before any work, and for non-finite
     features.
     """
@@ -140,29 +145,43 @@ def evaluate(
             classes = getattr(train, "classes", ()) if name == "label" else ()
             refuse_scarce_labels(numbers, f"{train.name} ({name})", classes)
     say = progress or (lambda line: None)
-    features: dict[str, dict[str, Sets]] = {}
-    for name, model in (("pretrained", encoder), ("random_init", control)):
-        say(f"extracting features, {name}: {len(train) + len(test)} images")
-        train_x, test_x = (
-            extract(model, images, poolings, batch_size, device=device, autocast=autocast) for images in (train, test)
+    total = len(train) + len(test)
+    say(f"extracting features, pretrained and random init: {total:,} images")
+    both = {"pretrained": encoder, "random_init": control}
+    of_train, of_test = (
+        extract_beside(
+            both, images, poolings, batch_size, device=device, autocast=autocast, keep_pixels=True,
+            on_images=partial(_count, on_images, before, total),
         )
-        features[name] = {pooling: (train_x[pooling], test_x[pooling]) for pooling in poolings}
-    pixels = _pixel_sets(train, test)
-    results = []
-    for labels, of_train in train.labels.items():
-        y = of_train, test.labels[labels]
+        for images, before in ((train, 0), (test, len(train)))
+    )  # fmt: skip
+    features: dict[str, dict[str, Sets]] = {
+        name: {pooling: (of_train.features[name][pooling], of_test.features[name][pooling]) for pooling in poolings}
+        for name in both
+    }
+    pixels = _pixel_sets(of_train, of_test)
+    results: list[Result] = []
+    probes = len(train.labels) * len(protocols) * (1 + len(poolings))
+    number = itertools.count(1)
+    for labels, numbers in train.labels.items():
+        y = numbers, test.labels[labels]
         for protocol in protocols:
-            say(f"{protocol}, {labels}, raw_pixels")
-            raw = _probe(protocol, pixels, y, seed)
+            say(f"{protocol}, {labels}, raw pixels (probe {next(number)} of {probes})")
+            raw = _probe(protocol, pixels, y, seed, device)
             for pooling in poolings:
-                say(f"{protocol}, {labels}, {pooling}")
-                probes = {name: _probe(protocol, sets[pooling], y, seed) for name, sets in features.items()}
-                pretrained = probes.pop("pretrained")
-                controls = {**probes, "raw_pixels": raw}
+                say(f"{protocol}, {labels}, {pooling} (probe {next(number)} of {probes})")
+                found = {name: _probe(protocol, sets[pooling], y, seed, device) for name, sets in features.items()}
+                pretrained = found.pop("pretrained")
+                controls = {**found, "raw_pixels": raw}
                 results.append(_result(protocol, pooling, level, labels, pretrained, controls, y, seed))
                 if keep:
                     keep(results)
     return results
+
+
+def _count(on_images: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+    if on_images:
+        on_images(before + done, total)
 
 
 def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> None:
@@ -184,21 +203,22 @@ def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> Non
             )
 
 
-def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
-    train_x, test_x = raw_pixels(train), raw_pixels(test)
+def _pixel_sets(train: Extracted, test: Extracted) -> Sets:
+    assert train.pixels is not None and test.pixels is not None
+    train_x, test_x = flat_pixels(train.pixels), flat_pixels(test.pixels)
     if train_x.shape[1] != test_x.shape[1]:  # only one of the two sets is all grey
-        return raw_pixels(train, keep_channels=True), raw_pixels(test, keep_channels=True)
+        return flat_pixels(train.pixels, keep_channels=True), flat_pixels(test.pixels, keep_channels=True)
     return train_x, test_x
 
 
-def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
+def _probe(protocol: str, x: Sets, y: Sets, seed: int, device: torch.device | None) -> Probe:
     probes: dict[str, Callable[..., Probe]] = {
         "knn": knn,
         "knn-whitened": whitened_knn,
         "linear": linear,
         "lowshot": lowshot,
     }
-    return probes[protocol](x[0], y[0], x[1], y[1], seed=seed)
+    return probes[protocol](x[0], y[0], x[1], y[1], seed=seed, device=device)
 
 
 def _result(
