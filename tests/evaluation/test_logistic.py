@@ -149,7 +149,7 @@ def test_the_same_problem_has_the_same_answer_bit_for_bit() -> None:
 def test_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     (x, y), (test_x, _) = digits()
     whole = fit_standardised(x[None], y, [0.01, 1.0], 500)
-    monkeypatch.setitem(logistic.BLOCK, "cpu", 1000)
+    monkeypatch.setattr(logistic, "BLOCK", 1000)
     monkeypatch.setattr(import_module("hjepa.evaluation.linear"), "BLOCK", 1000)
     parts = fit_standardised(x[None], y, [0.01, 1.0], 500)
     torch.testing.assert_close(parts.models.objective, whole.models.objective, atol=1e-6, rtol=0)
@@ -176,6 +176,13 @@ def test_labels_of_any_kind_come_back() -> None:
     names = np.array([10, 200, 3000])
     named = fit_standardised(x[None], names[y], [0.1], 500).predict(test_x)
     assert (named == names[fit_standardised(x[None], y, [0.1], 500).predict(test_x)]).all()
+
+
+def test_a_subset_with_a_single_class_predicts_it() -> None:
+    """Of ten thousand images to choose C on, none may be of a rare class."""
+    ours = fit_standardised(digits()[0][0][None, :20], np.full(20, 7), [0.1, 1.0], 500)
+    assert ours.models.converged.all()
+    assert (ours.predict(digits()[1][0][:5]) == 7).all()
 
 
 @pytest.mark.slow

@@ -272,9 +272,16 @@ def test_the_conclusion_of_one_measurement(measured: Result, words: str) -> None
 def test_the_conclusion_of_several_counts_them() -> None:
     several = [result(), result(random=0.70, raw=0.5), result(random=0.8, raw=0.72)]
     assert conclusion(several) == (
-        "Pretraining helped in 1 of 3 measurements. Compared with random init: 1 better, 1 with no clear difference, "
-        "1 worse. Compared with raw pixels: 1 better, 1 with no clear difference, 1 worse."
+        "Pretraining helped in 1 of 3 measurements. Compared with random init, the features are better in 1, worse in "
+        "1 and not clearly different in 1. Compared with raw pixels, they are better in 1, worse in 1 and not clearly "
+        "different in 1."
     )
+    assert conclusion([result(), result()]) == (
+        "Pretraining helped in both measurements. Compared with random init, the features are better every time. "
+        "Compared with raw pixels, they are worse every time."
+    )
+    assert "not clearly different every time" in conclusion([result(random=0.7)] * 3)
+    assert "in all 3 measurements" in conclusion([result()] * 3)
     assert re.search(r"^Pretraining did not .*\b2 measurements\b", conclusion(several[1:]))
     assert conclusion([]) == "Nothing was measured."
 

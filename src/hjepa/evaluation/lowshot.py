@@ -9,13 +9,14 @@ from sklearn.model_selection import StratifiedKFold
 from hjepa.errors import UserError
 from hjepa.evaluation.features import Probe
 from hjepa.evaluation.linear import fit_standardised
+from hjepa.evaluation.logistic import HISTORY
 from hjepa.randomness import generator
 
 SHOTS = 10
 FOLDS = 5
 ITERATIONS = 200
 TOGETHER = 2**28
-"""Largest number of values (features, or weights with their L-BFGS history) of the subsets that are fitted at once."""
+"""Largest number of values of the subsets that are fitted at once: features, preconditioners, L-BFGS history."""
 
 
 def lowshot(
@@ -41,7 +42,7 @@ def lowshot(
     rows = np.stack([draw(train_y, shots, seed=seed, number=number) for number in range(draws)])
     y = train_y[rows[0]]  # class by class, so that the rows of every subset have the same labels
     wide = min(train_x.shape[1], len(y))
-    size = max(len(y) * train_x.shape[1], 30 * len(cs) * wide * len(np.unique(y)))
+    size = len(y) * train_x.shape[1] + len(cs) * wide * (wide + 3 * HISTORY * len(y) // shots)
     groups = np.array_split(rows, min(draws, -(-draws * size // TOGETHER)))
     best = float(cs[0])
     if shots > 1 and len(cs) > 1:

@@ -289,19 +289,20 @@ def harm(results: Sequence[Result]) -> str:
         return ""
     worst = min(below, key=lambda result: result.accuracy - result.controls["random_init"])
     where = f"{worst.protocol}, {worst.pooling}" + (f", {worst.labels}" if worst.labels != "label" else "")
-    often = f"in {len(below)} of {len(results)} measurements " if len(results) > 1 else ""
+    often, most = "", ""
+    if len(results) > 1:
+        often, most = f" {_in_so_many(len(below), len(results))}", "most clearly with " if len(below) > 1 else ""
     return (
-        f"Pretraining made the features worse than those of a random-init encoder {often}"
-        f"({where}: {_percent(worst.accuracy)}%, random init {_percent(worst.controls['random_init'])}%). Do not use "
-        "this encoder for such labels: train longer, or start over with another recipe, and evaluate again."
+        f"Pretraining made the features worse than those of a random-init encoder{often} ({most}{where}: "
+        f"{_percent(worst.accuracy)}%, compared with {_percent(worst.controls['random_init'])}% at random init). Do "
+        "not use this encoder for these labels: train longer, or start again with another recipe, then evaluate again."
     )
 
 
 def conclusion(results: Sequence[Result]) -> str:
-    """Summarise in two sentences whether pretraining helped, compared with random init and with raw pixels.
+    """Summarise whether pretraining helped, compared with random init and with raw pixels.
 
-    "Better" and "worse" mean that the 95 % intervals do not overlap; everything else is "no clear
-    difference".
+    "Better" and "worse" mean that the 95 % intervals do not overlap; everything else is "not clearly different".
     """
     if not results:
         return "Nothing was measured."
@@ -310,29 +311,42 @@ def conclusion(results: Sequence[Result]) -> str:
     random, raw = (_tally(results, name) for name in ("random_init", "raw_pixels"))
     total = len(results)
     opening = (
-        f"Pretraining helped in {random['better']} of {total} measurements"
+        f"Pretraining helped {_in_so_many(random['better'], total)}"
         if random["better"]
         else f"Pretraining did not help in any of {total} measurements"
     )
     return (
-        f"{opening}. Compared with random init: {random['better']} better, {random['level']} with no clear "
-        f"difference, {random['worse']} worse. Compared with raw pixels: {raw['better']} better, {raw['level']} with "
-        f"no clear difference, {raw['worse']} worse."
+        f"{opening}. Compared with random init, the features are {_compared(random)}. "
+        f"Compared with raw pixels, they are {_compared(raw)}."
     )
+
+
+def _in_so_many(count: int, total: int) -> str:
+    if count < total:
+        return f"in {count} of {total} measurements"
+    return "in both measurements" if total == 2 else f"in all {total} measurements"
+
+
+def _compared(tally: dict[str, int]) -> str:
+    words = {"better": "better", "worse": "worse", "level": "not clearly different"}
+    counted = [f"{words[outcome]} in {count}" for outcome, count in tally.items() if count]
+    if len(counted) == 1:
+        return f"{counted[0].rpartition(' in ')[0]} every time"
+    return f"{', '.join(counted[:-1])} and {counted[-1]}"
 
 
 def _conclusion_of_one(result: Result) -> str:
     got, random = _percent(result.accuracy), _percent(result.controls["random_init"])
-    numbers = f"{result.protocol} with {result.pooling} pooling reaches {got}%, random init {random}%"
+    numbers = f"{result.protocol} with {result.pooling} pooling reaches {got}%, compared with {random}% at random init"
     first = {
-        "better": f"Pretraining helped: {numbers}, and the intervals do not overlap.",
-        "level": f"Pretraining made no clear difference: {numbers}, and the intervals overlap.",
-        "worse": f"Pretraining was harmful: {numbers}, and the intervals do not overlap.",
+        "better": f"Pretraining helped: {numbers}, and the 95% intervals do not overlap.",
+        "level": f"Pretraining made no clear difference: {numbers}, and the 95% intervals overlap.",
+        "worse": f"Pretraining was harmful: {numbers}, and the 95% intervals do not overlap.",
     }[_against(result, "random_init")]
     second = {
-        "better": "This is better than raw pixels",
-        "level": "This is not clearly different from raw pixels",
-        "worse": "This is worse than raw pixels",
+        "better": "The features are better than raw pixels",
+        "level": "The features are not clearly better or worse than raw pixels",
+        "worse": "The features are worse than raw pixels",
     }[_against(result, "raw_pixels")]
     return f"{first} {second} ({_percent(result.controls['raw_pixels'])}%)."
 
@@ -346,4 +360,4 @@ def _against(result: Result, control: str) -> str:
 
 def _tally(results: Sequence[Result], control: str) -> dict[str, int]:
     outcomes = [_against(result, control) for result in results]
-    return {outcome: outcomes.count(outcome) for outcome in ("better", "level", "worse")}
+    return {outcome: outcomes.count(outcome) for outcome in ("better", "worse", "level")}
