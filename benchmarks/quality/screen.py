@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hjepa.api import load_encoder
 from hjepa.data.sources import open_source
 from hjepa.evaluation.knn import knn
-from hjepa.evaluation.linear import fit_logistic, linear, prepare
+from hjepa.evaluation.linear import fit_standardised, linear
 from hjepa.evaluation.lowshot import draw
 from hjepa.masking.multiblock import MaskSettings, MultiBlockSampler
 from hjepa.models.encoder import build_encoder, set_attention
@@ -497,16 +497,14 @@ def judge(train_f: dict, train_y, test_f: dict, test_y) -> dict:
         soft = (vectors * values.clip(1e-4) ** -0.25)[:, -256:].astype(np.float32)
         found[f"knn {name} soft"] = knn(za @ soft, train_y, zb @ soft, test_y, ks=(10, 20)).accuracy
         if name in ("avg", "g2", "pixels"):
-            za, zb = prepare(a, b)
-            found[f"linear {name}"] = (fit_logistic(za, train_y, 0.01, 100)[0].predict(zb) == test_y).mean()
+            found[f"linear {name}"] = (fit_standardised(a[None], train_y, [0.01], 100).predict(b) == test_y).mean()
             if name in ("avg", "pixels"):  # C 0.01 favours features of even spread: see also the best C
                 found[f"linear {name} best C"] = linear(a, train_y, b, test_y).accuracy
         if name in ("avg", "g2", "g4", "pixels"):
             hits = []
             for number in range(4):
                 rows = draw(train_y, 10, seed=0, number=number)
-                za, zb = prepare(a[rows], b)
-                hits.append((fit_logistic(za, train_y[rows], 0.01, 200)[0].predict(zb) == test_y).mean())
+                hits.append((fit_standardised(a[rows][None], train_y[rows], [0.01], 200).predict(b) == test_y).mean())
             found[f"low {name}"] = float(np.mean(hits))
     return {k: round(100 * float(v), 1) for k, v in found.items()}
 

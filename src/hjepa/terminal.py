@@ -1,8 +1,9 @@
-"""Terminal output during training: a progress bar on a terminal, plain lines otherwise."""
+"""Terminal output of training and evaluation: a progress bar on a terminal, plain lines otherwise."""
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -62,6 +63,60 @@ class Terminal(TrainingCallback):
     def _say(self, text: str) -> None:
         # Paths and names may contain brackets, so markup is off.
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+LINE_SECONDS = 10.0
+"""Time between two lines about images done, where there is no bar."""
+
+
+class EvaluationProgress:
+    """Prints each measurement of an evaluation as it begins, and how many images have been encoded, with an ETA."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.start: float | None = None  # when the first batch was done: loading the first one says little
+        self.first = self.last = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_bar()
+
+    def on_line(self, line: str) -> None:
+        """Print the measurement that begins."""
+        self._remove_bar()
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def on_images(self, done: int, total: int) -> None:
+        """Show how many images have been encoded."""
+        if self.console.is_terminal:
+            if self.bar is None:
+                self.bar = Progress(
+                    TextColumn("images"), MofNCompleteColumn(), BarColumn(bar_width=24),
+                    TimeRemainingColumn(compact=True), console=self.console, transient=True,
+                )  # fmt: skip
+                self.bar.start()
+                self.task = self.bar.add_task("", total=total)
+            self.bar.update(self.task, completed=done)
+            if done == total:
+                self._remove_bar()
+            return
+        now = time.monotonic()
+        if self.start is None:
+            self.start, self.first, self.last = now, done, now
+        elif now - self.last >= LINE_SECONDS and done < total:
+            pace = (done - self.first) / (now - self.start)
+            self.last = now
+            self.on_line(
+                f"{done:,}/{total:,} images  {pace:.0f} images/s  ETA {duration((total - done) / max(pace, 1e-9))}"
+            )
+
+    def _remove_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
 
 
 def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int) -> list[str]:

@@ -1,6 +1,5 @@
 """The linear probe on data whose answer is known."""
 
-import warnings
 from importlib import import_module
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from hjepa.errors import UserError
 from hjepa.evaluation import linear
-from hjepa.evaluation.linear import fit_logistic, prepare
 
 RNG = np.random.default_rng
 
@@ -70,28 +68,6 @@ def test_all_training_rows_are_used_in_the_last_fit(monkeypatch: pytest.MonkeyPa
     swept = linear(*sets)
     alone = linear(*sets, cs=(float(swept.setting["C"]),))
     assert swept.correct.tolist() == alone.correct.tolist()
-
-
-def test_more_columns_than_rows_gives_the_same_model_as_without_the_rotation() -> None:
-    x = RNG(0).normal(size=(90, 200)).astype(np.float64)
-    y = np.arange(90) % 3
-    x[:, 0] += y
-    fit_x, test_x = prepare(x[:60], x[60:])
-    assert fit_x.shape == (60, 60)
-    mean, std = x[:60].mean(axis=0), x[:60].std(axis=0)
-    rotated, _ = fit_logistic(fit_x, y[:60], 0.1, 500)
-    plain, _ = fit_logistic((x[:60] - mean) / std, y[:60], 0.1, 500)
-    np.testing.assert_allclose(
-        rotated.decision_function(test_x), plain.decision_function((x[60:] - mean) / std), atol=1e-6
-    )
-
-
-def test_a_fit_that_does_not_converge_says_so_and_warns_nobody() -> None:
-    x, y = blobs(200, 0, spread=1.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert fit_logistic(x, y, 1.0, 2)[1] is False
-        assert fit_logistic(x, y, 1.0, 500)[1] is True
 
 
 def test_the_callers_features_are_left_as_they_were() -> None:

@@ -1,5 +1,7 @@
 """Low-shot classification on data whose answer is known."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,15 @@ def test_the_interval_is_that_of_the_draws() -> None:
     assert probe.draws.min() <= low < probe.accuracy < high <= probe.draws.max()
     of_images = bootstrap_interval(probe.correct)
     assert high - low > 1.5 * (of_images[1] - of_images[0])
+
+
+def test_subsets_fitted_in_groups_are_those_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = (*blobs(400, 0, spread=1.5), *blobs(200, 1, spread=1.5))
+    together = lowshot(*sets, shots=7)
+    monkeypatch.setattr(import_module("hjepa.evaluation.lowshot"), "TOGETHER", 5000)  # three or four subsets at a time
+    groups = lowshot(*sets, shots=7)
+    assert groups.setting == together.setting
+    np.testing.assert_allclose(groups.draws, together.draws, atol=0.006)  # one image on the boundary
 
 
 def test_a_class_with_too_few_images_is_refused() -> None:

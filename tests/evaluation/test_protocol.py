@@ -107,6 +107,7 @@ def test_where_the_bright_corner_is_needs_cells_kept_apart() -> None:
 def test_results_come_by_label_protocol_and_pooling_with_progress_before_each() -> None:
     names = ("label", "shade")
     lines: list[str] = []
+    images: list[tuple[int, int]] = []
     results = evaluate(
         ENCODER,
         CONTROL,
@@ -114,19 +115,35 @@ def test_results_come_by_label_protocol_and_pooling_with_progress_before_each() 
         Squares(30, 1, names),
         poolings=("avg", "grid4"),
         level="2",
+        batch_size=40,
         progress=lines.append,
+        on_images=lambda done, total: images.append((done, total)),
     )
     order = [(result.labels, result.protocol, result.pooling) for result in results]
     assert order == [(n, p, q) for n in names for p in ("knn", "linear") for q in ("avg", "grid4")]
     assert {result.level for result in results} == {"2"}
-    assert lines[:5] == [
-        "extracting features, pretrained: 90 images",
-        "extracting features, random_init: 90 images",
-        "knn, label, raw_pixels",
-        "knn, label, avg",
-        "knn, label, grid4",
+    assert lines[:4] == [
+        "extracting features, pretrained and random init: 90 images",
+        "knn, label, raw pixels (probe 1 of 12)",
+        "knn, label, avg (probe 2 of 12)",
+        "knn, label, grid4 (probe 3 of 12)",
     ]
-    assert len(lines) == 2 + 4 * 3
+    assert lines[-1] == "linear, shade, grid4 (probe 12 of 12)"
+    assert len(lines) == 1 + 4 * 3
+    assert images == [(40, 90), (60, 90), (90, 90)]
+
+
+def test_images_are_read_once_for_both_encoders_and_the_pixels() -> None:
+    class Counted(Squares):
+        reads = 0
+
+        def batches(self, batch_size: int) -> Iterator[Tensor]:
+            self.reads += 1
+            yield from super().batches(batch_size)
+
+    train, test = Counted(60, 0), Counted(30, 1)
+    evaluate(ENCODER, CONTROL, train, test, protocols=("knn",), poolings=("avg", "last4"))
+    assert (train.reads, test.reads) == (1, 1)
 
 
 def test_chance_is_the_training_sets_most_frequent_class() -> None:
@@ -255,9 +272,16 @@ def test_the_conclusion_of_one_measurement(measured: Result, words: str) -> None
 def test_the_conclusion_of_several_counts_them() -> None:
     several = [result(), result(random=0.70, raw=0.5), result(random=0.8, raw=0.72)]
     assert conclusion(several) == (
-        "Pretraining helped in 1 of 3 measurements. Compared with random init: 1 better, 1 with no clear difference, "
-        "1 worse. Compared with raw pixels: 1 better, 1 with no clear difference, 1 worse."
+        "Pretraining helped in 1 of 3 measurements. Compared with random init, the features are better in 1, worse in "
+        "1 and not clearly different in 1. Compared with raw pixels, they are better in 1, worse in 1 and not clearly "
+        "different in 1."
     )
+    assert conclusion([result(), result()]) == (
+        "Pretraining helped in both measurements. Compared with random init, the features are better every time. "
+        "Compared with raw pixels, they are worse every time."
+    )
+    assert "not clearly different every time" in conclusion([result(random=0.7)] * 3)
+    assert "in all 3 measurements" in conclusion([result()] * 3)
     assert re.search(r"^Pretraining did not .*\b2 measurements\b", conclusion(several[1:]))
     assert conclusion([]) == "Nothing was measured."
 

@@ -52,21 +52,23 @@ def evaluate(
     """
     from hjepa.commands import evaluate as evaluation
     from hjepa.evaluation import protocol
-    from hjepa.terminal import new_console, print_table
+    from hjepa.terminal import EvaluationProgress, new_console, print_table
 
     console = new_console(to_stderr=json)
-    result = evaluation.evaluate(
-        run,
-        train=train,
-        test=test,
-        protocols=protocols,
-        poolings=pooling,
-        level=level,
-        max_train=max_train,
-        max_test=max_test,
-        seed=seed,
-        progress=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
-    )
+    with EvaluationProgress(console) as shown:
+        result = evaluation.evaluate(
+            run,
+            train=train,
+            test=test,
+            protocols=protocols,
+            poolings=pooling,
+            level=level,
+            max_train=max_train,
+            max_test=max_test,
+            seed=seed,
+            progress=shown.on_line,
+            on_images=shown.on_images,
+        )
     if json:
         print(jsonlib.dumps(result.to_json()))
         return

@@ -54,12 +54,14 @@ def evaluate(
     max_test: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    on_images: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Probe a run's target encoder on labelled images, with a random-init encoder and raw pixels as baselines.
 
     ``protocols`` and ``poolings`` are lists of names, or one comma-separated string as on the command line.
     ``level`` is ``last``, the number of a level (0 is the finest), or ``all``: all levels and the last block,
-    L2-normalised and concatenated.
+    L2-normalised and concatenated. ``progress`` gets a line before each measurement, ``on_images`` the
+    numbers of images done and of all images while features are extracted.
     Writes evaluation.json into the run after each measurement and rebuilds its report at the end. Earlier results on
     the same images are kept unless they are measured again. Raises UserError in one line.
     """
@@ -117,6 +119,7 @@ def evaluate(
         device=device,
         autocast=autocast_dtype(precision),
         progress=progress,
+        on_images=on_images,
         keep=keep,
     )
     if folder.record.is_file():

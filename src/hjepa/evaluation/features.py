@@ -1,9 +1,9 @@
 """What goes into a probe (pooled features, raw pixels, a validation split) and what comes out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class Probe:
     """Accuracy of each random training subset ``[n]``, for probes that average over several."""
 
 
+def probe_device(device: torch.device | None) -> torch.device:
+    """Return the device that probes compute on: the given one, or the CPU if it has no float64 (MPS)."""
+    return torch.device("cpu") if device is None or device.type == "mps" else device
+
+
 def check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Raise ``UserError`` with a suggestion for the first of ``names`` that is not known."""
     for name in names:
@@ -114,32 +119,71 @@ def extract(
     ``autocast`` is the dtype of matrix products on ``device`` (default: CPU); None: that of the weights.
     Raises ``UserError`` for an unknown pooling, no images, or features that are not finite.
     """
+    return extract_beside({"": encoder}, images, poolings, batch_size, device=device, autocast=autocast).features[""]
+
+
+class Extracted(NamedTuple):
+    """Features of the same images by several encoders, and the images themselves."""
+
+    features: dict[str, dict[str, np.ndarray]]  # encoder name -> pooling -> float32 [n, F]
+    pixels: Tensor | None  # [n, C, H, W] as the encoders saw them, if they were kept
+
+
+def extract_beside(
+    encoders: Mapping[str, Encoder | Sequence[Encoder]],
+    images: LabelledImages,
+    poolings: Sequence[str],
+    batch_size: int = 256,
+    *,
+    device: torch.device | None = None,
+    autocast: torch.dtype | None = None,
+    keep_pixels: bool = False,
+    on_images: Callable[[int], None] | None = None,
+) -> Extracted:
+    """Return the features that ``extract`` returns, of each of the named encoders, reading the images only once.
+
+    ``on_images`` gets the number of images done after each batch. Raises ``UserError`` as ``extract`` does.
+    """
     check_known("pooling", poolings, POOLINGS)
-    count = len(images)
+    count, device = len(images), device or torch.device("cpu")
     if count == 0:
         raise UserError(f"{images.name} has no images: pass a dataset with at least one")
     last = LAST_BLOCKS if "last4" in poolings else 1
-    encoders = encoder if isinstance(encoder, Sequence) else [encoder]
-    features: dict[str, np.ndarray] = {}
+    # Filled in place, since a list of batches would need twice the memory at the end; and on the device, since a copy
+    # from a card would wait for it, while the next images could be read.
+    filled: dict[str, dict[str, Tensor]] = {name: {} for name in encoders}
+    pixels: Tensor | None = None
     done = 0
-    products = torch.autocast((device or torch.device("cpu")).type, autocast, enabled=autocast is not None)
     for batch in images.batches(batch_size):
-        with torch.no_grad(), products:
-            tokens = [(each.block_tokens(batch, last), each.grid(batch)) for each in encoders]
-            pooled = {
-                pooling: side_by_side([pool(blocks, grid, pooling) for blocks, grid in tokens]).float().cpu().numpy()
-                for pooling in poolings
-            }
-        for pooling, rows in pooled.items():
-            # One array filled in place: a list of batches would need twice the memory at the end.
-            whole = features.setdefault(pooling, np.empty((count, rows.shape[1]), dtype=np.float32))
-            whole[done : done + len(rows)] = rows
+        rows = slice(done, done + len(batch))
+        if keep_pixels:
+            pixels = batch.new_empty(count, *batch.shape[1:]) if pixels is None else pixels
+            pixels[rows] = batch
+        with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+            for name, encoder in encoders.items():
+                for pooling, found in _pooled(encoder, batch.to(device), poolings, last).items():
+                    wide = (count, found.shape[1])
+                    filled[name].setdefault(pooling, found.new_empty(wide, dtype=torch.float32))[rows] = found
         done += len(batch)
+        if on_images:
+            on_images(done)
     if done != count:
         raise ValueError(f"{images.name} announced {count} images but yielded {done}")
-    for rows in features.values():
-        _refuse_non_finite(rows, images.name)
-    return features
+    features = {name: {pooling: rows.cpu().numpy() for pooling, rows in each.items()} for name, each in filled.items()}
+    for by_pooling in features.values():
+        for whole in by_pooling.values():
+            _refuse_non_finite(whole, images.name)
+    return Extracted(features, pixels)
+
+
+def _pooled(
+    encoder: Encoder | Sequence[Encoder], batch: Tensor, poolings: Sequence[str], last: int
+) -> dict[str, Tensor]:
+    encoders = encoder if isinstance(encoder, Sequence) else [encoder]
+    tokens = [(each.block_tokens(batch, last), each.grid(batch)) for each in encoders]
+    return {
+        pooling: side_by_side([pool(blocks, grid, pooling) for blocks, grid in tokens]).float() for pooling in poolings
+    }
 
 
 def _refuse_non_finite(rows: np.ndarray, name: str) -> None:
@@ -157,7 +201,12 @@ def raw_pixels(images: LabelledImages, *, keep_channels: bool = False) -> np.nda
     When all channels of all images are equal (greyscale, repeated for the encoder), only one is kept:
     copies add nothing but time. ``keep_channels`` keeps all of them anyway.
     """
-    pixels = torch.cat(list(images.batches(256)))  # bytes until the last line: a quarter of the memory
+    return flat_pixels(torch.cat(list(images.batches(256))), keep_channels=keep_channels)
+
+
+def flat_pixels(pixels: Tensor, *, keep_channels: bool = False) -> np.ndarray:
+    """Return what ``raw_pixels`` returns, of images ``[n, C, H, W]``."""
+    # Bytes until the last line: a quarter of the memory.
     if not keep_channels and bool((pixels == pixels[:, :1]).all()):
         pixels = pixels[:, :1]
     flat: np.ndarray = pixels.flatten(1).cpu().numpy().astype(np.float32)

@@ -1,20 +1,22 @@
 """Linear classification of frozen features: logistic regression."""
 
-import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+import torch
+from torch import Tensor
 
-from hjepa.evaluation.features import Probe, train_val_split
+from hjepa.evaluation.features import Probe, probe_device, train_val_split
+from hjepa.evaluation.logistic import Models, fit_logistic
 from hjepa.randomness import generator
 
 SWEEP_ROWS = 10_000
 """Training rows on which C is chosen: enough to rank values a factor of ten apart."""
 SWEEP_ITERATIONS = 200
 FINAL_ITERATIONS = 500
+BLOCK = 2**24
+"""Largest number of features that are standardised at once, in float64."""
 
 
 def linear(
@@ -25,48 +27,95 @@ def linear(
     *,
     cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0, 10.0),
     seed: int = 0,
+    device: torch.device | None = None,
 ) -> Probe:
     """Fit logistic regression (L2, L-BFGS) on standardised ``train_x`` ``[n, F]``, score ``test_x``.
 
     ``C``, the inverse strength of the penalty, is chosen (the smallest of the best) on a
     validation split of the training set, after fitting at most ``SWEEP_ROWS`` of the rest; the model is then
-    fitted again on all rows. ``setting["converged"]`` says whether that last fit met its tolerance
-    within ``FINAL_ITERATIONS``. Raises ``UserError`` when the labels cannot be split.
+    fitted again on all rows. ``setting["converged"]`` says whether that last fit met its tolerances
+    within ``FINAL_ITERATIONS``. Computes on ``device`` (default: CPU). Raises ``UserError`` when the labels cannot be
+    split.
     """
     train_idx, val_idx = train_val_split(train_y, seed=seed)
-    chosen = float(cs[0])
+    ascending = sorted(map(float, cs))
+    chosen = ascending[0]
     if len(cs) > 1:
         if len(train_idx) > SWEEP_ROWS:
             train_idx = np.sort(generator(seed, "linear sweep").permutation(train_idx)[:SWEEP_ROWS])
-        x, val_x = prepare(train_x[train_idx], train_x[val_idx])
-        accuracies = [
-            (fit_logistic(x, train_y[train_idx], c, SWEEP_ITERATIONS)[0].predict(val_x) == train_y[val_idx]).mean()
-            for c in sorted(cs)
-        ]
-        chosen = float(sorted(cs)[int(np.argmax(accuracies))])
-    x, prepared_test = prepare(train_x, test_x)
-    model, converged = fit_logistic(x, train_y, chosen, FINAL_ITERATIONS)
-    correct = model.predict(prepared_test) == test_y
-    return Probe(float(correct.mean()), {"C": chosen, "converged": converged}, correct)
+        models = fit_standardised(train_x[train_idx][None], train_y[train_idx], ascending, SWEEP_ITERATIONS, device)
+        accuracies = (models.predict(train_x[val_idx])[0] == train_y[val_idx]).mean(1)
+        chosen = ascending[int(np.argmax(accuracies))]
+    model = fit_standardised(train_x[None], train_y, [chosen], FINAL_ITERATIONS, device)
+    correct = model.predict(test_x)[0, 0] == test_y
+    return Probe(float(correct.mean()), {"C": chosen, "converged": bool(model.models.converged.all())}, correct)
 
 
-def prepare(fit_x: np.ndarray, other_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardise both by the first; with more columns than rows, rotate onto the span of its rows.
+class StandardisedModels(NamedTuple):
+    """Logistic regressions on ``S`` training sets with ``M`` values of C each, and how their features are scaled."""
 
-    The solution of an L2-penalised linear model lies in that span (representer theorem, Kimeldorf
-    and Wahba, 1971) and L-BFGS from zero commutes with rotations: same model, a fraction of the time.
+    models: Models
+    mean: Tensor  # float64 [S, 1, F]
+    scale: Tensor  # float64 [S, 1, F]; 1 for constant features
+    classes: np.ndarray  # [K]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the predicted labels of the rows of ``x``, [n, F] for all or [S, n, F] for each: [S, M, n]."""
+        rows = max(1, BLOCK // self.mean.numel())
+        parts = _on(x, self.mean.device).split(rows, dim=-2)
+        codes = [self.models.predict(_scaled(part, self.mean, self.scale)).cpu() for part in parts]
+        labels: np.ndarray = self.classes[torch.cat(codes, 2).numpy()]
+        return labels
+
+
+def fit_standardised(
+    x: np.ndarray, y: np.ndarray, cs: Sequence[float], iterations: int, device: torch.device | None = None
+) -> StandardisedModels:
+    """Fit logistic regressions on the standardised rows of each of ``x`` [S, n, F], which share their labels ``y`` [n].
+
+    With more columns than rows, the rows are rotated onto their span: the solution of an L2-penalised linear model
+    lies in it (representer theorem, Kimeldorf and Wahba, 1971).
     """
-    scaler = StandardScaler(copy=True).fit(fit_x)
-    fit_x, other_x = scaler.transform(fit_x), scaler.transform(other_x)
-    if fit_x.shape[1] <= fit_x.shape[0]:
-        return fit_x, other_x
-    basis, triangle = np.linalg.qr(fit_x.T)  # [F, n], [n, n]
-    return np.ascontiguousarray(triangle.T), other_x @ basis
+    classes, codes = np.unique(y, return_inverse=True)
+    features = _on(x, probe_device(device))
+    mean, scale = _moments(features)
+    features = torch.stack(
+        [_in_blocks(part, m, s) for part, m, s in zip(features, mean, scale, strict=True)]
+    )  # set by set, so that float64 copies stay small
+    basis = None
+    if features.shape[2] > features.shape[1]:
+        basis, triangle = torch.linalg.qr(features.mT)  # [S, F, n], [S, n, n]
+        features = triangle.mT.contiguous()
+    of_rows = torch.from_numpy(codes).to(features.device).expand(len(features), -1)
+    models = fit_logistic(features, of_rows, cs, len(classes), iterations)
+    if basis is not None:
+        models = models._replace(weights=basis[:, None] @ models.weights)
+    return StandardisedModels(models, mean, scale, classes)
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, c: float, iterations: int) -> tuple[LogisticRegression, bool]:
-    """Fit one model; also say whether it converged, which scikit-learn tells only by a warning."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model = LogisticRegression(C=c, max_iter=iterations).fit(x, y)
-    return model, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+def _on(x: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each column of ``x`` [S, n, F], float64 [S, 1, F]; of constant ones, 1."""
+    count, rows = x.shape[1], max(1, BLOCK // (x.shape[0] * x.shape[2]))
+    mean, squares = (x.new_zeros(len(x), 1, x.shape[2], dtype=torch.float64) for _ in range(2))
+    for part in x.split(rows, 1):
+        mean += part.sum(1, keepdim=True, dtype=torch.float64) / count
+    for part in x.split(rows, 1):
+        squares += (part - mean).square().sum(1, keepdim=True)
+    variance, eps = squares / count, torch.finfo(torch.float64).eps
+    # A constant column may have a variance of rounding errors, which scikit-learn's StandardScaler recognises so, too.
+    constant = variance <= count * eps * variance + (count * mean * eps).square()
+    return mean, torch.where(constant, 1.0, variance.sqrt())
+
+
+def _in_blocks(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Standardise ``x`` [n, F], block by block."""
+    return torch.cat([_scaled(part, mean, scale) for part in x.split(max(1, BLOCK // x.shape[1]))])
+
+
+def _scaled(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    # In float64: in float32, a mean that is large beside its deviation would swallow the differences.
+    return ((x - mean) / scale).to(x.dtype)

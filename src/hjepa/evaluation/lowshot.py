@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from sklearn.model_selection import StratifiedKFold
 
 from hjepa.errors import UserError
 from hjepa.evaluation.features import Probe
-from hjepa.evaluation.linear import fit_logistic, prepare
+from hjepa.evaluation.linear import fit_standardised
+from hjepa.evaluation.logistic import HISTORY
 from hjepa.randomness import generator
 
 SHOTS = 10
 FOLDS = 5
 ITERATIONS = 200
+TOGETHER = 2**28
+"""Largest number of values of the subsets that are fitted at once: features, preconditioners, L-BFGS history."""
 
 
 def lowshot(
@@ -25,33 +29,35 @@ def lowshot(
     draws: int = 10,
     cs: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
     seed: int = 0,
+    device: torch.device | None = None,
 ) -> Probe:
     """Fit logistic regression on ``shots`` images per class of ``train_x`` ``[n, F]``, averaged over ``draws`` subsets.
 
     Only the sampled images are used, also to standardise features and to choose ``C`` (the smallest of the best in
     five-fold cross-validation over all subsets). ``Probe.draws`` holds the accuracy of each subset. The subsets depend
-    on ``seed`` and the labels alone, so baselines see the same ones. Raises ``UserError``
-    if a class has fewer images than ``shots``.
+    on ``seed`` and the labels alone, so baselines see the same ones. Computes on ``device`` (default: CPU); subsets are
+    fitted together. Raises ``UserError`` if a class has fewer images than ``shots``.
     """
     refuse_scarce_labels(train_y, "the training set", shots=shots)
-    chosen = [draw(train_y, shots, seed=seed, number=number) for number in range(draws)]
-    folds = StratifiedKFold(min(FOLDS, shots)) if shots > 1 else None
+    rows = np.stack([draw(train_y, shots, seed=seed, number=number) for number in range(draws)])
+    y = train_y[rows[0]]  # class by class, so that the rows of every subset have the same labels
+    wide = min(train_x.shape[1], len(y))
+    size = len(y) * train_x.shape[1] + len(cs) * wide * (wide + 3 * HISTORY * len(y) // shots)
+    groups = np.array_split(rows, min(draws, -(-draws * size // TOGETHER)))
     best = float(cs[0])
-    if folds is not None and len(cs) > 1:
+    if shots > 1 and len(cs) > 1:
         hits = np.zeros(len(cs))
-        for rows in chosen:
-            x, y = train_x[rows], train_y[rows]
-            for train_idx, val_idx in folds.split(x, y):
-                fit_x, val_x = prepare(x[train_idx], x[val_idx])
-                hits += [
-                    (fit_logistic(fit_x, y[train_idx], c, ITERATIONS)[0].predict(val_x) == y[val_idx]).sum() for c in cs
-                ]
+        for train_idx, val_idx in StratifiedKFold(min(FOLDS, shots)).split(y, y):
+            for group in groups:
+                x = train_x[group]
+                models = fit_standardised(x[:, train_idx], y[train_idx], cs, ITERATIONS, device)
+                hits += (models.predict(x[:, val_idx]) == y[val_idx]).sum((0, 2))
         best = float(cs[int(hits.argmax())])
     correct, converged = np.zeros((draws, len(test_y)), dtype=bool), True
-    for number, rows in enumerate(chosen):
-        x, prepared_test = prepare(train_x[rows], test_x)
-        model, met = fit_logistic(x, train_y[rows], best, ITERATIONS)
-        correct[number], converged = model.predict(prepared_test) == test_y, converged and met
+    for group, numbers in zip(groups, np.array_split(np.arange(draws), len(groups)), strict=True):
+        model = fit_standardised(train_x[group], y, [best], ITERATIONS, device)
+        correct[numbers] = model.predict(test_x)[:, 0] == test_y
+        converged = converged and bool(model.models.converged.all())
     setting = {"C": best, "converged": converged, "shots": shots, "draws": draws}
     return Probe(float(correct.mean()), setting, correct.mean(0), correct.mean(1))
 

@@ -1,7 +1,9 @@
 """The whole evaluation: probes, baselines, confidence intervals, and a summary in words."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +13,12 @@ from hjepa.errors import UserError
 from hjepa.evaluation.features import (
     POOLINGS,
     Encoder,
+    Extracted,
     LabelledImages,
     Probe,
     check_known,
-    extract,
-    raw_pixels,
+    extract_beside,
+    flat_pixels,
     train_val_split,
 )
 from hjepa.evaluation.knn import knn
@@ -119,6 +122,7 @@ def evaluate(
     device: torch.device | None = None,
     autocast: torch.dtype | None = None,
     progress: Callable[[str], None] | None = None,
+    on_images: Callable[[int, int], None] | None = None,
     keep: Callable[[Sequence[Result]], None] | None = None,
 ) -> list[Result]:
     """Probe ``encoder``, with ``control`` (the same architecture, untrained) and raw pixels as baselines.
@@ -126,9 +130,10 @@ def evaluate(
     One result per label name, protocol and pooling, in that order. The control is pooled the same
     way and chooses its own k or C the same way; raw pixels are flattened whatever the pooling.
     Several encoders (the levels of one) are probed as one, with concatenated features. ``level`` names
-    these features in the results. Encoders compute on ``device`` with matrix products in ``autocast`` (None:
-    the dtype of their weights). ``progress`` gets one line before each measurement, ``keep`` all results so
-    far after each one: a large probe takes minutes.
+    these features in the results. Encoders and probes compute on ``device``, encoders with matrix products
+    in ``autocast`` (None: the dtype of their weights). ``progress`` gets one line before each measurement,
+    ``on_images`` the numbers of images done and of all images while features are extracted, ``keep`` all results so
+    far after each measurement.
     Raises ``UserError`` for unknown names and unsuitable labels, before any work, and for non-finite
     features.
     """
@@ -140,29 +145,43 @@ def evaluate(
             classes = getattr(train, "classes", ()) if name == "label" else ()
             refuse_scarce_labels(numbers, f"{train.name} ({name})", classes)
     say = progress or (lambda line: None)
-    features: dict[str, dict[str, Sets]] = {}
-    for name, model in (("pretrained", encoder), ("random_init", control)):
-        say(f"extracting features, {name}: {len(train) + len(test)} images")
-        train_x, test_x = (
-            extract(model, images, poolings, batch_size, device=device, autocast=autocast) for images in (train, test)
+    total = len(train) + len(test)
+    say(f"extracting features, pretrained and random init: {total:,} images")
+    both = {"pretrained": encoder, "random_init": control}
+    of_train, of_test = (
+        extract_beside(
+            both, images, poolings, batch_size, device=device, autocast=autocast, keep_pixels=True,
+            on_images=partial(_count, on_images, before, total),
         )
-        features[name] = {pooling: (train_x[pooling], test_x[pooling]) for pooling in poolings}
-    pixels = _pixel_sets(train, test)
-    results = []
-    for labels, of_train in train.labels.items():
-        y = of_train, test.labels[labels]
+        for images, before in ((train, 0), (test, len(train)))
+    )  # fmt: skip
+    features: dict[str, dict[str, Sets]] = {
+        name: {pooling: (of_train.features[name][pooling], of_test.features[name][pooling]) for pooling in poolings}
+        for name in both
+    }
+    pixels = _pixel_sets(of_train, of_test)
+    results: list[Result] = []
+    probes = len(train.labels) * len(protocols) * (1 + len(poolings))
+    number = itertools.count(1)
+    for labels, numbers in train.labels.items():
+        y = numbers, test.labels[labels]
         for protocol in protocols:
-            say(f"{protocol}, {labels}, raw_pixels")
-            raw = _probe(protocol, pixels, y, seed)
+            say(f"{protocol}, {labels}, raw pixels (probe {next(number)} of {probes})")
+            raw = _probe(protocol, pixels, y, seed, device)
             for pooling in poolings:
-                say(f"{protocol}, {labels}, {pooling}")
-                probes = {name: _probe(protocol, sets[pooling], y, seed) for name, sets in features.items()}
-                pretrained = probes.pop("pretrained")
-                controls = {**probes, "raw_pixels": raw}
+                say(f"{protocol}, {labels}, {pooling} (probe {next(number)} of {probes})")
+                found = {name: _probe(protocol, sets[pooling], y, seed, device) for name, sets in features.items()}
+                pretrained = found.pop("pretrained")
+                controls = {**found, "raw_pixels": raw}
                 results.append(_result(protocol, pooling, level, labels, pretrained, controls, y, seed))
                 if keep:
                     keep(results)
     return results
+
+
+def _count(on_images: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+    if on_images:
+        on_images(before + done, total)
 
 
 def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> None:
@@ -184,21 +203,22 @@ def _check_labels(train: LabelledImages, test: LabelledImages, seed: int) -> Non
             )
 
 
-def _pixel_sets(train: LabelledImages, test: LabelledImages) -> Sets:
-    train_x, test_x = raw_pixels(train), raw_pixels(test)
+def _pixel_sets(train: Extracted, test: Extracted) -> Sets:
+    assert train.pixels is not None and test.pixels is not None
+    train_x, test_x = flat_pixels(train.pixels), flat_pixels(test.pixels)
     if train_x.shape[1] != test_x.shape[1]:  # only one of the two sets is all grey
-        return raw_pixels(train, keep_channels=True), raw_pixels(test, keep_channels=True)
+        return flat_pixels(train.pixels, keep_channels=True), flat_pixels(test.pixels, keep_channels=True)
     return train_x, test_x
 
 
-def _probe(protocol: str, x: Sets, y: Sets, seed: int) -> Probe:
+def _probe(protocol: str, x: Sets, y: Sets, seed: int, device: torch.device | None) -> Probe:
     probes: dict[str, Callable[..., Probe]] = {
         "knn": knn,
         "knn-whitened": whitened_knn,
         "linear": linear,
         "lowshot": lowshot,
     }
-    return probes[protocol](x[0], y[0], x[1], y[1], seed=seed)
+    return probes[protocol](x[0], y[0], x[1], y[1], seed=seed, device=device)
 
 
 def _result(
@@ -269,19 +289,20 @@ def harm(results: Sequence[Result]) -> str:
         return ""
     worst = min(below, key=lambda result: result.accuracy - result.controls["random_init"])
     where = f"{worst.protocol}, {worst.pooling}" + (f", {worst.labels}" if worst.labels != "label" else "")
-    often = f"in {len(below)} of {len(results)} measurements " if len(results) > 1 else ""
+    often, most = "", ""
+    if len(results) > 1:
+        often, most = f" {_in_so_many(len(below), len(results))}", "most clearly with " if len(below) > 1 else ""
     return (
-        f"Pretraining made the features worse than those of a random-init encoder {often}"
-        f"({where}: {_percent(worst.accuracy)}%, random init {_percent(worst.controls['random_init'])}%). Do not use "
-        "this encoder for such labels: train longer, or start over with another recipe, and evaluate again."
+        f"Pretraining made the features worse than those of a random-init encoder{often} ({most}{where}: "
+        f"{_percent(worst.accuracy)}%, compared with {_percent(worst.controls['random_init'])}% at random init). Do "
+        "not use this encoder for these labels: train longer, or start again with another recipe, then evaluate again."
     )
 
 
 def conclusion(results: Sequence[Result]) -> str:
-    """Summarise in two sentences whether pretraining helped, compared with random init and with raw pixels.
+    """Summarise whether pretraining helped, compared with random init and with raw pixels.
 
-    "Better" and "worse" mean that the 95 % intervals do not overlap; everything else is "no clear
-    difference".
+    "Better" and "worse" mean that the 95 % intervals do not overlap; everything else is "not clearly different".
     """
     if not results:
         return "Nothing was measured."
@@ -290,29 +311,42 @@ def conclusion(results: Sequence[Result]) -> str:
     random, raw = (_tally(results, name) for name in ("random_init", "raw_pixels"))
     total = len(results)
     opening = (
-        f"Pretraining helped in {random['better']} of {total} measurements"
+        f"Pretraining helped {_in_so_many(random['better'], total)}"
         if random["better"]
         else f"Pretraining did not help in any of {total} measurements"
     )
     return (
-        f"{opening}. Compared with random init: {random['better']} better, {random['level']} with no clear "
-        f"difference, {random['worse']} worse. Compared with raw pixels: {raw['better']} better, {raw['level']} with "
-        f"no clear difference, {raw['worse']} worse."
+        f"{opening}. Compared with random init, the features are {_compared(random)}. "
+        f"Compared with raw pixels, they are {_compared(raw)}."
     )
+
+
+def _in_so_many(count: int, total: int) -> str:
+    if count < total:
+        return f"in {count} of {total} measurements"
+    return "in both measurements" if total == 2 else f"in all {total} measurements"
+
+
+def _compared(tally: dict[str, int]) -> str:
+    words = {"better": "better", "worse": "worse", "level": "not clearly different"}
+    counted = [f"{words[outcome]} in {count}" for outcome, count in tally.items() if count]
+    if len(counted) == 1:
+        return f"{counted[0].rpartition(' in ')[0]} every time"
+    return f"{', '.join(counted[:-1])} and {counted[-1]}"
 
 
 def _conclusion_of_one(result: Result) -> str:
     got, random = _percent(result.accuracy), _percent(result.controls["random_init"])
-    numbers = f"{result.protocol} with {result.pooling} pooling reaches {got}%, random init {random}%"
+    numbers = f"{result.protocol} with {result.pooling} pooling reaches {got}%, compared with {random}% at random init"
     first = {
-        "better": f"Pretraining helped: {numbers}, and the intervals do not overlap.",
-        "level": f"Pretraining made no clear difference: {numbers}, and the intervals overlap.",
-        "worse": f"Pretraining was harmful: {numbers}, and the intervals do not overlap.",
+        "better": f"Pretraining helped: {numbers}, and the 95% intervals do not overlap.",
+        "level": f"Pretraining made no clear difference: {numbers}, and the 95% intervals overlap.",
+        "worse": f"Pretraining was harmful: {numbers}, and the 95% intervals do not overlap.",
     }[_against(result, "random_init")]
     second = {
-        "better": "This is better than raw pixels",
-        "level": "This is not clearly different from raw pixels",
-        "worse": "This is worse than raw pixels",
+        "better": "The features are better than raw pixels",
+        "level": "The features are not clearly better or worse than raw pixels",
+        "worse": "The features are worse than raw pixels",
     }[_against(result, "raw_pixels")]
     return f"{first} {second} ({_percent(result.controls['raw_pixels'])}%)."
 
@@ -326,4 +360,4 @@ def _against(result: Result, control: str) -> str:
 
 def _tally(results: Sequence[Result], control: str) -> dict[str, int]:
     outcomes = [_against(result, control) for result in results]
-    return {outcome: outcomes.count(outcome) for outcome in ("better", "level", "worse")}
+    return {outcome: outcomes.count(outcome) for outcome in ("better", "worse", "level")}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -19,6 +20,7 @@ def whitened_knn(
     *,
     components: Sequence[int] = (64, 128, 256),
     seed: int = 0,
+    device: torch.device | None = None,
 ) -> Probe:
     """Standardise and PCA-whiten ``train_x`` ``[n, F]`` and ``test_x``, fitted on the training images, then ``knn``.
 
@@ -26,7 +28,7 @@ def whitened_knn(
     by its standard deviation is the usual remedy in image retrieval (Jégou and Chum 2012, "Negative evidences and
     co-occurences in image retrieval: the benefit of PCA and whitening"); it needs no labels. The number of components
     (the smallest of the best; ``setting["components"]``) is chosen like k, on a validation split of the training set.
-    Raises ``UserError`` as ``knn`` does.
+    Neighbours are searched on ``device``. Raises ``UserError`` as ``knn`` does.
     """
     train_idx, val_idx = train_val_split(train_y, seed=seed)
     possible = sorted({min(count, len(train_idx) - 1, train_x.shape[1]) for count in components})
@@ -34,10 +36,10 @@ def whitened_knn(
     if len(possible) > 1:
         fit_x, val_x = _whiten(train_x[train_idx], train_x[val_idx], possible[-1], seed)
         y = train_y[train_idx], train_y[val_idx]
-        hits = [knn(fit_x[:, :n], y[0], val_x[:, :n], y[1], seed=seed).accuracy for n in possible]
+        hits = [knn(fit_x[:, :n], y[0], val_x[:, :n], y[1], seed=seed, device=device).accuracy for n in possible]
         chosen = possible[int(np.argmax(hits))]
     whitened_train, whitened_test = _whiten(train_x, test_x, chosen, seed)
-    probe = knn(whitened_train, train_y, whitened_test, test_y, seed=seed)
+    probe = knn(whitened_train, train_y, whitened_test, test_y, seed=seed, device=device)
     return Probe(probe.accuracy, probe.setting | {"components": chosen}, probe.correct)
 
 
