@@ -1,6 +1,7 @@
 """The Python API: one function per command."""
 
 from hjepa.commands.doctor import doctor
+from hjepa.commands.duplicates import Duplicates, duplicates
 from hjepa.commands.embed import embed
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
 from hjepa.commands.masks import mask_statistics
@@ -12,12 +13,14 @@ from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.run import Run
 
 __all__ = [
+    "Duplicates",
     "Embeddings",
     "Evaluation",
     "Run",
     "Search",
     "TrainingCallback",
     "doctor",
+    "duplicates",
     "embed",
     "evaluate",
     "load_encoder",

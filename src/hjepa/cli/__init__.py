@@ -3,7 +3,7 @@
 One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
-from hjepa.cli import audit, doctor, embed, evaluate, masks, pretrain, report, search
+from hjepa.cli import audit, doctor, duplicates, embed, evaluate, masks, pretrain, report, search
 from hjepa.cli.dispatch import main, split_settings
 from hjepa.cli.root import app
 
@@ -11,6 +11,7 @@ __all__ = [
     "app",
     "audit",
     "doctor",
+    "duplicates",
     "embed",
     "evaluate",
     "main",

@@ -73,12 +73,10 @@ class Pictures:
         except (UserError, OSError):
             return None
 
-    def size(self, index: int, path: str) -> tuple[int, int]:
-        """Return pixels and bytes of an image, as far as they are known: what says which of two copies is better."""
-        pixels = self.pixels(index, path)
-        of_file = self.source.paths[index] if isinstance(self.source, FileSource) else file_named(path, self.folder)
-        size = of_file.stat().st_size if isinstance(of_file, Path) and of_file.is_file() else 0
-        return (0 if pixels is None else pixels.shape[0] * pixels.shape[1]), size
+    def size_of_file(self, index: int, path: str) -> int:
+        """Return the bytes of an image's file; 0 if it is not a file."""
+        file = self.source.paths[index] if isinstance(self.source, FileSource) else file_named(path, self.folder)
+        return file.stat().st_size if isinstance(file, Path) and file.is_file() else 0
 
 
 def for_people(pixels: np.ndarray) -> Image.Image:
