@@ -148,10 +148,11 @@ def test_copies_are_what_their_names_say():
     assert make_copy(picture[..., :1], "resized", 3).shape[-1] == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     count=st.integers(1, 9), linked=st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8))),
-    content=st.lists(st.integers(0, 6), min_size=9, max_size=9), sizes=st.lists(st.integers(1, 3), min_size=9, max_size=9),
+    content=st.lists(st.integers(0, 6), min_size=9, max_size=9),
+    sizes=st.lists(st.integers(1, 3), min_size=9, max_size=9),
 )  # fmt: skip
 def test_groups_are_stars(count, linked, content, sizes):
     """Each image is in one group at most, and each that is dropped is a copy of the one that is kept."""

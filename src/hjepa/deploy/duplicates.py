@@ -43,7 +43,6 @@ class Calibration:
 
     images: int
     threshold: float
-    similarities: dict[str, np.ndarray]  # of copies to their originals, by kind
     found: dict[str, float] = field(default_factory=dict)  # part of the copies that are found, by kind
     false_pairs: int = 0  # copies that were taken for copies of another image than their original
     others: int = 0  # images with which each copy was compared
@@ -204,13 +203,12 @@ class _MadeCopies:
 
 
 def _calibrate(made: _MadeCopies, threshold: float | None) -> Calibration:
-    """Measure how similar made copies are to their originals; the threshold lets 99 % of each kind through, if not given."""
+    """Measure how similar copies are to their originals; without ``threshold`` it lets 99 % of each kind through."""
     count = len(made.originals)
     units = [_unit(each) for each in (made.vectors, made.vectors_of_originals)]
     similarities = (units[0].reshape(count, len(KINDS), -1) * units[1][:, None]).sum(2)
     automatic = float(np.nanquantile(similarities, 1 - FOUND_AS_CANDIDATES, axis=0).min())  # for each kind of copy
-    by_kind = {kind: similarities[:, place] for place, kind in enumerate(KINDS)}
-    return Calibration(count, automatic if threshold is None else threshold, by_kind)
+    return Calibration(count, automatic if threshold is None else threshold)
 
 
 def _count_found(
