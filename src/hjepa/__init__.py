@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         TrainingCallback,
         check,
         doctor,
+        duplicates,
         embed,
         evaluate,
         load_encoder,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         open_embeddings,
         plan,
         pretrain,
+        search,
     )
     from hjepa.errors import UserError
     from hjepa.report import write_report
@@ -33,6 +35,7 @@ __all__ = [
     "audit",
     "check",
     "doctor",
+    "duplicates",
     "embed",
     "evaluate",
     "load_encoder",
@@ -40,6 +43,7 @@ __all__ = [
     "open_embeddings",
     "plan",
     "pretrain",
+    "search",
     "write_report",
 ]
 

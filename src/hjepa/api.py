@@ -2,23 +2,28 @@
 
 from hjepa.commands.check import Check, check
 from hjepa.commands.doctor import doctor
+from hjepa.commands.duplicates import Duplicates, duplicates
 from hjepa.commands.embed import embed
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
 from hjepa.commands.masks import mask_statistics
 from hjepa.commands.plan import plan
 from hjepa.commands.pretrain import pretrain
+from hjepa.commands.search import Search, search
 from hjepa.deploy.embeddings import Embeddings, open_embeddings
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.run import Run
 
 __all__ = [
     "Check",
+    "Duplicates",
     "Embeddings",
     "Evaluation",
     "Run",
+    "Search",
     "TrainingCallback",
     "check",
     "doctor",
+    "duplicates",
     "embed",
     "evaluate",
     "load_encoder",
@@ -26,4 +31,5 @@ __all__ = [
     "open_embeddings",
     "plan",
     "pretrain",
+    "search",
 ]

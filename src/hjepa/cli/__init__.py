@@ -3,7 +3,7 @@
 One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
-from hjepa.cli import audit, check, doctor, embed, evaluate, masks, pretrain, report
+from hjepa.cli import audit, check, doctor, duplicates, embed, evaluate, masks, pretrain, report, search
 from hjepa.cli.dispatch import main, split_settings
 from hjepa.cli.root import app
 
@@ -12,11 +12,13 @@ __all__ = [
     "audit",
     "check",
     "doctor",
+    "duplicates",
     "embed",
     "evaluate",
     "main",
     "masks",
     "pretrain",
     "report",
+    "search",
     "split_settings",
 ]
