@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         open_embeddings,
         plan,
         pretrain,
+        search,
     )
     from hjepa.errors import UserError
     from hjepa.report import write_report
@@ -36,6 +37,7 @@ __all__ = [
     "open_embeddings",
     "plan",
     "pretrain",
+    "search",
     "write_report",
 ]
 
@@ -51,6 +53,7 @@ _HOMES = {
     "open_embeddings": "hjepa.api",
     "plan": "hjepa.api",
     "pretrain": "hjepa.api",
+    "search": "hjepa.api",
     "write_report": "hjepa.report",
 }
 

@@ -6,6 +6,7 @@ from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
 from hjepa.commands.masks import mask_statistics
 from hjepa.commands.plan import plan
 from hjepa.commands.pretrain import pretrain
+from hjepa.commands.search import Search, search
 from hjepa.deploy.embeddings import Embeddings, open_embeddings
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.run import Run
@@ -14,6 +15,7 @@ __all__ = [
     "Embeddings",
     "Evaluation",
     "Run",
+    "Search",
     "TrainingCallback",
     "doctor",
     "embed",
@@ -23,4 +25,5 @@ __all__ = [
     "open_embeddings",
     "plan",
     "pretrain",
+    "search",
 ]

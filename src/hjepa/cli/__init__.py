@@ -3,10 +3,21 @@
 One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
-from hjepa.cli import audit, doctor, embed, evaluate, masks, pretrain, report, serve
+from hjepa.cli import audit, doctor, embed, evaluate, masks, pretrain, report, search, serve
 from hjepa.cli.dispatch import main, split_settings
 from hjepa.cli.root import app
 
 __all__ = [
-    "app", "audit", "doctor", "embed", "evaluate", "main", "masks", "pretrain", "report", "serve", "split_settings",
-]  # fmt: skip
+    "app",
+    "audit",
+    "doctor",
+    "embed",
+    "evaluate",
+    "main",
+    "masks",
+    "pretrain",
+    "report",
+    "search",
+    "serve",
+    "split_settings",
+]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hjepa.commands.embed import PRECISIONS, embed_device, run_path
+from hjepa.deploy.collection import Collection
 from hjepa.deploy.embeddings import open_embeddings
 from hjepa.deploy.encoders import PATCHES, open_encoder
 from hjepa.deploy.serve.limits import Limits
@@ -47,17 +48,12 @@ def serve(
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
     device = embed_device()
     encoder = open_encoder(run_path(run), device)
-    known = None if index is None else open_embeddings(index)
-    if known is not None:
-        facts = known.metadata
+    known = None
+    if index is not None:
         if pooling is not None or level is not None:
-            raise UserError(f"--index {shown(known.file)}: decides on pooling and level; remove --pooling and --level")
-        if facts["model"]["fingerprint"] != encoder.fingerprint:
-            raise UserError(
-                f"--index {shown(known.file)}: holds vectors of another model ({facts['model']['name']}); write one "
-                f"with hjepa embed {encoder.name} IMAGES --out FILE.npy"
-            )
-        pooling, level = facts["pooling"], facts["level"]
+            raise UserError(f"--index {shown(index)}: decides on pooling and level; remove --pooling and --level")
+        known = Collection(open_embeddings(index), encoder, device, None)  # refuses vectors of another encoder
+        pooling, level = (known.embeddings.metadata[name] for name in ("pooling", "level"))
     pooling = encoder.choose_pooling(pooling)
     if pooling == PATCHES:
         raise UserError("one vector per patch cannot be served or searched: use --pooling avg, last4 or grid4")

@@ -11,7 +11,7 @@ from hjepa.data.sources import ImageSource
 from hjepa.deploy.embed.plan import Plan
 from hjepa.deploy.embed.store import OpenStore, Row
 from hjepa.deploy.encoders import OpenedEncoder
-from hjepa.deploy.reading import ReadImage, image_name, read_batches, stacked
+from hjepa.deploy.reading import ReadImage, image_name, read_batches, read_once, stacked
 from hjepa.setup.machine import autocast_dtype
 
 NOT_FINITE = "its features are not finite"
@@ -63,6 +63,10 @@ class EmbedLoop:
                 self.progress(state)
         store.sync()
         return state
+
+    def vectors_of(self, batch: range) -> np.ndarray:
+        """Return the vectors of a batch, without storing them."""
+        return self._vectors([read_once(self.source, index, self.encoder.prepare) for index in batch])
 
     def _vectors(self, images: Sequence[ReadImage]) -> np.ndarray:
         """Return float32 [b, floats per image], levels side by side; NaN for what could not be read."""

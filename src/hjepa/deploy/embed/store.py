@@ -125,8 +125,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def load_vectors(path: Path, plan: Plan) -> np.ndarray:
-    """Return the vectors of a .npy file mapped into memory, float32 [n, floats per image]."""
-    vectors = np.load(path, mmap_mode="r" if plan.part.count else None)  # nothing cannot be mapped
+    """Return the vectors of a .npy file mapped into memory, float32 [n, floats per image]; changes never reach it."""
+    vectors = np.load(path, mmap_mode="c" if plan.part.count else None)  # nothing cannot be mapped
     return vectors.reshape(plan.part.count, plan.floats_per_image)
 
 

@@ -98,7 +98,7 @@ def create_app(service: Service) -> tuple[FastAPI, Measured]:
     @app.get("/health")
     async def health() -> Health:
         """Whether the server answers, and with which encoder."""
-        images = 0 if service.index is None else len(service.index)
+        images = 0 if service.index is None else len(service.index.embeddings)
         return Health(
             model=model, width=service.width, pooling=service.pooling, level=service.level, indexed_images=images
         )
@@ -117,7 +117,7 @@ def create_app(service: Service) -> tuple[FastAPI, Measured]:
         return Vectors(model=model, vectors=rows)
 
     if service.index is not None:
-        paths = service.index.paths
+        paths = service.index.embeddings.paths
 
         @app.post("/search", responses=PROBLEMS)
         async def search(files: Files, top: Annotated[int, Query(ge=1, le=1000)] = 10) -> Neighbours:

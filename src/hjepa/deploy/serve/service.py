@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa.deploy.embeddings import Embeddings
+from hjepa.deploy.collection import Collection
 from hjepa.deploy.encoders import OpenedEncoder
 from hjepa.deploy.serve.batching import Batcher
 from hjepa.deploy.serve.decoding import decoded
@@ -31,14 +31,14 @@ class Service:
     precision: str = "float32"
     batch_size: int = 32
     limits: Limits = field(default_factory=Limits)
-    index: Embeddings | None = None
+    index: Collection | None = None
     counted: Callable[[int], None] = lambda images: None
 
     def __post_init__(self) -> None:
         self.threads = ThreadPoolExecutor(min(16, os.cpu_count() or 1), "hjepa-decode")
         self.batcher = Batcher(self._encode, batch_size=self.batch_size)
         self.width = self._encode(self.encoder.prepare(self._blank())[None]).shape[1]  # and warms the encoder up
-        self.known = None if self.index is None else side_by_side_levels(self.index)
+        self.known = None if self.index is None else self.index.vectors
 
     def close(self) -> None:
         """Answer what is waiting, and end all threads."""
@@ -78,11 +78,3 @@ class Service:
 
     def _blank(self) -> np.ndarray:
         return np.zeros((64, 64, self.encoder.channels), dtype=np.uint8)
-
-
-def side_by_side_levels(embeddings: Embeddings) -> np.ndarray:
-    """Return one vector per image [n, F]; those of several levels normalised and side by side."""
-    levels = list(embeddings.levels.values())
-    if len(levels) == 1:
-        return levels[0]
-    return side_by_side([torch.from_numpy(np.array(each)) for each in levels]).numpy()
