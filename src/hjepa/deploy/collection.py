@@ -77,7 +77,7 @@ def open_queries(files: list[str | os.PathLike[str]], encoder: OpenedEncoder) ->
     for path in paths:
         if not path.is_file():
             raise UserError(f"--query {shown(path)}: no such file; pass an image file")
-    source = FileSource("queries", paths, Path(), {}, encoder.channels)
+    source = FileSource("queries", paths, {}, encoder.channels)
     digests = []
     for index, path in enumerate(paths):
         read = read_once(source, index, encoder.prepare)

@@ -1,0 +1,1 @@
+"""A server: images in, vectors or neighbours out."""
