@@ -7,7 +7,7 @@ from hjepa.version import __version__
 
 if TYPE_CHECKING:
     from hjepa import audit
-    from hjepa.api import Run, TrainingCallback, doctor, evaluate, load_encoder, mask_statistics, plan, pretrain
+    from hjepa.api import Run, TrainingCallback, doctor, evaluate, export, load_encoder, mask_statistics, plan, pretrain
     from hjepa.errors import UserError
     from hjepa.report import write_report
 
@@ -19,6 +19,7 @@ __all__ = [
     "audit",
     "doctor",
     "evaluate",
+    "export",
     "load_encoder",
     "mask_statistics",
     "plan",
@@ -32,6 +33,7 @@ _HOMES = {
     "UserError": "hjepa.errors",
     "doctor": "hjepa.api",
     "evaluate": "hjepa.api",
+    "export": "hjepa.api",
     "load_encoder": "hjepa.api",
     "mask_statistics": "hjepa.api",
     "plan": "hjepa.api",

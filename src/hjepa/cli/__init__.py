@@ -3,8 +3,8 @@
 One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
-from hjepa.cli import audit, doctor, evaluate, masks, pretrain, report
+from hjepa.cli import audit, doctor, evaluate, export, masks, pretrain, report
 from hjepa.cli.dispatch import main, split_settings
 from hjepa.cli.root import app
 
-__all__ = ["app", "audit", "doctor", "evaluate", "main", "masks", "pretrain", "report", "split_settings"]
+__all__ = ["app", "audit", "doctor", "evaluate", "export", "main", "masks", "pretrain", "report", "split_settings"]

@@ -1,0 +1,1 @@
+"""A pretrained encoder in use."""
