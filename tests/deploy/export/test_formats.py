@@ -30,7 +30,12 @@ VARIANTS = {
     "colour": ({"model": {"levels": [[1, 2], [2, 1]]}}, "RGB", (16, 16)),
     "wide and grey": ({"data": {"image_size": [16, 24], "channels": 1, "mean": [0.4], "std": [0.2]}}, "L", (24, 16)),
     "padded, four channels": (
-        {"data": {"channels": 4, "mean": [0.5, 0.4, 0.3, 0.2], "std": [0.25] * 4, "fit": "pad"}, "augment": {"crop_scale": None}}, "RGBA", (16, 16),
+        {
+            "data": {"channels": 4, "mean": [0.5, 0.4, 0.3, 0.2], "std": [0.25] * 4, "fit": "pad"},
+            "augment": {"crop_scale": None},
+        },
+        "RGBA",
+        (16, 16),
     ),
     "16 bits": (
         {"data": {"channels": 1, "mean": [0.4], "std": [0.2], "value_range": [1000.0, 30000.0]}}, "I;16", (16, 16),
