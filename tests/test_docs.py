@@ -28,12 +28,12 @@ SOURCES = [*PAGES, *sorted((ROOT / "src/hjepa/recipes").glob("*.yaml"))]
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in SOURCES:
-        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|masks|doctor|report) [^`]+)`", page.read_text()):
+        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|export|masks|doctor|report) [^`]+)`", page.read_text()):
             if not re.search(r"\.\.\.|NAME|^hjepa \w+ --", span):  # a command, not a way to speak of an option
                 found.append((page.name, span))
         for line in page.read_text().splitlines():
             text = line.strip().removeprefix("$ ").removeprefix("# Command:").strip().strip("`")
-            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|masks|doctor|report)\b", text):
+            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|export|masks|doctor|report)\b", text):
                 found.append((page.name, text.split("  #")[0].split("#   ")[0].strip()))
     return found
 

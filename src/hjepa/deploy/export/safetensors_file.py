@@ -47,10 +47,11 @@ class SafetensorsFile(ExportFormat):
     def usage(self, encoder: FrozenEncoder) -> str:
         """Return the lines that build the network in timm."""
         return """import json, torch
+from pathlib import Path
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
-card = json.load(open("FOLDER/encoder.json"))
+card = json.loads(Path("FOLDER/encoder.json").read_text())
 model = VisionTransformer(**{name: value for name, value in card["timm"].items() if name != "class"}).eval()
 model.load_state_dict(load_file("FOLDER/encoder.safetensors"))
 mean, std = (torch.tensor(card["preprocess"][name]).view(-1, 1, 1) for name in ("mean", "std"))
