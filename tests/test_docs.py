@@ -28,15 +28,19 @@ PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT
 SOURCES = [*PAGES, *sorted((ROOT / "src/hjepa/recipes").glob("*.yaml"))]
 
 
+# hjepa audit has words of its own, which audits() below looks at.
+COMMANDS = "|".join(sorted(name for name in app if name.isalpha() and name != "audit"))
+
+
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in SOURCES:
-        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|check|masks|doctor|report) [^`]+)`", page.read_text()):
+        for span in re.findall(rf"`(hjepa (?:{COMMANDS}) [^`]+)`", page.read_text()):
             if not re.search(r"\.\.\.|NAME|^hjepa \w+ --", span):  # a command, not a way to speak of an option
                 found.append((page.name, span))
         for line in page.read_text().splitlines():
             text = line.strip().removeprefix("$ ").removeprefix("# Command:").strip().strip("`")
-            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|check|masks|doctor|report)\b", text):
+            if re.match(rf"(hjepa|torchrun .* -m hjepa\.cli) ({COMMANDS})\b", text):
                 found.append((page.name, text.split("  #")[0].split("#   ")[0].strip()))
     return found
 

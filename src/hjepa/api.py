@@ -5,6 +5,7 @@ from hjepa.commands.doctor import doctor
 from hjepa.commands.duplicates import Duplicates, duplicates
 from hjepa.commands.embed import embed
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
+from hjepa.commands.export import Exports, export
 from hjepa.commands.masks import mask_statistics
 from hjepa.commands.plan import plan
 from hjepa.commands.pretrain import pretrain
@@ -18,6 +19,7 @@ __all__ = [
     "Duplicates",
     "Embeddings",
     "Evaluation",
+    "Exports",
     "Run",
     "Search",
     "TrainingCallback",
@@ -26,6 +28,7 @@ __all__ = [
     "duplicates",
     "embed",
     "evaluate",
+    "export",
     "load_encoder",
     "mask_statistics",
     "open_embeddings",

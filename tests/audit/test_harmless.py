@@ -289,9 +289,6 @@ def installed() -> dict[str, Any]:
         if name.startswith("_global") and isinstance(table, dict)
     }
     assert len(tables) >= 8, "torch keeps its global hooks elsewhere now"
-    # torch itself leaves here the number of a hook that it removes: count only numbers of hooks that are there.
-    flags, hooks = tables["_global_forward_hooks_with_kwargs"], tables["_global_forward_hooks"]
-    tables["_global_forward_hooks_with_kwargs"] = {key: flag for key, flag in flags.items() if key in hooks}
     functions = {
         "backward": torch.autograd.backward,
         "unscale": torch.amp.GradScaler.unscale_,

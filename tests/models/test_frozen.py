@@ -92,6 +92,35 @@ def test_it_can_be_exported(run, images):
     torch.testing.assert_close(exported(images).pooled, encoder(images).pooled)
 
 
+@pytest.mark.slow
+def test_it_can_be_exported_for_any_number_and_size_of_images(run):
+    """The example has the size of training, whose positions are stored: the program must not be fixed to it."""
+    from torch.export import Dim
+
+    encoder = hjepa.load_encoder(run)
+    sizes = {0: Dim("batch", min=1), 2: 4 * Dim("rows", min=2), 3: 4 * Dim("columns", min=2)}
+    program = torch.export.export(encoder, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"images": sizes}).module()
+    for shape in ((1, 16, 16), (3, 8, 44), (5, 24, 12)):
+        images = torch.rand(shape[0], 3, *shape[1:])
+        torch.testing.assert_close(program(images).tokens, encoder(images).tokens, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_it_compiles_without_a_graph_break(run, dynamic):
+    torch.compiler.reset()
+    encoder = hjepa.load_encoder(run)
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for images in (
+        torch.rand(2, 3, 16, 16),
+        torch.rand(3, 3, 8, 24),
+        torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8),
+    ):
+        torch.testing.assert_close(compiled(images).tokens, encoder(images).tokens, rtol=0, atol=1e-5)
+    levels = torch.compile(encoder.levels, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    torch.testing.assert_close(levels(images), encoder.levels(images), rtol=0, atol=1e-5)
+
+
 def test_it_is_the_target_encoder(run):
     saved = load_file(run.path / "checkpoints" / "last" / "weights.safetensors")
     encoder = load_file(run.path / "encoder.safetensors")

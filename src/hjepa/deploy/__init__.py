@@ -1,1 +1,1 @@
-"""What people do with an encoder: embed their images, search them, find duplicates."""
+"""What people do with an encoder: embed, search, find duplicates, export, serve."""

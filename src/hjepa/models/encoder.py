@@ -90,7 +90,9 @@ class ContextEncoder(nn.Module):
     def _position_table(self, grid: tuple[int, int]) -> Tensor:
         """Return [1, N, D] for a grid: the stored table, or one computed for another image size."""
         stored: Tensor = self.vit.pos_embed
-        if grid == tuple(self.vit.patch_embed.grid_size):
+        # An exported program for any size has symbols for numbers here: a comparison would fix them.
+        symbolic = not all(isinstance(side, int) for side in grid)
+        if not symbolic and grid == tuple(self.vit.patch_embed.grid_size):
             return stored
         return sincos_2d(self.width, grid)[None].to(stored)
 

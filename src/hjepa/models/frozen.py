@@ -63,13 +63,21 @@ class FrozenEncoder(nn.Module):
         They are layer-normalised, as in training. For a level of pixels (depth 0), D is the size of its target per
         patch.
         """
+        return self._cells(images, self.card_levels)
+
+    @torch.no_grad()
+    def level(self, images: Tensor | np.ndarray, number: int) -> Tensor:
+        """Return the features of one level: cells [B, GH_l, GW_l, D], as in ``levels``."""
+        return self._cells(images, self.card_levels[number : number + 1])[0]
+
+    def _cells(self, images: Tensor | np.ndarray, wanted: Sequence[Level]) -> list[Tensor]:
         pixels, grid = self._normalised(images), self.grid(images)
         pixel_targets = self.card.get("pixel_targets", "values")  # cards without it were written before there were two
-        depths = sorted({level.depth for level in self.card_levels} - {0})
+        depths = sorted({level.depth for level in wanted} - {0})
         by_depth = dict(zip(depths, self.encoder(pixels, depths=depths), strict=True)) if depths else {}
         return [
             level_cells(level, by_depth, pixels, grid, pixel_targets).unflatten(1, cell_grid(grid, level.stride))
-            for level in self.card_levels
+            for level in wanted
         ]
 
     @property

@@ -103,7 +103,8 @@ def level_cells(
 
 def cell_grid(grid: Grid, stride: int) -> Grid:
     """Return the grid of cells (GH_l, GW_l) that covers a patch grid; the last cells may be smaller."""
-    return -(-grid[0] // stride), -(-grid[1] // stride)
+    # Not -(-GH // stride): exported graphs round the quotient of negative numbers towards zero.
+    return (grid[0] + stride - 1) // stride, (grid[1] + stride - 1) // stride
 
 
 def pool_cells(tokens: Tensor, grid: Grid, stride: int) -> Tensor:

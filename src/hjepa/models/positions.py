@@ -13,9 +13,12 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Tensor:
     """
     if width % 4:
         raise ValueError(f"a sine-cosine table needs a width divisible by 4, got {width}")
-    rows = torch.arange(grid[0], dtype=torch.float64).repeat_interleave(grid[1])  # [N]
-    columns = torch.arange(grid[1], dtype=torch.float64).repeat(grid[0])  # [N]
-    return torch.cat([_sincos_1d(width // 2, columns), _sincos_1d(width // 2, rows)], dim=1)
+    half = width // 2
+    rows = _sincos_1d(half, torch.arange(grid[0], dtype=torch.float64))  # [GH, width/2]
+    columns = _sincos_1d(half, torch.arange(grid[1], dtype=torch.float64))  # [GW, width/2]
+    shape = (*grid, half)
+    table = torch.cat([columns[None].expand(shape), rows[:, None].expand(shape)], dim=2)  # [GH, GW, width]
+    return table.flatten(0, 1)
 
 
 def _sincos_1d(width: int, positions: Tensor) -> Tensor:

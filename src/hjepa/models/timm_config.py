@@ -11,7 +11,8 @@ ARCHITECTURE = "vit_small_patch16_224"  # any plain ViT of timm: all its sizes a
 def timm_config(encoder: ContextEncoder, preprocess: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config that timm's ``local-dir:`` reads; ``preprocess`` is that of encoder.json.
 
-    timm's own transform resizes and centre-crops, like ours for ``data.fit = crop``.
+    timm's own transform resizes and centre-crops, like ours for ``data.fit = crop``; for ``pad`` it keeps
+    the whole image within a border, like ours, but the border has the mean colour and small images are enlarged.
     """
     sizes = encoder.architecture
     return {
@@ -28,7 +29,7 @@ def timm_config(encoder: ContextEncoder, preprocess: Mapping[str, Any]) -> dict[
             "std": list(preprocess["std"]),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
-            "crop_mode": "center",
+            "crop_mode": "center" if preprocess["fit"] == "crop" else "border",
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",

@@ -76,6 +76,36 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+# Names in the files of Hugging Face's I-JEPA, which all its versions read.
+IN_THEIR_FILES = [
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+]
+
+
+def to_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict under timm's names as Hugging Face's I-JEPA has it in files: the inverse of the above."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        parts = {name: tensor}
+        if ".attn.qkv." in name:
+            split = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+            parts = {name.replace(".qkv.", f".{part}."): each for part, each in split}
+        for ours, each in parts.items():
+            for pattern, theirs in IN_THEIR_FILES:
+                ours = re.sub(pattern, theirs, ours)
+            renamed[ours] = each.clone(memory_format=torch.contiguous_format)  # a file holds no views
+    return renamed
+
+
 def with_folded_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Multiply layer scales (DINOv2, DeiT III) into the projections before them: the same function without them."""
     folded = dict(state)

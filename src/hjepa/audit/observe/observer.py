@@ -78,6 +78,8 @@ class Observer:
         post = nn.modules.module.register_module_forward_hook(ends, with_kwargs=True)
         attach(pre.remove)
         attach(post.remove)
+        # The handle forgets this entry, and torch.compile would warn of a hook for the rest of the process.
+        attach(lambda: nn.modules.module._global_forward_hooks_with_kwargs.pop(post.id, None))
         if self.networks.compiled():
             self.recording.problems.append("what happens inside forward passes, because code is compiled")
         attach(intercept(torch.autograd, "backward", backwards.watch_backward))
