@@ -99,7 +99,8 @@ def _some(source: ImageSource, encoder: FrozenEncoder, kind: str, what: str) -> 
     raw = [_in_channels(read(source, place, skip_corrupt=True), channels, source.name, kind) for place in places]
     if encoder.value_range is None and any(image.dtype != np.uint8 for image in raw):
         raise UserError(f"--images {source.name}: images have more than 8 bits, but this encoder was trained on 8 bits")
-    files = [source.paths[place] if isinstance(source, FileSource) else None for place in places]
+    paths = [source.paths[place] if isinstance(source, FileSource) else None for place in places]
+    files = [path if isinstance(path, Path) else None for path in paths]  # what lies in an archive is no file
     return CheckImages(raw, files, kind, f"{count} {what}")
 
 
