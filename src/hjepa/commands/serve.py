@@ -1,5 +1,6 @@
 """``hjepa serve``: vectors and neighbours of images over HTTP."""
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -70,7 +71,7 @@ def serve(
             index=known,
         )
         _, application = create_app(service)
-        config = uvicorn.Config(application, log_level="warning", timeout_keep_alive=10, lifespan="on")
+        config = uvicorn.Config(application, log_level="error", timeout_keep_alive=10, lifespan="on")
         server = _Server.of(uvicorn, config, lambda: started(_address(listening)))
         server.run(sockets=[listening])
 
@@ -99,17 +100,19 @@ def open_to_others(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; raises UserError if the address cannot be had."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or "not a valid address"
-        raise UserError(
-            f"--host {host} --port {port}: {reason}; choose another --port, or 0 for any free one"
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(2048)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or "not a valid address"
+            raise UserError(
+                f"--host {host} --port {port}: {reason}; choose another --port, or 0 for any that is free"
+            ) from None
+        stack.pop_all()
     return listening
 
 

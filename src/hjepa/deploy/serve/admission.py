@@ -39,35 +39,42 @@ class Admission:
         if _content_length(scope) > self.limits.max_bytes:
             await _answer(send, 413, too_large, headers=[(b"connection", b"close")])
             return
-        started = False
+        body, started = _Body(receive, self.limits.max_bytes), False
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if body.too_large and not started:
+                return  # whatever the application makes of a body that was cut off
             started = True
             await send(message)
 
         self.waiting += 1
         try:
-            await self.app(scope, self._counted(receive), watched)
+            await self.app(scope, body.receive, watched)
         except TooLarge:
-            if started:
-                raise
-            await _answer(send, 413, too_large, headers=[(b"connection", b"close")])
+            pass
         finally:
             self.waiting -= 1
+        if body.too_large and not started:
+            await _answer(send, 413, too_large, headers=[(b"connection", b"close")])
 
-    def _counted(self, receive: Receive) -> Receive:
-        received = 0
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.limits.max_bytes:
-                raise TooLarge
-            return message
+class _Body:
+    """The body of a request, cut off at a number of bytes."""
 
-        return counted
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self._receive, self._left = receive, max_bytes
+
+    @property
+    def too_large(self) -> bool:
+        return self._left < 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self.too_large:
+            raise TooLarge
+        return message
 
 
 def _content_length(scope: Message) -> int:

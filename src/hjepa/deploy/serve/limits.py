@@ -1,4 +1,4 @@
-"""What a server accepts, and what it answers to everything else."""
+"""What a server accepts."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,3 @@ class Limits:
     def max_bytes(self) -> int:
         """Return the largest request in bytes."""
         return round(self.max_mb * 1e6)
-
-
-class Refused(Exception):
-    """A request that cannot be answered with vectors; ``status`` is an HTTP status code."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, detail

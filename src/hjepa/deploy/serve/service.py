@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from hjepa.deploy.collection import Collection
+from hjepa.deploy.embed.loop import NOT_FINITE
 from hjepa.deploy.encoders import OpenedEncoder
 from hjepa.deploy.serve.batching import Batcher
 from hjepa.deploy.serve.decoding import decoded
-from hjepa.deploy.serve.limits import Limits, Refused
+from hjepa.deploy.serve.limits import Limits
 from hjepa.deploy.similarity import Matches, nearest
+from hjepa.errors import UserError
 from hjepa.evaluation.features import side_by_side
 from hjepa.setup.machine import autocast_dtype
 
@@ -45,23 +47,18 @@ class Service:
         self.batcher.close()
         self.threads.shutdown()
 
-    async def vectors(self, images: Sequence[tuple[str, bytes]]) -> np.ndarray:
-        """Return the vectors [B, F] of image files (name, content); raises Refused for the first that is none."""
-        loop = asyncio.get_running_loop()
-        limits = self.limits
-        tensors = [
-            loop.run_in_executor(self.threads, decoded, name, content, self.encoder, limits) for name, content in images
-        ]
-        # All of them, also after one has failed: nobody would ever look at the others' errors.
-        read = await asyncio.gather(*tensors, return_exceptions=True)
-        for one in read:
-            if isinstance(one, BaseException):
-                raise one
-        futures = [asyncio.wrap_future(self.batcher.submit(one)) for one in read if isinstance(one, Tensor)]
-        found = np.stack(await asyncio.gather(*futures))
-        if not np.isfinite(found).all():
-            raise Refused(500, "the features are not finite: the weights may have diverged")
-        return found
+    async def vectors(self, images: Sequence[tuple[str, bytes]]) -> list[np.ndarray | str]:
+        """Return for each image file (name, content) its vector [F], or why there is none."""
+        return await asyncio.gather(*(self._vector(name, content) for name, content in images))
+
+    async def _vector(self, name: str, content: bytes) -> np.ndarray | str:
+        limit, loop = self.limits.max_megapixels, asyncio.get_running_loop()
+        try:
+            image = await loop.run_in_executor(self.threads, decoded, name, content, self.encoder, limit)
+        except UserError as error:
+            return str(error)
+        vector = await asyncio.wrap_future(self.batcher.submit(image))
+        return vector if np.isfinite(vector).all() else NOT_FINITE
 
     async def neighbours(self, vectors: np.ndarray, top: int) -> Matches:
         """Return the most similar images of the index."""
