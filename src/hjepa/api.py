@@ -6,6 +6,7 @@ from hjepa.commands.duplicates import Duplicates, duplicates
 from hjepa.commands.embed import embed
 from hjepa.commands.evaluate import Evaluation, evaluate, load_encoder
 from hjepa.commands.export import Exports, export
+from hjepa.commands.map import Map, map_images
 from hjepa.commands.masks import mask_statistics
 from hjepa.commands.plan import plan
 from hjepa.commands.pretrain import pretrain
@@ -20,6 +21,7 @@ __all__ = [
     "Embeddings",
     "Evaluation",
     "Exports",
+    "Map",
     "Run",
     "Search",
     "TrainingCallback",
@@ -30,6 +32,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_encoder",
+    "map_images",
     "mask_statistics",
     "open_embeddings",
     "plan",

@@ -3,7 +3,21 @@
 One file per command. Heavy modules are imported inside the commands, so that ``hjepa --help`` responds at once.
 """
 
-from hjepa.cli import audit, check, doctor, duplicates, embed, evaluate, export, masks, pretrain, report, search, serve
+from hjepa.cli import (
+    audit,
+    check,
+    doctor,
+    duplicates,
+    embed,
+    evaluate,
+    export,
+    map,
+    masks,
+    pretrain,
+    report,
+    search,
+    serve,
+)
 from hjepa.cli.dispatch import main, split_settings
 from hjepa.cli.root import app
 
@@ -17,6 +31,7 @@ __all__ = [
     "evaluate",
     "export",
     "main",
+    "map",
     "masks",
     "pretrain",
     "report",
