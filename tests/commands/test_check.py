@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from hjepa.data.duplicates import exact_groups, near_groups
 from hjepa.data.preflight import look_at_all
 from hjepa.data.sources import open_source, open_unread
 from hjepa.errors import UserError
-from hjepa.setup.autoconfig import resize_of, resolve_auto, with_sizes
+from hjepa.setup.autoconfig import resize_of, resolve_auto
+from hjepa.setup.image_sizes import with_sizes
 
 
 def picture(seed: int, height: int = 60, width: int = 80) -> Image.Image:
@@ -199,6 +201,14 @@ def test_the_command_in_a_process_of_its_own(tmp_path):
     done = hjepa("check", sound(tmp_path / "photos"), "--strict")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert hjepa("check", tmp_path / "nowhere").returncode == 2
+
+
+def test_files_are_checked_without_torch(tmp_path):
+    """It takes seconds to import, and most of the memory."""
+    root = sound(tmp_path / "photos")
+    code = f"import sys; from hjepa.commands.check import check; check({str(root)!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_groups_of_equal_and_of_similar_images():

@@ -18,6 +18,7 @@ from hjepa.data.sources import FileSource, ImageSource, open_unread
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
 from hjepa.files import shown, write_text
+from hjepa.setup.image_sizes import with_sizes
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"})
 FAR_TOO_SMALL = 0.5  # of the size of the encoder's input: enlarged more than twice
@@ -134,8 +135,6 @@ def check(
     source = open_unread(data, wanted)
     total = len(source)
     found = look_at_all(source, channels=wanted, workers=workers, progress=lambda done: progress(done, total))
-    from hjepa.setup.autoconfig import with_sizes  # imports torch: not before the processes have been forked
-
     channels, findings = _channels(source, found, wanted)
     chosen = None
     if channels is not None:

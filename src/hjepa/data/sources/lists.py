@@ -110,10 +110,12 @@ def _refuse_without(file: Path, column: str, columns: Sequence[str]) -> None:
         return
     if column != "path":
         raise UserError(f"{file} has no column {column!r}: its columns are {', '.join(columns)}")
-    inside = f"; {_for_images_inside(file)}" if file.suffix.lower() == ".parquet" else ""
+    is_table = file.suffix.lower() == ".parquet"
+    needed = "it needs" if is_table else "its first line must be a header with"
+    inside = f"; {_for_images_inside(file)}" if is_table else ""
     raise UserError(
-        f"{file} has no column 'path' in its header ({', '.join(columns)}): name the column with the paths, as in "
-        f"{file}:COLUMN, or rename it to path{inside}"
+        f"{file} has no column 'path' ({', '.join(columns)}): {needed} path and, optionally, label; another column of "
+        f"paths is named as {file}:COLUMN{inside}"
     )
 
 
