@@ -28,12 +28,15 @@ SOURCES = [*PAGES, *sorted((ROOT / "src/hjepa/recipes").glob("*.yaml"))]
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in SOURCES:
-        for span in re.findall(r"`(hjepa (?:pretrain|evaluate|masks|doctor|report) [^`]+)`", page.read_text()):
+        for span in re.findall(
+            r"`(hjepa (?:pretrain|evaluate|embed|search|duplicates|masks|doctor|report) [^`]+)`", page.read_text()
+        ):
             if not re.search(r"\.\.\.|NAME|^hjepa \w+ --", span):  # a command, not a way to speak of an option
                 found.append((page.name, span))
         for line in page.read_text().splitlines():
             text = line.strip().removeprefix("$ ").removeprefix("# Command:").strip().strip("`")
-            if re.match(r"(hjepa|torchrun .* -m hjepa\.cli) (pretrain|evaluate|masks|doctor|report)\b", text):
+            names = "pretrain|evaluate|embed|search|duplicates|masks|doctor|report"
+            if re.match(rf"(hjepa|torchrun .* -m hjepa\.cli) ({names})\b", text):
                 found.append((page.name, text.split("  #")[0].split("#   ")[0].strip()))
     return found
 
@@ -77,6 +80,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
         (tmp_path / "path/to" / folder).mkdir(parents=True)
         for number in range(len(images)):
             Image.fromarray(images[number]).save(tmp_path / "path/to" / folder / f"{number}.png")
+    Image.fromarray(images[3]).save(tmp_path / "path/to/query.png")
     ran = [text for page, text in commands() if page == "README.md"]
     for text in ran:
         done = subprocess.run(
