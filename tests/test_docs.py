@@ -84,6 +84,7 @@ def test_every_command_of_the_readme_runs(tmp_path):
         (tmp_path / "path/to" / folder).mkdir(parents=True)
         for number in range(len(images)):
             Image.fromarray(images[number]).save(tmp_path / "path/to" / folder / f"{number}.png")
+    Image.fromarray(images[3]).save(tmp_path / "path/to/query.png")
     ran = [text for page, text in commands() if page == "README.md"]
     for text in ran:
         done = subprocess.run(
