@@ -102,13 +102,11 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     count, rows = x.shape[1], max(1, BLOCK // (x.shape[0] * x.shape[2]))
     mean, squares = (x.new_zeros(len(x), 1, x.shape[2], dtype=torch.float64) for _ in range(2))
     for part in x.split(rows, 1):
-        mean += part.sum(1, keepdim=True, dtype=torch.float64) / count
+        mean += part.sum(1, keepdim=True, dtype=torch.float64)
+    mean /= count  # of a constant column exactly its value: sums of float32 values in float64 are not rounded
     for part in x.split(rows, 1):
         squares += (part - mean).square().sum(1, keepdim=True)
-    variance, eps = squares / count, torch.finfo(torch.float64).eps
-    # A constant column may have a variance of rounding errors, which scikit-learn's StandardScaler recognises so, too.
-    constant = variance <= count * eps * variance + (count * mean * eps).square()
-    return mean, torch.where(constant, 1.0, variance.sqrt())
+    return mean, torch.where(squares == 0, 1.0, (squares / count).sqrt())
 
 
 def _in_blocks(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
