@@ -79,9 +79,7 @@ def fit_standardised(
     classes, codes = np.unique(y, return_inverse=True)
     features = _on(x, probe_device(device))
     mean, scale = _moments(features)
-    features = torch.stack(
-        [_in_blocks(part, m, s) for part, m, s in zip(features, mean, scale, strict=True)]
-    )  # set by set, so that float64 copies stay small
+    features = _in_blocks(features, mean, scale)
     basis = None
     if features.shape[2] > features.shape[1]:
         basis, triangle = torch.linalg.qr(features.mT)  # [S, F, n], [S, n, n]
@@ -110,8 +108,12 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_blocks(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Standardise ``x`` [n, F], block by block."""
-    return torch.cat([_scaled(part, mean, scale) for part in x.split(max(1, BLOCK // x.shape[1]))])
+    """Standardise ``x`` [S, n, F], block by block, so that float64 copies stay small."""
+    found, rows = torch.empty_like(x), max(1, BLOCK // x.shape[2])
+    for s in range(len(x)):
+        for first in range(0, x.shape[1], rows):
+            found[s, first : first + rows] = _scaled(x[s, first : first + rows], mean[s], scale[s])
+    return found
 
 
 def _scaled(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
