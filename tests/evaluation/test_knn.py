@@ -1,5 +1,7 @@
 """The k-NN probe against an independent float64 implementation, and its choices."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,18 @@ def test_the_chunk_does_not_change_the_result() -> None:
     whole = knn(train_x, train_y, test_x, test_y, chunk=1000)
     for chunk in (1, 7, 100):
         part = knn(train_x, train_y, test_x, test_y, chunk=chunk)
+        assert part.setting == whole.setting
+        assert part.correct.tolist() == whole.correct.tolist()
+
+
+def test_the_block_of_the_bank_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks smaller than k, a last one that is not full, and validation images in each of them."""
+    train_x, train_y = clusters(300, 1.5)
+    test_x, test_y = clusters(101, 1.5, seed=1)
+    whole = knn(train_x, train_y, test_x, test_y)
+    for block in (7, 64, 299):
+        monkeypatch.setattr(import_module("hjepa.evaluation.knn"), "BLOCK", block)
+        part = knn(train_x, train_y, test_x, test_y)
         assert part.setting == whole.setting
         assert part.correct.tolist() == whole.correct.tolist()
 

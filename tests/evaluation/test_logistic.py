@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hjepa.data.sources import open_source
 from hjepa.evaluation import logistic
-from hjepa.evaluation.linear import fit_standardised
+from hjepa.evaluation.linear import _in_blocks, _moments, fit_standardised
 
 RNG = np.random.default_rng
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -103,6 +103,23 @@ def test_a_constant_column_changes_nothing() -> None:
         with_column = fit_standardised(wider[0][None], y, [0.1], 500)
         assert (with_column.predict(wider[1]) == plain.predict(test_x)).all()
         assert torch.isfinite(with_column.models.weights).all()
+
+
+def test_columns_are_standardised_as_by_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constant columns keep their scale, whatever the blocks; large means lose no digits."""
+    monkeypatch.setattr(import_module("hjepa.evaluation.linear"), "BLOCK", 300)  # row by row
+    x = RNG(0).normal(size=(49, 300))
+    x[:, :100] = RNG(1).normal(size=100)
+    x[:, 200:] += 1e4
+    x = x.astype(np.float32)
+    scaler = StandardScaler().fit(x.astype(np.float64))
+    mean, scale = _moments(torch.from_numpy(x)[None])
+    assert (scale[0, 0, :100] == 1).all()
+    np.testing.assert_allclose(mean[0, 0].numpy(), scaler.mean_, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(scale[0, 0].numpy(), scaler.scale_, rtol=1e-9)
+    np.testing.assert_allclose(
+        _in_blocks(torch.from_numpy(x)[None], mean, scale)[0].numpy(), scaler.transform(x.astype(np.float64)), atol=1e-6
+    )
 
 
 @settings(max_examples=40, deadline=None)

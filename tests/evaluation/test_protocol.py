@@ -277,10 +277,10 @@ def test_the_conclusion_of_several_counts_them() -> None:
         "different in 1."
     )
     assert conclusion([result(), result()]) == (
-        "Pretraining helped in both measurements. Compared with random init, the features are better every time. "
-        "Compared with raw pixels, they are worse every time."
+        "Pretraining helped in both measurements. Compared with random init, the features are better in every "
+        "measurement. Compared with raw pixels, they are worse in every measurement."
     )
-    assert "not clearly different every time" in conclusion([result(random=0.7)] * 3)
+    assert "not clearly different in any measurement" in conclusion([result(random=0.7)] * 3)
     assert "in all 3 measurements" in conclusion([result()] * 3)
     assert re.search(r"^Pretraining did not .*\b2 measurements\b", conclusion(several[1:]))
     assert conclusion([]) == "Nothing was measured."

@@ -79,9 +79,7 @@ def fit_standardised(
     classes, codes = np.unique(y, return_inverse=True)
     features = _on(x, probe_device(device))
     mean, scale = _moments(features)
-    features = torch.stack(
-        [_in_blocks(part, m, s) for part, m, s in zip(features, mean, scale, strict=True)]
-    )  # set by set, so that float64 copies stay small
+    features = _in_blocks(features, mean, scale)
     basis = None
     if features.shape[2] > features.shape[1]:
         basis, triangle = torch.linalg.qr(features.mT)  # [S, F, n], [S, n, n]
@@ -102,18 +100,20 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     count, rows = x.shape[1], max(1, BLOCK // (x.shape[0] * x.shape[2]))
     mean, squares = (x.new_zeros(len(x), 1, x.shape[2], dtype=torch.float64) for _ in range(2))
     for part in x.split(rows, 1):
-        mean += part.sum(1, keepdim=True, dtype=torch.float64) / count
+        mean += part.sum(1, keepdim=True, dtype=torch.float64)
+    mean /= count  # of a constant column exactly its value: sums of float32 values in float64 are not rounded
     for part in x.split(rows, 1):
         squares += (part - mean).square().sum(1, keepdim=True)
-    variance, eps = squares / count, torch.finfo(torch.float64).eps
-    # A constant column may have a variance of rounding errors, which scikit-learn's StandardScaler recognises so, too.
-    constant = variance <= count * eps * variance + (count * mean * eps).square()
-    return mean, torch.where(constant, 1.0, variance.sqrt())
+    return mean, torch.where(squares == 0, 1.0, (squares / count).sqrt())
 
 
 def _in_blocks(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Standardise ``x`` [n, F], block by block."""
-    return torch.cat([_scaled(part, mean, scale) for part in x.split(max(1, BLOCK // x.shape[1]))])
+    """Standardise ``x`` [S, n, F], block by block, so that float64 copies stay small."""
+    found, rows = torch.empty_like(x), max(1, BLOCK // x.shape[2])
+    for s in range(len(x)):
+        for first in range(0, x.shape[1], rows):
+            found[s, first : first + rows] = _scaled(x[s, first : first + rows], mean[s], scale[s])
+    return found
 
 
 def _scaled(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

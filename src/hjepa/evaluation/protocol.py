@@ -331,7 +331,8 @@ def _compared(tally: dict[str, int]) -> str:
     words = {"better": "better", "worse": "worse", "level": "not clearly different"}
     counted = [f"{words[outcome]} in {count}" for outcome, count in tally.items() if count]
     if len(counted) == 1:
-        return f"{counted[0].rpartition(' in ')[0]} every time"
+        [only] = [outcome for outcome, count in tally.items() if count]
+        return f"{words[only]} in {'any' if only == 'level' else 'every'} measurement"
     return f"{', '.join(counted[:-1])} and {counted[-1]}"
 
 
