@@ -3,6 +3,7 @@
 A value of ``auto`` is filled from the data and the machine (``setup/autoconfig.py``); until then it is None in Python.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -41,13 +42,27 @@ class DataConfig(Section):
         "same for all images. auto: measured, if there are such images.",
         json_schema_extra=AUTO,
     )
-    corrupt: Literal["error", "skip"] = Field("error", description="What to do with an image that cannot be decoded.")
+    max_bad: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Fraction of the images that may be unreadable, as 0.01 or 1%; they are skipped and named, and "
+        "more of them end the run.",
+    )
     workers: int | None = Field(
         None,
         ge=0,
         description="Number of data loader processes. auto: 2 for files, 0 for images in memory.",
         json_schema_extra=AUTO,
     )
+
+    @field_validator("max_bad", mode="before")
+    @classmethod
+    def _percentage(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            with contextlib.suppress(ValueError):
+                return float(value.strip().removesuffix("%")) / 100
+        return value
 
     @field_validator("image_size", mode="before")
     @classmethod

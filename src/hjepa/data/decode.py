@@ -50,13 +50,12 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
             image = ImageOps.exif_transpose(file)
             image.load()
     except FileNotFoundError:
-        raise UserError(f"{shown(path)} does not exist: check the path") from None
+        raise UnreadableImage(f"{shown(path)} does not exist: check the path", "the file is gone") from None
     except _DAMAGE as error:
         if tiff is not None and isinstance(error, UnidentifiedImageError):
             return read_bands(path, tiff)
-        raise UnreadableImage(
-            f"{shown(path)}: cannot decode the image ({_reason(error)}); exclude or replace it"
-        ) from None
+        problem = f"cannot decode the image ({_reason(error, path)})"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
     if tiff is not None and tiff.bands == 4 and tiff.colours_first and not tiff.alpha and image.mode == "RGBA":
         bands = np.asarray(image)  # Pillow takes for transparency what the file does not call so
         return bands if channels in (None, 4) else bands[..., :3]
@@ -131,6 +130,9 @@ def pil_pixels(image: Image.Image, channels: int | None = None) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image file" if isinstance(error, UnidentifiedImageError) else text
+def _reason(error: BaseException, path: Path) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image file" if path.is_file() and path.stat().st_size else "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()  # without the path, which the message has
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

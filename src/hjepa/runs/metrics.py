@@ -64,6 +64,7 @@ def metrics_line(
     queue: FeatureQueue,
     content_at_start: Content,
     throughput: Throughput,
+    bad_images: int,
 ) -> dict[str, Any]:
     """Return everything that is logged for a step; ``loss`` is the mean over all ranks."""
     measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_weights)
@@ -84,6 +85,7 @@ def metrics_line(
         "weight_decay": result.weight_decay,
         "grad_norm": result.gradient_norm,
         "skipped": trainer.skipped_steps,
+        "bad_images": bad_images,
         **throughput.measures(),
         "memory_gb": round(memory_gb(), 3),
     }

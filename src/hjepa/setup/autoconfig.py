@@ -5,6 +5,7 @@ from typing import Any
 
 from hjepa.config import Config, Resolved, derive, parse_length
 from hjepa.data.augment import ResizeToInput
+from hjepa.data.bad_images import BadImages
 from hjepa.data.loader import pixel_statistics, read
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.survey import sample_of
@@ -19,7 +20,8 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
 
     Given values are kept, so the configuration of a run is returned unchanged.
     """
-    resolved = _with_value_range(_with_sizes(resolved, source), source)
+    bad = BadImages(len(source), resolved.config.data.max_bad)  # met while measuring; training reports them
+    resolved = _with_value_range(_with_sizes(resolved, source, bad), source, bad)
     config = resolved.config
     values: dict[str, tuple[Any, str]] = {}
     channels = config.data.channels or source.channels
@@ -27,8 +29,7 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
         values["data.channels"] = (channels, "same as the images")
     refuse_sizes_beyond_memory(config, channels)
     if config.data.mean is None or config.data.std is None:
-        skip = config.data.corrupt == "skip"
-        measured = pixel_statistics(source, resize_of(config, channels), skip_corrupt=skip)
+        measured = pixel_statistics(source, resize_of(config, channels), bad=bad)
         reason = f"measured on {min(512, len(source))} images"
         for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
             if given is None:
@@ -72,11 +73,10 @@ def resize_of(config: Config, channels: int | None = None) -> ResizeToInput:
     return ResizeToInput(config.image_size, channels or data.channels or 3, data.fit, data.value_range)
 
 
-def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
+def _with_value_range(resolved: Resolved, source: ImageSource, bad: BadImages) -> Resolved:
     """Measure the range of values of images of more than 8 bits; without such images it stays auto."""
     data = resolved.config.data
-    skip = data.corrupt == "skip"
-    deep = images_of_more_than_8_bits(source, skip_corrupt=skip)
+    deep = images_of_more_than_8_bits(source, bad)
     if data.value_range is not None:
         if not deep:
             raise UserError(
@@ -86,18 +86,18 @@ def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
         return resolved
     if not deep:
         return resolved
-    measured = measure_value_range(source, deep, skip_corrupt=skip)
+    measured = measure_value_range(source, deep, bad)
     images = f"{len(deep):,} {'image' if len(deep) == 1 else 'images'}"
     return derive(resolved, {"data.value_range": (measured, f"0.1 to 99.9 % of the pixels of {images}, clipped")})
 
 
-def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
+def _with_sizes(resolved: Resolved, source: ImageSource, bad: BadImages) -> Resolved:
     """Resolve auto image and patch sizes: 28, 32, 64 or 96 pixels, the first that covers the images; 7 or 8 patches."""
     data = resolved.config.data
     values: dict[str, tuple[Any, str]] = {}
     size = data.image_size
     if size is None:
-        sides = _short_sides(source, skip_corrupt=data.corrupt == "skip")
+        sides = _short_sides(source, bad)
         side = sides[len(sides) // 2]
         patch = resolved.config.model.patch_size or 1
         chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
@@ -114,13 +114,13 @@ def _with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     return derive(resolved, values)
 
 
-def _short_sides(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
+def _short_sides(source: ImageSource, bad: BadImages) -> list[int]:
     """Return the shorter sides of the images, or of a random sample, in ascending order."""
     if isinstance(source, FileSource) and (sides := source.survey.short_sides()):
         return sorted(sides)
     # An array has one size, so one image tells it.
     sampled = [0] if hasattr(source, "batch") else sample_of(len(source), 64, "sizes")
-    return sorted(min(read(source, index, skip_corrupt=skip_corrupt).shape[:2]) for index in sampled)
+    return sorted(min(read(source, index, bad).shape[:2]) for index in sampled)
 
 
 def _reason_for_size(sides: list[int]) -> str:

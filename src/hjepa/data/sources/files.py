@@ -11,6 +11,7 @@ import numpy as np
 
 from hjepa.data.decode import read_image
 from hjepa.data.endings import ENDINGS, is_image, left_out_text
+from hjepa.data.file_facts import FileFacts, facts_of
 from hjepa.data.sources.protocol import number_classes
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
@@ -28,12 +29,15 @@ class FileSource:
     def __init__(
         self, name: str, paths: Sequence[Path], root: Path, labels: dict[str, np.ndarray], wanted: int | None = None
     ) -> None:
-        self.name, self.paths, self._root, self._labels = shown(name), list(paths), root, labels
+        self.name, self.paths, self.root, self._labels = shown(name), list(paths), root, labels
         self.classes: list[str] = []
         self.survey = Survey(self.paths, wanted)
         self._wanted = wanted
         self.channels = wanted or self.survey.channels
         self.left_out: Counter[str] = Counter()  # endings of the files beside the images
+        self.facts: list[FileFacts] = []  # as the last fingerprint found them
+        self.removed: set[int] = set()  # files that were unreadable in a run, removed before it was resumed
+        self.facts_before: dict[Path, FileFacts] = {}  # of files that have been removed or replaced since a run began
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,12 +60,14 @@ class FileSource:
         return self._labels
 
     def fingerprint(self) -> str:
-        """Digest of every path and file size."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            line = f"{os.path.relpath(path, self._root)}\0{path.stat().st_size}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))  # names in files may be any bytes
-        return f"{len(self)}-{digest.hexdigest()[:16]}"
+        """Digests of every path and file size, and of the content of a sample of the files."""
+        self.facts = facts_of(self.paths, self.facts_before)
+        names, contents = hashlib.sha256(), hashlib.sha256()
+        for path, facts in zip(self.paths, self.facts, strict=True):
+            line = f"{os.path.relpath(path, self.root)}\0{facts.size}\n"
+            names.update(line.encode("utf-8", "surrogateescape"))  # names in files may be any bytes
+            contents.update(f"{facts.content}\n".encode())
+        return f"{len(self)}-{names.hexdigest()[:16]}-{contents.hexdigest()[:16]}"
 
 
 class FolderSource(FileSource):
