@@ -49,6 +49,11 @@ class DataConfig(Section):
         description="Fraction of the images that may be unreadable, as 0.01 or 1%; they are skipped and named, and "
         "more of them end the run.",
     )
+    cache: str = Field(
+        "auto",
+        description="Whether decoded images are kept on disk: auto (if training waits for them and there is room), on, "
+        "off, or the folder to keep them in.",
+    )
     workers: int | None = Field(
         None,
         ge=0,
@@ -63,6 +68,11 @@ class DataConfig(Section):
             with contextlib.suppress(ValueError):
                 return float(value.strip().removesuffix("%")) / 100
         return value
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _a_switch(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # as YAML reads them
 
     @field_validator("image_size", mode="before")
     @classmethod

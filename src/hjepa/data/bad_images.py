@@ -32,7 +32,7 @@ class TooManyBadImages(UserError):
 class BadImages:
     """The unreadable images met so far in a source of ``images`` images, in the order in which they were met.
 
-    At most the fraction ``max_bad`` of all images may be unreadable. ``removed`` are files that were unreadable and have
+    At most the fraction ``max_bad`` of all images may be unreadable. ``removed`` are unreadable files that have
     been removed since: they are skipped without being counted.
     """
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
 from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
@@ -35,31 +36,40 @@ class Header(NamedTuple):
     alpha: bool
 
 
-def read_image(path: Path, channels: int | None = None) -> np.ndarray:
+def read_image(path: Path, channels: int | None = None, reduction: Reduction | None = None) -> np.ndarray:
     """Read an image with its EXIF orientation applied: [H, W, 1] if greyscale, [H, W, 3] if colour, or all its bands.
 
     Pixels are uint8; those of 16-bit and float greyscale images and of deep TIFF bands are uint16 or float32, as in the
     file. Transparent images are composited on white, unless ``channels`` is 4: then the fourth band is kept.
+    ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
     tiff = tiff_header(path)
     if tiff is not None and tiff.beyond_pillow(channels):
-        return read_bands(path, tiff)
+        return _reduced(read_bands(path, tiff), reduction)
     try:
         with opened(path) as file:
+            factor = 1 if reduction is None else reduction.factor(file.height, file.width)
+            factor //= decode_smaller(file, factor)
             image = ImageOps.exif_transpose(file)
             image.load()
     except FileNotFoundError:
         raise UnreadableImage(f"{shown(path)} does not exist: check the path", "the file is gone") from None
     except _DAMAGE as error:
         if tiff is not None and isinstance(error, UnidentifiedImageError):
-            return read_bands(path, tiff)
+            return _reduced(read_bands(path, tiff), reduction)
         problem = f"cannot decode the image ({_reason(error, path)})"
         raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
     if tiff is not None and tiff.bands == 4 and tiff.colours_first and not tiff.alpha and image.mode == "RGBA":
-        bands = np.asarray(image)  # Pillow takes for transparency what the file does not call so
+        bands = reduce_pixels(np.asarray(image), factor)  # Pillow calls transparency what the file does not
         return bands if channels in (None, 4) else bands[..., :3]
-    return pil_pixels(image, channels)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return pil_pixels(reduce_image(image, factor), channels)
+    return reduce_pixels(pil_pixels(image, channels), factor)
+
+
+def _reduced(pixels: np.ndarray, reduction: Reduction | None) -> np.ndarray:
+    return pixels if reduction is None else reduce_pixels(pixels, reduction.factor(*pixels.shape[:2]))
 
 
 def read_header(path: Path, channels: int | None = None) -> Header | None:

@@ -25,9 +25,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.bad_images import BadImage, BadImages, TooManyBadImages, problem_of, replacements
 from hjepa.data.sources import FileSource, ImageSource
+from hjepa.data.training_images import TrainingImages
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
 from hjepa.randomness import generator
+
+Images = TrainingImages | ImageSource
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,17 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
     """
 
     def __init__(
-        self, source: ImageSource, augment: Augment, *, seed: int, batch_size: int, max_bad: float = 0.0
+        self,
+        source: ImageSource,
+        augment: Augment,
+        *,
+        seed: int,
+        batch_size: int,
+        max_bad: float = 0.0,
+        cache: str = "off",
     ) -> None:
         self.source, self.augment = source, augment
+        self.images = TrainingImages(source, augment.reduction, cache)
         self.seed, self.batch_size = seed, batch_size
         removed = source.removed if isinstance(source, FileSource) else ()
         self.bad = BadImages(len(source), max_bad, removed)
@@ -131,29 +142,31 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
         images = []
         for row, place, numbers in zip(range(rows.start, rows.stop), indices, draws, strict=True):
             others = replacements(self.seed, len(self.source), attempt, row)
-            images.append(self.augment(read_or_replace(self.source, int(place), met, others), numbers))
+            images.append(self.augment(read_or_replace(self.source, int(place), met, others, self.images), numbers))
         return LoadedMicroBatch(torch.stack(images), tuple(met))
 
 
-def read(source: ImageSource, index: int, bad: BadImages | None = None) -> np.ndarray:
+def read(source: ImageSource, index: int, bad: BadImages | None = None, images: Images | None = None) -> np.ndarray:
     """Read an image for a measurement: if ``bad`` is given, the next readable one stands in for an unreadable one.
 
-    Otherwise (an evaluation counts every image) the error is raised.
+    Otherwise (an evaluation counts every image) the error is raised. ``images`` are those of ``source``, reduced.
     """
     if bad is None:
         return source[index]
     following = ((index + step) % len(source) for step in range(1, len(source)))
-    return read_or_replace(source, index, bad, following)
+    return read_or_replace(source, index, bad, following, source if images is None else images)
 
 
-def read_or_replace(source: ImageSource, index: int, bad: BadImages, others: Iterator[int]) -> np.ndarray:
+def read_or_replace(
+    source: ImageSource, index: int, bad: BadImages, others: Iterator[int], images: Images
+) -> np.ndarray:
     """Read an image, or the first readable one of ``others``; what cannot be read is added to ``bad``.
 
     Raises UserError if there are too many of those.
     """
     for place in itertools.chain([index], others):
         try:
-            return source[place]
+            return images[place]
         except UnreadableImage as error:
             name = shown(source.paths[place]) if isinstance(source, FileSource) else f"image {place}"
             bad.add([BadImage(place, name, problem_of(error, name))])
@@ -274,12 +287,18 @@ class ResizedImages:
             yield resized(self.source, self.indices[start : start + batch_size].tolist(), self.resize)
 
 
-def resized(source: ImageSource, indices: Sequence[int], resize: ResizeToInput, bad: BadImages | None = None) -> Tensor:
+def resized(
+    source: ImageSource,
+    indices: Sequence[int],
+    resize: ResizeToInput,
+    bad: BadImages | None = None,
+    images: Images | None = None,
+) -> Tensor:
     """Return images by their indices, resized to the encoder's input: uint8 or float32 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
         return resize(whole_batch(indices))
-    return torch.stack([resize(read(source, index, bad)) for index in indices])
+    return torch.stack([resize(read(source, index, bad, images)) for index in indices])
 
 
 def pixel_statistics(
@@ -287,12 +306,14 @@ def pixel_statistics(
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
+    bad = BadImages(len(source), 0.0) if bad is None else bad
+    small = TrainingImages(source, resize.reduction)
     if resize.value_range is not None:
-        images = (resized(source, [i * len(source) // count], resize, bad) for i in range(count))
+        images = (resized(source, [i * len(source) // count], resize, bad, small) for i in range(count))
         return _float_statistics(images, resize.channels)
     counts = torch.zeros(resize.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
     for i in range(count):
-        pixels = resized(source, [i * len(source) // count], resize, bad)[0]
+        pixels = resized(source, [i * len(source) // count], resize, bad, small)[0]
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels])
     values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
     means = (counts * values).sum(1) / pixels_of_each

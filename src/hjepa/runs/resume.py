@@ -17,6 +17,7 @@ from hjepa.setup.build import momentum_of, schedules_of
 
 # Settings that may change on resume, because they do not change what the run computes.
 FREE_TO_CHANGE = {
+    "data.cache",
     "data.max_bad",
     "optim.accumulate",
     "train.length",

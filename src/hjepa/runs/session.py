@@ -21,6 +21,7 @@ from hjepa.runs.folder import RunFolder
 from hjepa.runs.metrics import Throughput, mean_loss, metrics_line
 from hjepa.runs.record import now, write_config
 from hjepa.runs.stopping import Stopped, StopSignals
+from hjepa.runs.waiting import WaitingForImages
 from hjepa.setup.build import Parts, horizon_of, set_schedules
 from hjepa.setup.machine import return_freed_memory
 from hjepa.training.content import NOT_MEASURED, Content, Estimate
@@ -59,6 +60,7 @@ class Session:
         self.signals = StopSignals(self.trainer.accelerator)
         self.first_step = self.trainer.step
         self.throughput = Throughput()
+        self.waiting = WaitingForImages(self.config, self.batches.images)
         self.bad_images = BadImageRecord(self.record, self.source, self.batches.images.bad)
         self.main = self.trainer.accelerator.is_main_process
 
@@ -161,6 +163,7 @@ class Session:
     def _log(self, result: StepResult) -> None:
         """Write a line to metrics.jsonl and judge the run by it."""
         loss = mean_loss(self.trainer, result.loss)
+        self.batches.images.images.look_for_cache()
         if not self.main:
             return
         line = metrics_line(
@@ -179,6 +182,8 @@ class Session:
         self.folder.append_metrics(line)
         self.throughput.reset()
         self.callback.on_line(line, self.total_steps)
+        for text in self.waiting.notices(line, self.total_steps):
+            self.callback.on_notice(text)
         if self.verdict is None or verdict.verdict != self.verdict.verdict:
             history = self.record.setdefault("verdict_history", [])
             history.append({"step": result.step, **verdict.to_json()})

@@ -12,6 +12,7 @@ import numpy as np
 from hjepa.data.decode import read_image
 from hjepa.data.endings import ENDINGS, is_image, left_out_text
 from hjepa.data.file_facts import FileFacts, facts_of
+from hjepa.data.reduce import Reduction
 from hjepa.data.sources.protocol import number_classes
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
@@ -44,6 +45,10 @@ class FileSource:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return read_image(self.paths[index], self.channels)
+
+    def reduced(self, index: int, reduction: Reduction) -> np.ndarray:
+        """Return an image of a training set, read as small as its crops allow."""
+        return read_image(self.paths[index], self.channels, reduction)
 
     @property
     def deep_images(self) -> list[int]:
