@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from hjepa.config import Config
@@ -93,7 +94,7 @@ class WaitingForImages:
 
     def _measure(self) -> Decoding | None:
         """Time the decoding of a few images, and their crops; None if none can be read."""
-        data, decode, rest, sizes = self.data, 0.0, 0.0, []
+        data, measured = self.data, []
         draws = generator(0, "waiting").random(DRAWS)
         for index in sample_of(len(data.source), SAMPLE, "waiting"):
             start = time.perf_counter()
@@ -103,12 +104,11 @@ class WaitingForImages:
                 continue
             decoded = time.perf_counter()
             data.augment(pixels, draws)
-            decode += decoded - start
-            rest += time.perf_counter() - decoded
-            sizes.append(pixels.nbytes)
-        if not sizes:
+            measured.append((decoded - start, time.perf_counter() - decoded, pixels.nbytes))
+        if not measured:
             return None
-        return Decoding(decode / len(sizes), rest / len(sizes), sum(sizes) / len(sizes))
+        decode, rest, sizes = zip(*measured, strict=True)
+        return Decoding(median(decode), median(rest), sum(sizes) / len(sizes))
 
 
 def free_space(folder: os.PathLike[str]) -> int:
