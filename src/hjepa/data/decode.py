@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
 from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
 from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
@@ -24,6 +25,7 @@ _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
     struct.error, MemoryError,
 )  # fmt: skip
+ORIENTATION = 0x0112  # tag of EXIF
 _OPENING = threading.Lock()
 
 
@@ -34,22 +36,27 @@ class Header(NamedTuple):
     channels: int
     deep: bool  # more than 8 bits are kept
     alpha: bool
+    cut: bool = False  # the file has more than 8 bits of its colours, of which 8 are kept
 
 
 def read_image(path: Path, channels: int | None = None, reduction: Reduction | None = None) -> np.ndarray:
     """Read an image with its EXIF orientation applied: [H, W, 1] if greyscale, [H, W, 3] if colour, or all its bands.
 
-    Pixels are uint8; those of 16-bit and float greyscale images and of deep TIFF bands are uint16 or float32, as in the
-    file. Transparent images are composited on white, unless ``channels`` is 4: then the fourth band is kept.
+    Pixels are uint8; those of 16-bit and float images are uint16 or float32, as in the file. Transparent images are
+    composited on white, unless ``channels`` is 4: then the fourth band is kept.
     ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
     tiff = tiff_header(path)
     if tiff is not None and tiff.beyond_pillow(channels):
-        return _reduced(read_bands(path, tiff), reduction)
+        return _reduced(read_bands(path, tiff, channels), reduction)
     try:
         with opened(path) as file:
             factor = 1 if reduction is None else reduction.factor(file.height, file.width)
+            if deep_png(path) and is_installed("imagecodecs"):
+                file.load()  # raises an error if the file is cut short, of which the other decoder says nothing
+                deep = read_deep_png(path, channels, int(file.getexif().get(ORIENTATION, 1)))
+                return reduce_pixels(deep, factor)
             factor //= decode_smaller(file, factor)
             image = ImageOps.exif_transpose(file)
             image.load()
@@ -57,7 +64,7 @@ def read_image(path: Path, channels: int | None = None, reduction: Reduction | N
         raise UnreadableImage(f"{shown(path)} does not exist: check the path", "the file is gone") from None
     except _DAMAGE as error:
         if tiff is not None and isinstance(error, UnidentifiedImageError):
-            return _reduced(read_bands(path, tiff), reduction)
+            return _reduced(read_bands(path, tiff, channels), reduction)
         problem = f"cannot decode the image ({_reason(error, path)})"
         raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
     if tiff is not None and tiff.bands == 4 and tiff.colours_first and not tiff.alpha and image.mode == "RGBA":
@@ -78,14 +85,19 @@ def read_header(path: Path, channels: int | None = None) -> Header | None:
     if tiff is not None and (
         tiff.beyond_pillow(channels) or (tiff.bands == 4 and tiff.colours_first and not tiff.alpha)
     ):
-        return Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
+        kept, alpha = tiff.result(channels) if tiff.beyond_pillow(channels) else (tiff.bands, False)
+        return Header(tiff.size, kept, tiff.deep and not tiff.cut, alpha, tiff.cut)
+    png = deep_png(path)
+    if png is not None:
+        all_bits = is_installed("imagecodecs")
+        return Header(png.size, 1 if png.bands == 2 else 3, all_bits, png.alpha, cut=not all_bits)
     try:
         with opened(path) as file:
             mode, alpha = file.mode, file.mode in ("LA", "RGBA", "PA") or "transparency" in file.info
             size = (file.height, file.width)
     except _DAMAGE:
         return None if tiff is None else Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
-    return Header(size, 1 if mode in GREY_MODES else 3, mode in DEEP_MODES, alpha)
+    return Header(size, 1 if mode in GREY_MODES else 3, mode in DEEP_MODES, alpha, tiff is not None and tiff.cut)
 
 
 @contextmanager
