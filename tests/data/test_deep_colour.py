@@ -122,7 +122,8 @@ def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypa
 
 def test_a_damaged_deep_png_is_named(tmp_path):
     write(tmp_path / "a.png", "colour 16")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"a\.png: cannot decode the image \(.*replace it"):
         read_image(tmp_path / "a.png")
     assert read_header(tmp_path / "a.png").deep

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
+from hjepa.data.endings import begins_like_heic, heic_is_supported
 from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
 from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
@@ -54,7 +55,6 @@ def read_image(path: Path, channels: int | None = None, reduction: Reduction | N
         with opened(path) as file:
             factor = 1 if reduction is None else reduction.factor(file.height, file.width)
             if deep_png(path) and is_installed("imagecodecs"):
-                file.load()  # raises an error if the file is cut short, of which the other decoder says nothing
                 deep = read_deep_png(path, channels, int(file.getexif().get(ORIENTATION, 1)))
                 return reduce_pixels(deep, factor)
             factor //= decode_smaller(file, factor)
@@ -108,11 +108,22 @@ def opened(path: Path) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path)
+            image = _open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if not begins_like_heic(path):
+            raise
+        if not heic_is_supported():
+            raise ValueError("a photograph in HEIC, which is read with: pip install 'hjepa[heif]'") from None
+        return Image.open(path)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
