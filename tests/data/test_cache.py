@@ -200,12 +200,20 @@ def test_a_full_disk_does_not_stop_training(cached, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        UserError, match=r"^data\.cache = .*file/cache: cannot write to .*file/cache \(.*--data\.cache off"
-    ):
-        TrainingImages(
-            open_source(write_photos(tmp_path / "photos"), 3), CROPS.reduction, str(tmp_path / "file" / "cache")
-        )
+    source = open_source(write_photos(tmp_path / "photos", 2), 3)
+    with pytest.raises(UserError, match=r"^data\.cache = .*file/cache: .*file is not a writable folder: .*cache off"):
+        TrainingImages(source, CROPS.reduction, str(tmp_path / "file" / "cache"))
+
+
+def test_nothing_is_written_before_the_first_image(tmp_path):
+    source = open_source(write_photos(tmp_path / "photos", 2), 3)
+    images = TrainingImages(source, CROPS.reduction, str(tmp_path / "cache"))
+    images.look_for_cache()
+    assert images.is_cached and not (tmp_path / "cache").exists()
+    assert not TrainingImages(source, CROPS.reduction, "auto").is_cached
+    images[0]
+    images.look_for_cache()
+    assert len(list((tmp_path / "cache").glob("*/*.set"))) == 1
 
 
 def test_the_folder_is_where_caches_belong(monkeypatch, tmp_path):

@@ -41,7 +41,8 @@ def test_a_list_may_name_it_and_a_fresh_process_reads_it(folder):
 def test_without_the_package_it_is_named(folder):
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"
-        "from pathlib import Path; from hjepa.data.decode import read_image; from hjepa.data.sources import open_source\n"
+        "from pathlib import Path; from hjepa.data.decode import read_image\n"
+        "from hjepa.data.sources import open_source\n"
         "source = open_source(sys.argv[1])\n"
         "sys.stdout.write(f'{len(source)} {source.notices()[0]}')\n"
         "read_image(Path(sys.argv[1], 'b.heic'))\n"

@@ -1,5 +1,6 @@
 """The images of a source as training reads them: no larger than its crops need, and decoded once if a cache is on."""
 
+import contextlib
 import ctypes
 import hashlib
 import multiprocessing
@@ -27,7 +28,7 @@ class TrainingImages:
         self.cache: DecodedCache | None = None
         if not isinstance(source, FileSource) or cache == "off":
             return
-        self.root = default_root() if cache in ("auto", "on") else Path(cache).expanduser()
+        self.root = default_root() if cache in ("auto", "on") else Path(cache).expanduser().absolute()
         self.folder = self.root / cache_key(reduction, source.channels)
         self.cache = DecodedCache(self.folder)
         # Sets of images share a cache; this file says that it is on for this one.
@@ -51,8 +52,13 @@ class TrainingImages:
 
     def look_for_cache(self) -> None:
         """Use a cache that is there: an earlier run may have left one, or rank 0 has begun one."""
-        if self.cache is not None and not self._on.value and self._mark.is_file():
+        if self.cache is None:
+            return
+        if self._mark.is_file():
             self._on.value = True
+        elif self._on.value and self.folder.is_dir():  # begun by an option: the next run finds it
+            with contextlib.suppress(OSError):
+                self._mark.write_text(f"{self.source.name}\n")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -70,13 +76,14 @@ class TrainingImages:
         return pixels
 
     def _begin(self) -> None:
-        try:
-            self.switch_on()
-        except OSError as error:
+        """Switch the cache on. Nothing is written before the first image: this run may still be refused."""
+        there = next(place for place in (self.folder, *self.folder.parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(
-                f"data.cache = {self.setting}: cannot write to {shown(self.root)} ({error.strerror}): use --data.cache "
-                "off, or another folder"
-            ) from None
+                f"data.cache = {self.setting}: {shown(there)} is not a writable folder: use --data.cache off, or "
+                "another folder"
+            )
+        self._on.value = True
 
 
 def default_root() -> Path:
