@@ -197,13 +197,9 @@ def main() -> None:
     say(
         f"{torch.multiprocessing.cpu_count()} processors (shared with others while this ran), files in the page cache. "
     )
-    say(
-        "Images per second; in brackets, relative to PIL in the same row. Without workers they are seconds of processor "
-    )
-    say(
-        "time, which other processes hardly change; with workers seconds by the clock, the start of the workers included "
-    )
-    say("(but for the second epoch). Random crops of 30 to 100 % of the area.")
+    say("Images per second; in brackets, relative to PIL in the same row. Without workers it is processor time that ")
+    say("counts, which other processes hardly change; with workers the clock, the start of the workers included (but ")
+    say("for the second epoch). Random crops of 30 to 100 % of the area.")
     with tempfile.TemporaryDirectory() as root:
         for name, make, size in SETS:
             folder = Path(root, make.__name__)

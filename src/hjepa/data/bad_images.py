@@ -56,6 +56,10 @@ class BadImages:
             if image.number not in self.removed:
                 self._found.setdefault(image.number, image)
 
+    def forget(self) -> None:
+        """Forget what was met before training: what a run counts is a function of its steps."""
+        self._found.clear()
+
     def refuse_too_many(self) -> None:
         """Raise TooManyBadImages if more than ``max_bad`` of all images are unreadable."""
         count = len(self._found)

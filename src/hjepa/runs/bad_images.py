@@ -44,7 +44,7 @@ class BadImageRecord:
         count, first = len(self.listed), next(iter(self.listed.values()))
         return [
             f"{count:,} of {len(self.source):,} images could not be read and were replaced by others "
-            f"(first: {first['name']}); run.json lists {'it' if count == 1 else 'all of them'}"
+            f"(first: {first['name']}); run.json lists {'it' if count == 1 else 'them'}"
         ]
 
 

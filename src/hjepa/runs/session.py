@@ -205,6 +205,7 @@ class Session:
                     queue.add(encoder(batch.images).mean(1), batch.images)
                 if queue.features is not None and len(queue.features) >= queue.described:
                     break
+        self.batches.images.bad.forget()
         self.content_at_start = queue.content()
         self.health.queue = FeatureQueue(queue.described)
 

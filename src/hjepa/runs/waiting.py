@@ -58,14 +58,15 @@ class WaitingForImages:
         cost = self._measure()
         if cost is None or cost.decode < cost.rest or epochs_left < EPOCHS_WORTH_IT:
             return ""
-        size = cost.bytes_per_image * len(self.data.source) / 1e9
+        size = cost.bytes_per_image * len(self.data.source)
+        about = f"(about {size / 1e9:.1f} GB)" if size >= 1e9 else f"(about {size / 1e6:.0f} MB)"
         decoding = f", and decoding is {cost.decode * 1e3:.1f} of {(cost.decode + cost.rest) * 1e3:.1f} ms per image"
         if images.cache is None:
-            return f"{decoding}: --resume with --data.cache on keeps decoded images (about {size:.1f} GB)"
+            return f"{decoding}: --resume with --data.cache on keeps decoded images {about}"
         room = free_space(images.root)
-        if size * 1e9 > DISK_FRACTION * room:
+        if size > DISK_FRACTION * room:
             return (
-                f"{decoding}: a cache of decoded images (about {size:.1f} GB) has no room in {shown(images.root)} "
+                f"{decoding}: a cache of decoded images {about} has no room in {shown(images.root)} "
                 f"({room / 1e9:.1f} GB free); name a folder with more, --data.cache FOLDER"
             )
         try:
@@ -73,8 +74,8 @@ class WaitingForImages:
         except OSError:
             return f"{decoding}: {shown(images.root)} cannot be written; name a folder for a cache, --data.cache FOLDER"
         return (
-            f"{decoding}: decoded images are kept in {shown(images.folder)} from now on (about {size:.1f} GB; "
-            "--data.cache off turns this off)"
+            f"{decoding}: decoded images are kept in {shown(images.folder)} from now on {about}; --data.cache off "
+            "turns this off"
         )
 
     def _filling(self) -> str:
