@@ -91,6 +91,11 @@ CASES = {
         "pretrain scenes --out run --horizon.steps 5",
         r"^--horizon\.steps .*cannot be set: use --train\.length$",
     ),
+    "what to do with damaged images": (
+        "pretrain scenes --out run --data.corrupt skip",
+        r"^--data\.corrupt is now --data\.max_bad, the fraction .*--data\.max_bad 1%$",
+    ),
+    "more bad images than there are": ("pretrain scenes --out run --data.max_bad 5", r"^data\.max_bad = 5: .*1$"),
     "a loss where it was": ("pretrain scenes --out run --optim.loss l2", r"^--optim\.loss is now --loss\.kind$"),
     "a setting of another sampler": (
         "masks --grid 8x8 --masking.sampler random --masking.target_aspect 1,2",
@@ -259,9 +264,11 @@ def test_corrupt_image(complaint, photos, here, capsys):
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     words = ["pretrain", "photos", *tiny_options(optim__batch_size=4, train__length=2)]
     line = complaint(*words, "--out", "run", "--data.mean", "none")  # measuring the mean meets it
-    assert re.search(r"^photos/a/0\.png\b.*cannot decode.*replace it.*--data\.corrupt skip$", line)
+    assert re.search(
+        r"^photos/a/0\.png: cannot decode.*; 1 of 5 .*data\.max_bad = 1 %: replace it, .*--data\.max_bad 50%$", line
+    )
     assert "delete" not in line
-    main_ok(*words, "--out", "run", "--data.corrupt", "skip")
+    main_ok(*words, "--out", "run", "--data.max_bad", "50%")
     assert (here / "run" / "encoder.safetensors").exists()
 
 
@@ -270,10 +277,15 @@ def test_skipped_images_are_named(photos, here, capsys, workers):
     (photos / "a" / "2.png").write_bytes(b"damaged")
     main_ok(
         "pretrain", "photos", "--out", "run",
-        *tiny_options(optim__batch_size=4, train__length=2, data__corrupt="skip", data__workers=workers),
+        *tiny_options(optim__batch_size=4, train__length=2, train__log_every=1),
+        "--data.max_bad", "0.5", "--data.workers", str(workers),
     )  # fmt: skip
-    assert re.search(r"1 of 4 images could not be read.*replaced.*photos/a/2\.png", capsys.readouterr().out)
-    assert json.loads((here / "run" / "run.json").read_text())["unreadable_images"] == ["photos/a/2.png"]
+    out = capsys.readouterr().out
+    assert out.count("photos/a/2.png: cannot decode the image (not an image file), so another image takes") == 1
+    assert re.search(r"1 of 4 images could not be read.*replaced.*photos/a/2\.png", out)
+    assert re.search(r"^step 2/2 .* bad images 1 ", out, re.MULTILINE)
+    told = json.loads((here / "run" / "run.json").read_text())["bad_images"]
+    assert (told["count"], told["of"], told["files"][0]["path"]) == (1, 4, "a/2.png")
 
 
 def test_corrupt_image_met_while_training_saves_what_was_learned(photos, here, capsys):
@@ -381,7 +393,7 @@ def test_a_corrupt_labelled_image_offers_no_option_that_is_not_there(complaint, 
     (photos / "a" / "0.png").write_bytes((photos / "a" / "1.png").read_bytes()[:200])
     capsys.readouterr()
     line = complaint("evaluate", "run", "--train", "photos", "--test", "photos")
-    assert re.search(r"^photos/a/0\.png\b.*cannot decode.*replace it", line) and "--data.corrupt" not in line
+    assert re.search(r"^photos/a/0\.png\b.*cannot decode.*replace it", line) and "--data.max_bad" not in line
 
 
 @pytest.mark.parametrize("which", ["train", "test"])

@@ -9,4 +9,8 @@ class UserError(ValueError):
 
 
 class UnreadableImage(UserError):
-    """An image file that is damaged or not an image."""
+    """An image file that is damaged, gone, or not an image; ``problem`` says which, without its name and advice."""
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem

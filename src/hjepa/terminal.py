@@ -148,9 +148,11 @@ def opening_lines(resolved: Resolved, record: Mapping[str, Any], first_step: int
 
 def measures_text(line: Mapping[str, Any]) -> str:
     """Summarise one logged line."""
+    bad = f"  bad images {line['bad_images']:,}" if line.get("bad_images") else ""
     return (
         f"loss {line['loss']:.4f} ({line['relative_loss']:.2f} of baseline)  rank {line['effective_rank']:.1f}  "
-        f"gap {line['cross_sample_gap']:.3f}  {line['images_per_second']:.0f} images/s  wait {line['data_wait']:.0%}"
+        f"gap {line['cross_sample_gap']:.3f}  {line['images_per_second']:.0f} images/s  "
+        f"wait {line['data_wait']:.0%}{bad}"
     )
 
 

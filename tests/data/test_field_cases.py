@@ -320,8 +320,8 @@ def test_images_of_other_endings_are_used_and_other_files_counted(tmp_path):
 
 
 def test_a_folder_without_images_names_what_it_has(tmp_path):
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
-    with pytest.raises(UserError, match=r"contains no images.*1 file left out.*\.heic"):
+    (tmp_path / "a.mov").write_bytes(b"\0\0\0\x18ftypqt  " + bytes(20))
+    with pytest.raises(UserError, match=r"contains no images.*1 file left out.*\.mov"):
         open_source(tmp_path)
 
 

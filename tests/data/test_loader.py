@@ -40,7 +40,7 @@ def test_epochs_and_seeds_differ():
 @pytest.mark.parametrize("first", [0, 3])
 def test_processes_and_micro_batches_share_one_batch(processes, micro, first):
     """However it is split, and wherever it is entered, the global batch is the same."""
-    whole = MicroBatchDataset(pictures(), CROPS, seed=3, batch_size=8, skip_corrupt=False)
+    whole = MicroBatchDataset(pictures(), CROPS, seed=3, batch_size=8, max_bad=0.0)
     expected = torch.cat(list(itertools.islice(micro_batches(whole, RankShard(8), first_attempt=first, workers=0), 3)))
     parts = []
     for process in range(processes):
@@ -55,7 +55,7 @@ def test_workers_change_nothing(tmp_path):
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    data = MicroBatchDataset(open_source(tmp_path), CROPS, seed=1, batch_size=4, skip_corrupt=False)
+    data = MicroBatchDataset(open_source(tmp_path), CROPS, seed=1, batch_size=4, max_bad=0.0)
     streams = [micro_batches(data, RankShard(4, accumulate=2), first_attempt=2, workers=w) for w in (0, 2)]
     for _ in range(6):
         assert torch.equal(next(streams[0]), next(streams[1]))
@@ -138,9 +138,9 @@ def test_damaged_images_are_replaced_only_when_allowed(tmp_path):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"damaged")
     plain = Augment(RESIZE, None, (1, 1), flip=0.0)
-    strict = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=False)
+    strict = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, max_bad=0.0)
     with pytest.raises(UserError, match=r"1\.png: cannot decode"):
         next(micro_batches(strict, RankShard(4), first_attempt=0, workers=0))
-    lenient = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, skip_corrupt=True)
+    lenient = MicroBatchDataset(open_source(tmp_path), plain, seed=0, batch_size=4, max_bad=1.0)
     batch = next(micro_batches(lenient, RankShard(4), first_attempt=0, workers=0))
-    assert sorted(batch[:, 0, 0, 0].tolist()) == [0, 2, 2, 3]
+    assert sorted({*batch[:, 0, 0, 0].tolist()}) == [0, 2, 3]

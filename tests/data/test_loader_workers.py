@@ -48,7 +48,7 @@ class Deadly(Stalling):
 
 
 def stream_of(source, workers: int):
-    data = MicroBatchDataset(source, CROPS, seed=0, batch_size=BATCH, skip_corrupt=False)
+    data = MicroBatchDataset(source, CROPS, seed=0, batch_size=BATCH, max_bad=0.0)
     return micro_batches(data, RankShard(BATCH), first_attempt=0, workers=workers)
 
 

@@ -180,7 +180,7 @@ def test_other_processes_read_the_same(tmp_path, make):
 def test_training_resumes_in_the_middle_and_workers_change_nothing(tmp_path, make):
     source = open_source(make(tmp_path, 0))
     parts = build(tiny(), source)
-    data = MicroBatchDataset(source, parts.batches.images.augment, seed=0, batch_size=4, skip_corrupt=False)
+    data = MicroBatchDataset(source, parts.batches.images.augment, seed=0, batch_size=4)
 
     def batches(start: int, workers: int) -> list[np.ndarray]:
         found = micro_batches(data, RankShard(4), first_attempt=start, workers=workers)
@@ -269,10 +269,10 @@ def test_a_damaged_member_is_named_and_can_be_skipped(tmp_path):
     file.write_bytes(raw)
     refused(file, r"photos\.zip/photos/cat/1\.png: the archive is damaged here")
     source = open_source(file)
-    parts = build(tiny(data={"corrupt": "skip"}), source)
+    parts = build(tiny(data={"max_bad": "20%"}), source)
     found = parts.batches(0)
     _ = [next(found) for _ in range(3)]
-    assert list(parts.batches.images.skipped) == [f"{file}/photos/cat/1.png"]
+    assert [image.name for image in parts.batches.images.bad] == [f"{file}/photos/cat/1.png"]
 
 
 def test_a_wrong_check_sum_is_seen(tmp_path):
@@ -347,7 +347,7 @@ def test_an_archive_has_the_order_and_classes_of_its_folder(tmp_path_factory, ch
     root = open_source(tmp / "root")
     for archive in ("a.zip", "a.tar"):
         source = open_source(tmp / archive)
-        assert [str(path).removeprefix(f"{tmp}/{archive}/") for path in source.paths] == list(root.names)
+        assert [str(path).removeprefix(f"{tmp}/{archive}/") for path in source.paths] == list(root.paths.names)
         assert source.classes == root.classes and source.labels["label"].tolist() == root.labels["label"].tolist()
     assert list(root.paths) == sorted(root.paths)
 

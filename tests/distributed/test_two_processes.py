@@ -1,5 +1,8 @@
 """Two gloo processes see the same images and masks as one, and end with the same weights."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +80,31 @@ def test_a_damaged_image_ends_both_processes_after_saving(tmp_path):
         assert f"{folder / '23.png'}" in line and "cannot" in line, done.stderr
     assert "Connection closed" not in done.stderr
     assert (tmp_path / "run" / "checkpoints" / "last").exists(), done.stderr
+
+
+@pytest.mark.slow
+def test_bad_images_of_both_processes_are_counted(tmp_path):
+    """Each process meets some; the list is that of one process, and so are the images in their places."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
+        Image.fromarray(pixels).save(photos / f"{number:02}.png")
+    for number in (2, 9, 16, 23):
+        (photos / f"{number:02}.png").write_bytes(b"damaged")
+    options = [*OPTIONS, "--data.max_bad", "20%"]
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    assert call("pretrain", photos, "--out", alone, *options).returncode == 0
+    done = launch("torchrun", two, "pretrain", photos, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = [json.loads((run / "run.json").read_text())["bad_images"]["files"] for run in (alone, two)]
+    assert [file["number"] for file in sorted(files[1], key=lambda file: file["number"])] == [2, 9, 16, 23]
+    assert sorted(file["name"] for file in files[0]) == sorted(file["name"] for file in files[1])
+    assert [line["bad_images"] for line in metrics(alone)] == [line["bad_images"] for line in metrics(two)]
+    assert metrics(two)[-1]["loss"] == pytest.approx(metrics(alone)[-1]["loss"], rel=1e-9)
+    assert all(done.stdout.count(f"{number:02}.png: cannot decode") == 1 for number in (9, 16))
+    refused = launch("torchrun", tmp_path / "strict", "pretrain", photos, *OPTIONS, "--data.max_bad", "10%")
+    assert refused.returncode != 0
+    assert re.search(r"[34] of 24 images cannot be read, more than data\.max_bad = 10 %", refused.stderr), (
+        refused.stderr
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from hjepa.commands.given import given_layers
 from hjepa.config import Resolved, resolve
+from hjepa.data.bad_images import BadImages
 from hjepa.data.duplicates import exact_groups, near_groups
 from hjepa.data.preflight import Kind, Preflight, channel_statistics, look_at_all
 from hjepa.data.sources import FileSource, ImageSource, open_unread
@@ -139,7 +140,7 @@ def check(
     chosen = None
     if channels is not None:
         try:
-            chosen = with_sizes(resolved, source)
+            chosen = with_sizes(resolved, source, BadImages(total, max_bad=1.0))
         except UserError as error:
             findings.append(Finding("sizes", str(error), wrong=True))
     findings = [*_unreadable(source, found), *findings]
@@ -229,7 +230,7 @@ def _unreadable(source: ImageSource, found: Preflight) -> list[Finding]:
     for index, error in sorted(found.errors.items()):
         why = error.removeprefix(f"{_name(source, index)}: ").removesuffix("; exclude or replace it")
         (missing if "pip install" in why else damaged)[index] = why
-    text = "damaged, truncated or not an image: a run stops at the first, or leaves them out with --data.corrupt skip"
+    text = "damaged, truncated or not an image: a run replaces them by others, and stops if they exceed --data.max_bad"
     return [
         *_finding("unreadable", text, damaged, wrong=True),
         *_finding("reader missing", "readable with another package only", missing, wrong=True),

@@ -164,6 +164,8 @@ def load(text: str) -> Resolved:
     values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise UserError("config.yaml holds no settings: restore it, or start again with --overwrite")
+    if isinstance(values.get("data"), dict):
+        values["data"].pop("corrupt", None)  # of earlier versions; it did not change what a run computes
     resolved = resolve([Layer("config.yaml", values)])
     origin = dict.fromkeys(field_names(), "default")
     section = ""

@@ -12,6 +12,7 @@ from hjepa.config.section import is_auto
 
 # Settings of earlier versions: what to write now.
 RENAMED = {
+    "data.corrupt": "data.max_bad, the fraction of the images that may be unreadable, such as {prefix}data.max_bad 1%",
     "train.steps": "train.length, such as {prefix}train.length '300 steps'",
     "train.epochs": "train.length, such as {prefix}train.length '300 epochs'",
     "train.budget": "train.length, such as {prefix}train.length 20min",

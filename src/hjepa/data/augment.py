@@ -9,6 +9,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from hjepa.data.decode import to_channels
+from hjepa.data.reduce import Reduction
 from hjepa.errors import UserError
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop: then the largest central crop is taken
@@ -28,6 +29,11 @@ class ResizeToInput:
     channels: int
     how: Literal["crop", "pad"] = "crop"
     value_range: tuple[float, float] | None = None
+
+    @property
+    def reduction(self) -> Reduction:
+        """Return how much smaller images may be read."""
+        return Reduction(self.size, how=self.how)
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Return uint8 or float32 [C, H, W] for [H', W', C'], or [B, C, H, W] for [B, H', W', C']."""
@@ -68,6 +74,11 @@ class Augment:
     crop_scale: tuple[float, float] | None
     crop_ratio: tuple[float, float]
     flip: float
+
+    @property
+    def reduction(self) -> Reduction:
+        """Return how much smaller images may be read for these crops."""
+        return Reduction(self.resize.size, self.crop_scale, self.crop_ratio, self.resize.how)
 
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> Tensor:
         """Return [C, H, W], uint8 or float32 in 0..1, from [H', W', C'] and ``DRAWS`` uniform numbers."""

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
 from hjepa.data.encoded import ImageFile
+from hjepa.data.endings import begins_like_heic, heic_is_supported
+from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
 from hjepa.data.tiff import native, read_bands, tiff_header
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
@@ -24,6 +27,7 @@ _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
     struct.error, MemoryError,
 )  # fmt: skip
+ORIENTATION = 0x0112  # tag of EXIF
 _OPENING = threading.Lock()
 
 
@@ -34,36 +38,48 @@ class Header(NamedTuple):
     channels: int
     deep: bool  # more than 8 bits are kept
     alpha: bool
+    cut: bool = False  # the file has more than 8 bits of its colours, of which 8 are kept
 
 
-def read_image(path: ImageFile, channels: int | None = None) -> np.ndarray:
+def read_image(path: ImageFile, channels: int | None = None, reduction: Reduction | None = None) -> np.ndarray:
     """Read an image with its EXIF orientation applied: [H, W, 1] if greyscale, [H, W, 3] if colour, or all its bands.
 
-    Pixels are uint8; those of 16-bit and float greyscale images and of deep TIFF bands are uint16 or float32, as in the
-    file. Transparent images are composited on white, unless ``channels`` is 4: then the fourth band is kept.
+    Pixels are uint8; those of 16-bit and float images are uint16 or float32, as in the file. Transparent images are
+    composited on white, unless ``channels`` is 4: then the fourth band is kept.
+    ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
     tiff = tiff_header(path)
     if tiff is not None and tiff.beyond_pillow(channels):
-        return read_bands(path, tiff)
+        return _reduced(read_bands(path, tiff, channels), reduction)
     try:
         with opened(path) as file:
+            factor = 1 if reduction is None else reduction.factor(file.height, file.width)
+            if deep_png(path) and is_installed("imagecodecs"):
+                deep = read_deep_png(path, channels, int(file.getexif().get(ORIENTATION, 1)))
+                return reduce_pixels(deep, factor)
+            factor //= decode_smaller(file, factor)
             image = ImageOps.exif_transpose(file)
             image.load()
     except FileNotFoundError:
-        raise UserError(f"{shown(path)} does not exist: check the path") from None
+        raise UnreadableImage(f"{shown(path)} does not exist: check the path", "the file is gone") from None
     except UserError:  # of an archive that is damaged at this place
         raise
     except _DAMAGE as error:
         if tiff is not None and isinstance(error, UnidentifiedImageError):
-            return read_bands(path, tiff)
-        raise UnreadableImage(
-            f"{shown(path)}: cannot decode the image ({_reason(error)}); exclude or replace it"
-        ) from None
+            return _reduced(read_bands(path, tiff, channels), reduction)
+        problem = f"cannot decode the image ({_reason(error, path)})"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
     if tiff is not None and tiff.bands == 4 and tiff.colours_first and not tiff.alpha and image.mode == "RGBA":
-        bands = np.asarray(image)  # Pillow takes for transparency what the file does not call so
+        bands = reduce_pixels(np.asarray(image), factor)  # Pillow calls transparency what the file does not
         return bands if channels in (None, 4) else bands[..., :3]
-    return pil_pixels(image, channels)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return pil_pixels(reduce_image(image, factor), channels)
+    return reduce_pixels(pil_pixels(image, channels), factor)
+
+
+def _reduced(pixels: np.ndarray, reduction: Reduction | None) -> np.ndarray:
+    return pixels if reduction is None else reduce_pixels(pixels, reduction.factor(*pixels.shape[:2]))
 
 
 def read_header(path: ImageFile, channels: int | None = None) -> Header | None:
@@ -72,10 +88,15 @@ def read_header(path: ImageFile, channels: int | None = None) -> Header | None:
     if tiff is not None and (
         tiff.beyond_pillow(channels) or (tiff.bands == 4 and tiff.colours_first and not tiff.alpha)
     ):
-        return Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
+        kept, alpha = tiff.result(channels) if tiff.beyond_pillow(channels) else (tiff.bands, False)
+        return Header(tiff.size, kept, tiff.deep and not tiff.cut, alpha, tiff.cut)
+    png = deep_png(path)
+    if png is not None:
+        all_bits = is_installed("imagecodecs")
+        return Header(png.size, 1 if png.bands == 2 else 3, all_bits, png.alpha, cut=not all_bits)
     try:
         with opened(path) as file:
-            return header_of(file)
+            return header_of(file)._replace(cut=tiff is not None and tiff.cut)
     except _DAMAGE:
         return None if tiff is None else Header(tiff.size, tiff.bands, tiff.deep, alpha=False)
 
@@ -95,11 +116,22 @@ def opened(path: ImageFile) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path if isinstance(path, Path) else path.open())
+            image = _open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
         yield image
+
+
+def _open(path: ImageFile) -> Image.Image:
+    try:
+        return Image.open(path if isinstance(path, Path) else path.open())
+    except UnidentifiedImageError:
+        if not begins_like_heic(path):
+            raise
+        if not heic_is_supported():
+            raise ValueError("a photograph in HEIC, which is read with: pip install 'hjepa[heif]'") from None
+        return Image.open(path if isinstance(path, Path) else path.open())
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -139,6 +171,10 @@ def pil_pixels(image: Image.Image, channels: int | None = None) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image file" if isinstance(error, UnidentifiedImageError) else text
+def _reason(error: BaseException, path: ImageFile) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        with path.open("rb") as file:
+            return "not an image file" if file.read(1) else "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()  # without the path, which the message has
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

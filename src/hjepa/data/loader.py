@@ -7,6 +7,7 @@ so neither workers nor processes change what is seen.
 
 import ctypes
 import functools
+import itertools
 import multiprocessing
 import multiprocessing.util
 import signal
@@ -22,10 +23,14 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
-from hjepa.data.sources import FileSource, ImageSource
+from hjepa.data.bad_images import BadImage, BadImages, TooManyBadImages, problem_of, replacements
+from hjepa.data.sources import DiskSource, FileSource, ImageSource
+from hjepa.data.training_images import TrainingImages
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
 from hjepa.randomness import generator
+
+Images = TrainingImages | ImageSource
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,10 @@ def _permutation(seed: int, images: int, epoch: int) -> np.ndarray:
 
 
 class LoadedMicroBatch(NamedTuple):
-    """A micro-batch as a loader worker returns it, and the unreadable images it had to skip."""
+    """A micro-batch as a loader worker returns it, and the unreadable images that it skipped."""
 
     images: Tensor | np.ndarray  # uint8 or float32 [b, C, H, W]; an array where shared memory was full
-    skipped: tuple[str, ...]
+    bad: tuple[BadImage, ...] = ()
 
     def sent(self) -> "LoadedMicroBatch":
         """Return the micro-batch as it leaves a loader worker: in shared memory, or through the pipe if that is full.
@@ -96,15 +101,24 @@ class LoadedMicroBatch(NamedTuple):
 class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
     """Maps a ``MicroBatchIndex`` to a micro-batch [b, C, H, W]: uint8, or float32 in 0..1 (``data.value_range``).
 
-    ``skipped`` holds the names of the unreadable images met so far.
+    ``bad`` counts the unreadable images met so far, where the batches are taken; another image stands in for each.
     """
 
     def __init__(
-        self, source: ImageSource, augment: Augment, *, seed: int, batch_size: int, skip_corrupt: bool
+        self,
+        source: ImageSource,
+        augment: Augment,
+        *,
+        seed: int,
+        batch_size: int,
+        max_bad: float = 0.0,
+        cache: str = "off",
     ) -> None:
         self.source, self.augment = source, augment
-        self.seed, self.batch_size, self.skip_corrupt = seed, batch_size, skip_corrupt
-        self.skipped: dict[str, None] = {}  # a set that keeps its order; filled where the batches are taken
+        self.images = TrainingImages(source, augment.reduction, cache)
+        self.seed, self.batch_size = seed, batch_size
+        removed = source.removed if isinstance(source, DiskSource) else ()
+        self.bad = BadImages(len(source), max_bad, removed)
 
     def __getitem__(self, index: MicroBatchIndex) -> LoadedMicroBatch | UserError:
         """Return a micro-batch, or the error that the user should see.
@@ -118,37 +132,45 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
         return loaded.sent() if get_worker_info() else loaded
 
     def _images(self, index: MicroBatchIndex) -> LoadedMicroBatch:
-        indices = sample_order(self.seed, len(self.source), index.attempt, self.batch_size)[index.rows]
-        draws = generator(self.seed, "augment", index.attempt).random((index.rows.stop, DRAWS))[index.rows]
+        attempt, rows = index
+        indices = sample_order(self.seed, len(self.source), attempt, self.batch_size)[rows]
+        draws = generator(self.seed, "augment", attempt).random((rows.stop, DRAWS))[rows]
         whole_batch = getattr(self.source, "batch", None)
         if whole_batch is not None:
-            return LoadedMicroBatch(self.augment.batch(whole_batch(indices), draws), ())
-        left: list[str] = []
-        images = (read(self.source, int(index), skip_corrupt=self.skip_corrupt, skipped=left) for index in indices)
-        batch = torch.stack([self.augment(image, row) for image, row in zip(images, draws, strict=True)])
-        return LoadedMicroBatch(batch, tuple(left))
+            return LoadedMicroBatch(self.augment.batch(whole_batch(indices), draws))
+        met = BadImages(len(self.source), self.bad.max_bad, self.bad.removed)  # of this micro-batch alone
+        images = []
+        for row, place, numbers in zip(range(rows.start, rows.stop), indices, draws, strict=True):
+            others = replacements(self.seed, len(self.source), attempt, row)
+            images.append(self.augment(read_or_replace(self.source, int(place), met, others, self.images), numbers))
+        return LoadedMicroBatch(torch.stack(images), tuple(met))
 
 
-def read(
-    source: ImageSource, index: int, *, skip_corrupt: bool | None = None, skipped: list[str] | None = None
-) -> np.ndarray:
-    """Read an image; with ``skip_corrupt``, an unreadable one is replaced by the next readable one.
+def read(source: ImageSource, index: int, bad: BadImages | None = None, images: Images | None = None) -> np.ndarray:
+    """Read an image for a measurement: if ``bad`` is given, the next readable one stands in for an unreadable one.
 
-    ``skip_corrupt`` None: skipping is not an option (an evaluation counts every image), so the error does not offer it.
-    The names of replaced images are appended to ``skipped``.
+    Otherwise (an evaluation counts every image) the error is raised. ``images`` are those of ``source``, reduced.
     """
-    for offset in range(len(source)):
-        place = (index + offset) % len(source)
+    if bad is None:
+        return source[index]
+    following = ((index + step) % len(source) for step in range(1, len(source)))
+    return read_or_replace(source, index, bad, following, source if images is None else images)
+
+
+def read_or_replace(
+    source: ImageSource, index: int, bad: BadImages, others: Iterator[int], images: Images
+) -> np.ndarray:
+    """Read an image, or the first readable one of ``others``; what cannot be read is added to ``bad``.
+
+    Raises UserError if there are too many of those.
+    """
+    for place in itertools.chain([index], others):
         try:
-            return source[place]
-        except UserError as error:
-            if skip_corrupt:
-                if skipped is not None:
-                    skipped.append(shown(source.paths[place]) if isinstance(source, FileSource) else f"image {place}")
-                continue
-            if skip_corrupt is not None and isinstance(error, UnreadableImage):
-                raise UserError(f"{error}, or skip unreadable images with --data.corrupt skip") from None
-            raise
+            return images[place]
+        except UnreadableImage as error:
+            name = shown(source.paths[place]) if isinstance(source, FileSource) else f"image {place}"
+            bad.add([BadImage(place, name, problem_of(error, name))])
+            bad.refuse_too_many()
     raise UserError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
 
 
@@ -186,9 +208,11 @@ def micro_batches(
     end = multiprocessing.util.Finalize(None, _end_workers, args=(iterator,), exitpriority=10)
     try:
         for item in iterator:
+            if isinstance(item, LoadedMicroBatch | TooManyBadImages):
+                data.bad.add(item.bad if isinstance(item, LoadedMicroBatch) else item.images)
+                data.bad.refuse_too_many()
             if isinstance(item, UserError):
                 raise item
-            data.skipped.update(dict.fromkeys(item.skipped))
             yield torch.as_tensor(item.images)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
@@ -264,26 +288,32 @@ class ResizedImages:
 
 
 def resized(
-    source: ImageSource, indices: Sequence[int], resize: ResizeToInput, *, skip_corrupt: bool | None = None
+    source: ImageSource,
+    indices: Sequence[int],
+    resize: ResizeToInput,
+    bad: BadImages | None = None,
+    images: Images | None = None,
 ) -> Tensor:
     """Return images by their indices, resized to the encoder's input: uint8 or float32 [b, C, H, W]."""
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
         return resize(whole_batch(indices))
-    return torch.stack([resize(read(source, index, skip_corrupt=skip_corrupt)) for index in indices])
+    return torch.stack([resize(read(source, index, bad, images)) for index in indices])
 
 
 def pixel_statistics(
-    source: ImageSource, resize: ResizeToInput, *, sample: int = 512, skip_corrupt: bool = False
+    source: ImageSource, resize: ResizeToInput, *, sample: int = 512, bad: BadImages | None = None
 ) -> tuple[list[float], list[float]]:
     """Return per-channel mean and standard deviation, in 0..1, of images spread evenly over the source."""
     count = min(sample, len(source))
+    bad = BadImages(len(source), 0.0) if bad is None else bad
+    small = TrainingImages(source, resize.reduction)
     if resize.value_range is not None:
-        images = (resized(source, [i * len(source) // count], resize, skip_corrupt=skip_corrupt) for i in range(count))
+        images = (resized(source, [i * len(source) // count], resize, bad, small) for i in range(count))
         return _float_statistics(images, resize.channels)
     counts = torch.zeros(resize.channels, 256, dtype=torch.int64)  # exact, and small whatever the images' size
     for i in range(count):
-        pixels = resized(source, [i * len(source) // count], resize, skip_corrupt=skip_corrupt)[0]
+        pixels = resized(source, [i * len(source) // count], resize, bad, small)[0]
         counts += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels])
     values, pixels_of_each = torch.arange(256).double() / 255.0, counts.sum(1).double()
     means = (counts * values).sum(1) / pixels_of_each

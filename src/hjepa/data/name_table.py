@@ -59,3 +59,9 @@ class PathTable:
 
     def __iter__(self) -> Iterator[Path]:
         return (self.root / name for name in self.names)
+
+    def insert(self, index: int, path: Path) -> None:
+        """Put a path at a place, before the one that is there."""
+        names = list(self.names)
+        names.insert(index, os.fspath(path) if self.root == Path() else os.path.relpath(path, self.root))
+        self.names = NameTable(names)

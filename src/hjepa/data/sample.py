@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from hjepa.data.augment import ResizeToInput
-from hjepa.data.loader import resized
+from hjepa.data.loader import Images, resized
 from hjepa.data.sources import ImageSource
 from hjepa.data.survey import sample_of
 from hjepa.errors import UserError
 
 
-def sampled_images(source: ImageSource, resize: ResizeToInput, size: int, what: str) -> Iterator[Tensor]:
+def sampled_images(
+    source: ImageSource, resize: ResizeToInput, size: int, what: str, images: Images | None = None
+) -> Iterator[Tensor]:
     """Yield up to ``size`` images [1, C, H, W], uint8 or float32 in 0..1, resized to the encoder's input.
 
     Which ones follows from ``what`` and the length of the source. Unreadable images are left out: whoever needs them
-    reports them.
+    reports them. ``images`` are those of ``source``, read as small as training reads them.
     """
     for index in sample_of(len(source), size, what):
         with contextlib.suppress(UserError):
-            yield resized(source, [index], resize)
+            yield resized(source, [index], resize, images=images)

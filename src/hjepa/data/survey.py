@@ -31,6 +31,7 @@ class Survey:
         self.read = [(path, header) for _, path, header in readable]
         self.deep_images = [index for index, _, header in readable if header.deep]
         self.bands = Counter(header.channels for _, header in self.read)
+        self.cut = sum(header.cut for _, header in self.read)
         self.alpha = sum(header.alpha for _, header in self.read)
 
     @classmethod
@@ -65,6 +66,11 @@ class Survey:
             said.append(
                 f"{self.alpha:,} of {len(self.read):,} images have an alpha channel, which is composited on white: "
                 "use --data.channels 4 if it is a fourth band"
+            )
+        if self.cut:
+            said.append(
+                f"{self.cut:,} of {len(self.read):,} images have more than 8 bits per colour, of which 8 are kept: "
+                "pip install 'hjepa[tiff]' to keep them all"
             )
         if 0 < len(self.deep_images) < len(self.read):
             said.append(

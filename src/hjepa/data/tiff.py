@@ -5,13 +5,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import TiffImagePlugin
 
+from hjepa.data.deep_colour import is_installed, on_white, oriented
 from hjepa.data.encoded import ImageFile
 from hjepa.errors import UnreadableImage
 from hjepa.files import shown
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _RGB, _CMYK, _YCBCR, _LAB = 2, 5, 6, 8  # values of PhotometricInterpretation
-_ALPHA = frozenset({1, 2})  # values of ExtraSamples that mean transparency
+_PREMULTIPLIED = 1
+_ALPHA = frozenset({_PREMULTIPLIED, 2})  # values of ExtraSamples that mean transparency
 
 
 class TiffHeader(NamedTuple):
@@ -23,6 +25,7 @@ class TiffHeader(NamedTuple):
     is_float: bool
     photometric: int
     extra: tuple[int, ...]  # what the bands beyond the colours are; empty if the file does not say
+    orientation: int = 1  # as EXIF counts
 
     @property
     def alpha(self) -> bool:
@@ -43,13 +46,28 @@ class TiffHeader(NamedTuple):
         """Return whether Pillow would refuse the file or lose bands or bits of it; ``channels`` are those wanted."""
         if self.bands == 1 or self.photometric in (_CMYK, _YCBCR, _LAB):
             return False
-        if self.colours_first and not self.is_float and self.bits <= 16:
-            if self.bands == 3 or (channels in (1, 3) and self.bands == 4):
-                return False  # 16 bits of three colours are read as 8, by one scale for all files
-            if self.bands == 4:
-                keeps_bits = self.bits == 8 or (self.alpha and channels is None)
-                return not keeps_bits or 0 in self.extra  # Pillow drops a fourth band that the file calls unspecified
+        if self.colours_first and not self.is_float and self.bits <= 16 and self.bands <= 4:
+            if self.deep and is_installed("tifffile"):
+                return True  # Pillow reads 16 bits of three colours as 8
+            if self.bands == 3 or channels in (1, 3):
+                return False
+            keeps_bits = self.bits == 8 or (self.alpha and channels is None)
+            return not keeps_bits or 0 in self.extra  # Pillow drops a fourth band that the file calls unspecified
         return self.bands > 4 or self.deep
+
+    @property
+    def cut(self) -> bool:
+        """Return whether Pillow keeps eight bits of deeper colours, for want of another package."""
+        return self.deep and self.colours_first and not self.is_float and not is_installed("tifffile")
+
+    def result(self, channels: int | None) -> tuple[int, bool]:
+        """Return how many bands of the file are kept, and whether alpha is composited on white."""
+        if self.colours_first and self.bands == 4 and self.deep and channels != 4:
+            if self.alpha and not self.is_float:
+                return 3, True
+            if channels in (1, 3):
+                return 3, False
+        return self.bands, False
 
     def __str__(self) -> str:
         kind = f"{'float' if self.is_float else ''}{self.bits}"
@@ -76,13 +94,17 @@ def tiff_header(path: ImageFile) -> TiffHeader | None:
             is_float=3 in formats,
             photometric=int(tags.get(262, 1)),
             extra=_numbers(tags.get(338, ())),
+            orientation=int(tags.get(274, 1)),
         )
     except Exception:  # noqa: BLE001  (a hostile header: whoever reads the image reports what is wrong with it)
         return None
 
 
-def read_bands(path: ImageFile, header: TiffHeader) -> np.ndarray:
-    """Read all bands of the first page: [H, W, C] of uint8, uint16 or float32. Raises UnreadableImage in one line."""
+def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None) -> np.ndarray:
+    """Read the bands of the first page: [H, W, C] of uint8, uint16 or float32. Raises UnreadableImage in one line.
+
+    ``channels`` are those wanted: alpha of deep colours is composited on white unless they are 4.
+    """
     try:
         import tifffile
     except ImportError:
@@ -95,7 +117,8 @@ def read_bands(path: ImageFile, header: TiffHeader) -> np.ndarray:
             values, axes = page.asarray(), page.axes
     except Exception as error:  # noqa: BLE001  (tifffile and its codecs raise exceptions of many kinds)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnreadableImage(f"{shown(path)}: cannot decode {header} ({reason}); exclude or replace it") from None
+        problem = f"cannot decode {header} ({reason})"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
     if values.ndim == 2:
         values = values[..., None]
     elif axes.startswith("S"):  # one plane for each band
@@ -104,7 +127,11 @@ def read_bands(path: ImageFile, header: TiffHeader) -> np.ndarray:
         raise UnreadableImage(
             f"{shown(path)} has {values.ndim} axes ({axes}): convert it to images of height, width, bands"
         )
-    return native(values)
+    values = oriented(native(values), header.orientation)
+    kept, alpha = header.result(channels)
+    if alpha and values.dtype == np.uint16:
+        return on_white(values, premultiplied=header.extra[0] == _PREMULTIPLIED)
+    return values[..., :kept]
 
 
 def native(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hjepa.data.bad_images import BadImages
 from hjepa.data.loader import read
 from hjepa.data.sources import ImageSource
 from hjepa.data.survey import sample_of
@@ -12,7 +13,7 @@ SAMPLE = 256  # images that are measured
 _PERCENTILES = (0.1, 99.9)  # of an image: a hot pixel, or a dead one, decides nothing
 
 
-def images_of_more_than_8_bits(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
+def images_of_more_than_8_bits(source: ImageSource, bad: BadImages) -> list[int]:
     """Return which images have more than 8 bits, or a sample of them; empty if none has."""
     known: Sequence[int] | None = getattr(source, "deep_images", None)
     if known is not None:
@@ -20,10 +21,10 @@ def images_of_more_than_8_bits(source: ImageSource, *, skip_corrupt: bool) -> li
     if hasattr(source, "batch"):
         return []  # drawn images are uint8
     sampled = sample_of(len(source), SAMPLE, "value range")
-    return [index for index in sampled if read(source, index, skip_corrupt=skip_corrupt).dtype != np.uint8]
+    return [index for index in sampled if read(source, index, bad).dtype != np.uint8]
 
 
-def measure_value_range(source: ImageSource, images: Sequence[int], *, skip_corrupt: bool) -> tuple[float, float]:
+def measure_value_range(source: ImageSource, images: Sequence[int], bad: BadImages) -> tuple[float, float]:
     """Return the values that become 0 and 1: robust extremes of these images.
 
     Those of an image are percentiles that leave out at least one pixel at each end; those of the dataset leave out one
@@ -31,7 +32,7 @@ def measure_value_range(source: ImageSource, images: Sequence[int], *, skip_corr
     """
     lows, highs = [], []
     for index in images:
-        values = read(source, index, skip_corrupt=skip_corrupt)
+        values = read(source, index, bad)
         finite = values[np.isfinite(values)] if values.dtype != np.uint8 else values[:0]
         if finite.size:
             low, high = _inner(finite, *_PERCENTILES)

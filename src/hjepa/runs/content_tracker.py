@@ -29,7 +29,7 @@ class ContentTracker:
 
     def begin(self, source: ImageSource, batches: Batches, config: Config) -> None:
         """Read the images, and measure what an encoder knows of them that has not been trained."""
-        images = list(sampled_images(source, resize_of(config), IMAGES, "content"))
+        images = list(sampled_images(source, resize_of(config), IMAGES, "content", batches.images.images))
         if not images:
             return
         self.probe = ContentProbe(torch.cat(images), batches.normalised)

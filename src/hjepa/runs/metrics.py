@@ -64,6 +64,7 @@ def metrics_line(
     queue: FeatureQueue,
     content: Mapping[str, float],
     throughput: Throughput,
+    bad_images: int,
 ) -> dict[str, Any]:
     """Return everything that is logged for a step; ``loss`` is the mean over all ranks.
 
@@ -87,6 +88,7 @@ def metrics_line(
         "weight_decay": result.weight_decay,
         "grad_norm": result.gradient_norm,
         "skipped": trainer.skipped_steps,
+        "bad_images": bad_images,
         **throughput.measures(),
         "memory_gb": round(memory_gb(), 3),
     }

@@ -11,12 +11,14 @@ from hjepa.config import Config, Layer, Resolved
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
 from hjepa.runs import checkpoint as checkpoints
+from hjepa.runs.bad_images import restore_places
 from hjepa.runs.folder import RunFolder
 from hjepa.setup.build import momentum_of, schedules_of
 
 # Settings that may change on resume, because they do not change what the run computes.
 FREE_TO_CHANGE = {
-    "data.corrupt",
+    "data.cache",
+    "data.max_bad",
     "optim.accumulate",
     "train.length",
     "horizon.length",
@@ -85,9 +87,13 @@ def refuse_other_configuration(config: Config, saved: Mapping[str, Any]) -> None
 
 
 def refuse_other_images(source: ImageSource, record: Mapping[str, Any]) -> None:
-    """Raise UserError if these are not the images the run was trained on."""
+    """Raise UserError if these are not the images the run was trained on.
+
+    Files that the run could not read may have been removed or replaced since.
+    """
+    restore_places(source, record)
     was, is_now = record["data"]["fingerprint"], source.fingerprint()
-    if was != is_now:
+    if is_now != was and not is_now.startswith(f"{was}-"):  # earlier versions did not look at the content
         raise UserError(
             f"{source.name} is not the data this run was trained on ({record['data']['source']}, {was}; now {is_now}): "
             "resume with the same images, or start a new run with --init-from"

@@ -7,11 +7,13 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from hjepa.config import by_name, derive
+from hjepa.data.bad_images import BadImage
 from hjepa.errors import UserError
 from hjepa.files import flush_to_disk, write_atomically, write_json
 from hjepa.models.frozen import encoder_bytes, encoder_card
 from hjepa.models.timm_config import timm_config
 from hjepa.runs import checkpoint as checkpoints
+from hjepa.runs.bad_images import BadImageRecord, still_bad
 from hjepa.runs.budget import NOTICE_THRESHOLD, Budget, budget_in_force
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.content_tracker import ContentTracker
@@ -19,6 +21,7 @@ from hjepa.runs.folder import RunFolder
 from hjepa.runs.metrics import Throughput, mean_loss, metrics_line
 from hjepa.runs.record import now, write_config
 from hjepa.runs.stopping import Stopped, StopSignals
+from hjepa.runs.waiting import WaitingForImages
 from hjepa.setup.build import Parts, horizon_of, set_schedules
 from hjepa.setup.machine import return_freed_memory
 from hjepa.training.health import Health, Verdict, grace_steps
@@ -55,6 +58,8 @@ class Session:
         self.signals = StopSignals(self.trainer.accelerator)
         self.first_step = self.trainer.step
         self.throughput = Throughput()
+        self.waiting = WaitingForImages(self.config, self.batches.images)
+        self.bad_images = BadImageRecord(self.record, self.source, self.batches.images.bad)
         self.main = self.trainer.accelerator.is_main_process
 
     # ---- the loop -------------------------------------------------------------------------------
@@ -81,20 +86,17 @@ class Session:
                     f"(checkpoint at step {trainer.step}); restart with --optim.lr below {self.config.optim.lr:g}"
                 )
         finally:
-            self._note_skipped_images()
+            self._name_bad_images()
             self._write_record(status)
+            for text in self.bad_images.summary() if self.main else ():
+                self.callback.on_notice(text)
 
-    def _note_skipped_images(self) -> None:
-        """Report the images that could not be read: otherwise the folder would pass for a clean one."""
-        met = self.batches.images.skipped
-        if not met or not self.main:
-            return
-        names = list(dict.fromkeys([*self.record.get("unreadable_images", []), *met]))
-        self.record["unreadable_images"] = names
-        self.callback.on_notice(
-            f"data.corrupt = skip: {len(names)} of {len(self.source):,} images could not be read and were replaced by "
-            f"the next ones (first: {names[0]}); all of them are listed in run.json"
-        )
+    def _name_bad_images(self) -> None:
+        """Say which images could not be read, once each, and list them in run.json."""
+        if self.main and (notices := self.bad_images.update()):
+            self._write_record("running")
+            for text in notices:
+                self.callback.on_notice(text)
 
     def _train_loop(self) -> None:
         trainer = self.trainer
@@ -111,6 +113,7 @@ class Session:
     def _after_step(self, result: StepResult, waited: float) -> bool:
         """Log and save if due; return whether to stop."""
         self.throughput.add(self.config.optim.batch_size, waited)
+        self._name_bad_images()
         self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
         if result.stepped:
             self._keep_budget(result.step)
@@ -158,6 +161,7 @@ class Session:
     def _log(self, result: StepResult) -> None:
         """Write a line to metrics.jsonl and judge the run by it."""
         loss = mean_loss(self.trainer, result.loss)
+        self.batches.images.images.look_for_cache()
         if not self.main:
             return
         self.content.update(result.step, self.total_steps)
@@ -170,12 +174,15 @@ class Session:
             queue=self.health.queue,
             content=self.content.line,
             throughput=self.throughput,
+            bad_images=len(self.batches.images.bad),
         )
         verdict = self.health.add(line)
         line["verdict"] = verdict.verdict
         self.folder.append_metrics(line)
         self.throughput.reset()
         self.callback.on_line(line, self.total_steps)
+        for text in self.waiting.notices(line, self.total_steps):
+            self.callback.on_notice(text)
         if self.verdict is None or verdict.verdict != self.verdict.verdict:
             history = self.record.setdefault("verdict_history", [])
             history.append({"step": result.step, **verdict.to_json()})
@@ -226,6 +233,7 @@ class Session:
                 "skipped_steps": trainer.skipped_steps,
                 "skipped_in_a_row": self.skipped_in_a_row,
                 "best_rank": self.best_rank,
+                "bad_images": [list(image) for image in self.batches.images.bad],
                 "content": self.content.state(),
                 "config": self.config.model_dump(mode="json"),
                 "health": list(self.health.history),
@@ -245,6 +253,8 @@ class Session:
         self.first_step = trainer.step
         self.health.queue.features = checkpoint.training["features"]
         self.content.restore(state["content"], checkpoint.training["content"])
+        bad = [BadImage(*image) for image in state.get("bad_images", [])]
+        self.batches.images.bad.add(still_bad(self.source, bad))
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
         self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]

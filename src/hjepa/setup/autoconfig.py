@@ -4,6 +4,7 @@ from typing import Any
 
 from hjepa.config import Config, Resolved, derive, parse_length
 from hjepa.data.augment import ResizeToInput
+from hjepa.data.bad_images import BadImages
 from hjepa.data.loader import pixel_statistics
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.value_range import images_of_more_than_8_bits, measure_value_range
@@ -18,7 +19,8 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
 
     Given values are kept, so the configuration of a run is returned unchanged.
     """
-    resolved = _with_value_range(with_sizes(resolved, source), source)
+    bad = BadImages(len(source), resolved.config.data.max_bad)  # met while measuring; training reports them
+    resolved = _with_value_range(with_sizes(resolved, source, bad), source, bad)
     config = resolved.config
     values: dict[str, tuple[Any, str]] = {}
     channels = config.data.channels or source.channels
@@ -26,8 +28,7 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
         values["data.channels"] = (channels, "same as the images")
     refuse_sizes_beyond_memory(config, channels)
     if config.data.mean is None or config.data.std is None:
-        skip = config.data.corrupt == "skip"
-        measured = pixel_statistics(source, resize_of(config, channels), skip_corrupt=skip)
+        measured = pixel_statistics(source, resize_of(config, channels), bad=bad)
         reason = f"measured on {min(512, len(source))} images"
         for name, given, value in zip(("mean", "std"), (config.data.mean, config.data.std), measured, strict=True):
             if given is None:
@@ -71,11 +72,10 @@ def resize_of(config: Config, channels: int | None = None) -> ResizeToInput:
     return ResizeToInput(config.image_size, channels or data.channels or 3, data.fit, data.value_range)
 
 
-def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
+def _with_value_range(resolved: Resolved, source: ImageSource, bad: BadImages) -> Resolved:
     """Measure the range of values of images of more than 8 bits; without such images it stays auto."""
     data = resolved.config.data
-    skip = data.corrupt == "skip"
-    deep = images_of_more_than_8_bits(source, skip_corrupt=skip)
+    deep = images_of_more_than_8_bits(source, bad)
     if data.value_range is not None:
         if not deep:
             raise UserError(
@@ -85,7 +85,7 @@ def _with_value_range(resolved: Resolved, source: ImageSource) -> Resolved:
         return resolved
     if not deep:
         return resolved
-    measured = measure_value_range(source, deep, skip_corrupt=skip)
+    measured = measure_value_range(source, deep, bad)
     images = f"{len(deep):,} {'image' if len(deep) == 1 else 'images'}"
     return derive(resolved, {"data.value_range": (measured, f"0.1 to 99.9 % of the pixels of {images}, clipped")})
 

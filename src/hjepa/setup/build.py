@@ -103,9 +103,16 @@ def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, acc
             "is compared with another one; use a larger --optim.batch_size or a smaller --optim.accumulate"
         )
     augment = Augment(resize_of(config), config.augment.crop_scale, config.augment.crop_ratio, config.augment.flip)
-    skip = data.corrupt == "skip"
+    images = MicroBatchDataset(
+        source,
+        augment,
+        seed=config.train.seed,
+        batch_size=optim.batch_size,
+        max_bad=data.max_bad,
+        cache=data.cache,
+    )
     return Batches(
-        MicroBatchDataset(source, augment, seed=config.train.seed, batch_size=optim.batch_size, skip_corrupt=skip),
+        images,
         shard,
         sampler,
         contexts=config.masking.contexts,

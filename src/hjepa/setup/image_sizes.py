@@ -4,18 +4,19 @@ import math
 from typing import Any
 
 from hjepa.config import Resolved, derive
+from hjepa.data.bad_images import BadImages
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.survey import sample_of
 from hjepa.errors import UserError
 
 
-def with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
+def with_sizes(resolved: Resolved, source: ImageSource, bad: BadImages) -> Resolved:
     """Resolve auto image and patch sizes: 28, 32, 64 or 96 pixels, the first that covers the images; 7 or 8 patches."""
     data = resolved.config.data
     values: dict[str, tuple[Any, str]] = {}
     size = data.image_size
     if size is None:
-        sides = _short_sides(source, skip_corrupt=data.corrupt == "skip")
+        sides = _short_sides(source, bad)
         side = sides[len(sides) // 2]
         patch = resolved.config.model.patch_size or 1
         chosen = next((s for s in (28, 32, 64) if side <= s), 96) // patch * patch
@@ -32,7 +33,7 @@ def with_sizes(resolved: Resolved, source: ImageSource) -> Resolved:
     return derive(resolved, values)
 
 
-def _short_sides(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
+def _short_sides(source: ImageSource, bad: BadImages) -> list[int]:
     """Return the shorter sides of the images, or of a random sample, in ascending order."""
     if isinstance(source, FileSource) and (sides := source.survey.short_sides()):
         return sorted(sides)
@@ -40,7 +41,7 @@ def _short_sides(source: ImageSource, *, skip_corrupt: bool) -> list[int]:
 
     # An array has one size, so one image tells it.
     sampled = [0] if hasattr(source, "batch") else sample_of(len(source), 64, "sizes")
-    return sorted(min(read(source, index, skip_corrupt=skip_corrupt).shape[:2]) for index in sampled)
+    return sorted(min(read(source, index, bad).shape[:2]) for index in sampled)
 
 
 def _reason_for_size(sides: list[int]) -> str:

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from hjepa.data.bad_images import BadImage
 from hjepa.data.loader import MicroBatchDataset, RankShard, micro_batches
 from hjepa.errors import UserError
 from hjepa.masking import Masks, MaskSampler
@@ -51,19 +52,31 @@ class Batches:
         batches = self._of_this_rank(first_attempt)
         while True:
             batch: list[MicroBatch] = []
-            error = None
+            error, known = None, len(self.images.bad)
             try:
                 batch = next(batches)
             except UserError as met:
                 error = met
             if self.accelerator.num_processes > 1:
-                failed = self.accelerator.gather(torch.tensor([int(error is not None)], device=self.device))
-                if bool(failed.any()):
-                    said = gather_object([str(error or "")])
-                    error = error or UserError(next(filter(None, said)))
+                error = self._shared(error, known)
             if error is not None:
                 raise error
             yield batch
+
+    def _shared(self, error: UserError | None, known: int) -> UserError | None:
+        """Let all ranks know the error of one of them, and the unreadable images met after the first ``known``."""
+        new = self.images.bad.since(known)
+        flags = self.accelerator.gather(torch.tensor([int(error is not None or bool(new))], device=self.device))
+        if not bool(flags.any()):
+            return error
+        for said, images in gather_object([(str(error or ""), [tuple(image) for image in new])]):
+            error = error or (UserError(said) if said else None)
+            self.images.bad.add(BadImage(*image) for image in images)
+        try:
+            self.images.bad.refuse_too_many()
+        except UserError as too_many:
+            error = error or too_many
+        return error
 
     def _of_this_rank(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         stream = micro_batches(

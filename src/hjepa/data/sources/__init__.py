@@ -1,7 +1,7 @@
 """What DATA may be, and how it becomes numbered images: one file for each kind."""
 
 from hjepa.data.sources.arrays import ArraySource, DatasetSource, as_pixels
-from hjepa.data.sources.files import FileSource, FolderSource
+from hjepa.data.sources.files import DiskSource, FileSource, FolderSource
 from hjepa.data.sources.lists import ListSource
 from hjepa.data.sources.named import cifar10_is_here, fashion_mnist_is_here
 from hjepa.data.sources.opening import open_source, open_unread
@@ -10,6 +10,7 @@ from hjepa.data.sources.protocol import ImageSource, fingerprint_with_labels, re
 __all__ = [
     "ArraySource",
     "DatasetSource",
+    "DiskSource",
     "FileSource",
     "FolderSource",
     "ImageSource",

@@ -13,7 +13,9 @@ import numpy as np
 from hjepa.data.decode import read_image
 from hjepa.data.encoded import ImageFile
 from hjepa.data.endings import ENDINGS, is_image, left_out_text
+from hjepa.data.file_facts import FactTable, FileFacts
 from hjepa.data.name_table import NameTable, PathTable
+from hjepa.data.reduce import Reduction
 from hjepa.data.sources.protocol import number_classes
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
@@ -59,6 +61,10 @@ class FileSource:
     def __getitem__(self, index: int) -> np.ndarray:
         return read_image(self.paths[index], self.channels)
 
+    def reduced(self, index: int, reduction: Reduction) -> np.ndarray:
+        """Return an image of a training set, read as small as its crops allow."""
+        return read_image(self.paths[index], self.channels, reduction)
+
     @property
     def deep_images(self) -> list[int]:
         """Return which images have more than 8 bits, as far as their headers were read."""
@@ -89,7 +95,39 @@ class FileSource:
         raise NotImplementedError
 
 
-class FolderSource(FileSource):
+class DiskSource(FileSource):
+    """Images in files of their own, which may vanish, be damaged, removed or replaced while a run goes on.
+
+    ``root`` is the folder from which the paths are seen in records of a run.
+    """
+
+    paths: PathTable
+
+    def __init__(
+        self, name: str, paths: PathTable, root: Path, labels: dict[str, np.ndarray], wanted: int | None = None
+    ) -> None:
+        super().__init__(name, paths, labels, wanted)
+        self.root = root
+        self.facts = FactTable()  # as the last fingerprint found them
+        self.removed: set[int] = set()  # files that were unreadable in a run, removed before it was resumed
+        self.facts_before: dict[Path, FileFacts] = {}  # of files that have been removed or replaced since a run began
+
+    def fingerprint(self) -> str:
+        """Digests of every path and file size, and of the content of a sample of the files."""
+        self.facts = FactTable.of(self.paths, self.facts_before)
+        names, contents = hashlib.sha256(), hashlib.sha256()
+        for path, facts in zip(self.paths, self.facts, strict=True):
+            line = f"{self.seen_from_root(path)}\0{facts.size}\n"
+            names.update(line.encode("utf-8", "surrogateescape"))  # names in files may be any bytes
+            contents.update(f"{facts.content}\n".encode())
+        return f"{len(self)}-{names.hexdigest()[:16]}-{contents.hexdigest()[:16]}"
+
+    def seen_from_root(self, path: Path) -> str:
+        """Return a path relative to ``root``."""
+        return os.path.relpath(path, self.root)
+
+
+class FolderSource(DiskSource):
     """All images below a folder, in the order of their paths; hidden files are ignored.
 
     If every image lies in a subfolder, the first folder of its path is its label.
@@ -105,16 +143,10 @@ class FolderSource(FileSource):
                 f"and for other files that begin like images{others}"
             )
         classes, labels = class_folders(names)
-        super().__init__(str(root), PathTable(root, names), labels, wanted)
-        self.root, self.names = root, names
+        super().__init__(str(root), PathTable(root, names), root, labels, wanted)
         self.classes, self.left_out = classes, left_out
         if not labels and (bare := first_outside_folders(names)) is not None:
             self.unlabelled = f"move {shown(root / bare)} into a class folder, like the other images"
-
-    def names_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Yield the path of each file below the folder, and its size in bytes."""
-        for name in self.names:
-            yield name, (self.root / name).stat().st_size
 
 
 def class_folders(names: NameTable, depth: int = 0) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -87,7 +87,7 @@ def open_hugging_face(spec: str, wanted: int | None = None) -> HuggingFaceSource
         raise UserError(_MISSING.format(spec)) from None
     name, split = _name_and_split(spec)
     folder = Path(name).expanduser()
-    if not folder.exists() and not _NAME.fullmatch(name):
+    if not name or (not folder.exists() and not _NAME.fullmatch(name)):
         raise UserError(
             f"hf:{spec}: {name or 'nothing'} is neither a folder here nor a name of the hub: check the path"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hjepa.data.name_table import NameTable, PathTable
-from hjepa.data.sources.files import FileSource
+from hjepa.data.sources.files import DiskSource
 from hjepa.data.sources.protocol import number_classes
 from hjepa.errors import UserError
 
@@ -15,7 +15,7 @@ LISTS = (".txt", ".csv", ".parquet")
 Rows = Iterator[tuple[str, str | None]]  # path and label
 
 
-class ListSource(FileSource):
+class ListSource(DiskSource):
     """Images listed in a .txt file (one path per line), or in a .csv or .parquet file (``path``, optionally ``label``).
 
     ``column`` is the name of the column with the paths. Relative paths are relative to the list's own folder.
@@ -33,18 +33,12 @@ class ListSource(FileSource):
         if not len(table):
             raise UserError(f"{file} lists no images: write one path per line")
         classes, labels = number_classes(names)
-        self.file = file
-        super().__init__(str(file), PathTable(Path(), table), labels, wanted)
+        super().__init__(str(file), PathTable(Path(), table), file.parent, labels, wanted)
         self.classes = classes
         if any(names) and not all(names):
             line = _line_of_first_blank(names)
             where = f"line {line}" if file.suffix.lower() == ".csv" else f"row {line - 1}"
             self.unlabelled = f"add the missing label in {where}"
-
-    def names_and_sizes(self) -> Iterator[tuple[str, int]]:
-        """Yield each path, seen from the folder of the list, and the size of the file in bytes."""
-        for path in self.paths:
-            yield os.path.relpath(path, self.file.parent), Path(path).stat().st_size
 
 
 def _existing(file: Path, listed: str) -> str:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hjepa.data.augment import ResizeToInput
+from hjepa.data.bad_images import BadImages
 from hjepa.data.decode import opened
 from hjepa.data.loader import read
 from hjepa.data.scenes import Scenes
@@ -96,7 +97,8 @@ def _some(source: ImageSource, encoder: FrozenEncoder, kind: str, what: str) -> 
     if count == 0:
         raise UserError(f"{source.name} contains no images: pass others with --images DATA")
     places = [number * len(source) // count for number in range(count)]
-    raw = [_in_channels(read(source, place, skip_corrupt=True), channels, source.name, kind) for place in places]
+    bad = BadImages(len(source), max_bad=1.0)  # others stand in for unreadable ones, however many there are
+    raw = [_in_channels(read(source, place, bad), channels, source.name, kind) for place in places]
     if encoder.value_range is None and any(image.dtype != np.uint8 for image in raw):
         raise UserError(f"--images {source.name}: images have more than 8 bits, but this encoder was trained on 8 bits")
     paths = [source.paths[place] if isinstance(source, FileSource) else None for place in places]

@@ -1,0 +1,129 @@
+"""Images of more than 8 bits keep their levels, from the file to the normalised tensor."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from hjepa.data.augment import ResizeToInput
+from hjepa.data.decode import read_header, read_image
+from hjepa.data.sources import open_source
+
+imagecodecs = pytest.importorskip("imagecodecs")
+tifffile = pytest.importorskip("tifffile")
+
+
+def ramp(levels: int, bands: int, *, step: int = 1) -> np.ndarray:
+    """Return [256, levels / 256, bands] of every level once; each band runs another way."""
+    values = (np.arange(levels) * step).astype(np.uint16).reshape(256, -1)
+    return np.stack([values, values[::-1], values[:, ::-1], np.full_like(values, 65535)][:bands], -1)
+
+
+def twelve_bits(file: Path, values: np.ndarray) -> None:
+    """Write red, green and blue of 12 bits, packed, as scanners and microscopes do."""
+    height, width, bands = values.shape
+    packed = imagecodecs.packints_encode(values.reshape(height, -1), 12)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    numbers = {256: width, 257: height, 259: 1, 262: 2, 273: 0, 277: bands, 278: height, 284: 1, 279: len(packed)}
+    for tag, number in numbers.items():
+        tags[tag] = number
+    tags[258] = (12,) * bands
+    file.write_bytes(b"II*\0\x08\0\0\0" + tags.tobytes(8) + packed)
+
+
+def write(file: Path, mode: str) -> int:
+    """Write a ramp; return how many levels it has."""
+    if mode == "grey 16":
+        Image.fromarray(ramp(65536, 1)[..., 0]).save(file)
+        return 65536
+    if mode == "colour 12":
+        twelve_bits(file, ramp(4096, 3))
+        return 4096
+    bands = 4 if "alpha" in mode else 3
+    if file.suffix == ".png":
+        file.write_bytes(imagecodecs.png_encode(ramp(65536, bands)))
+    else:
+        extra = ["unassalpha"] if bands == 4 else None
+        tifffile.imwrite(file, ramp(65536, bands), photometric="rgb", extrasamples=extra, compression="deflate")
+    return 65536
+
+
+MODES = [
+    ("a.png", "grey 16"), ("a.tif", "grey 16"), ("a.png", "colour 16"), ("a.tif", "colour 16"), ("a.tif", "colour 12"),
+    ("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_every_level_is_left(tmp_path, name, mode):
+    levels = write(tmp_path / name, mode)
+    source = open_source(tmp_path)
+    bands = 1 if "grey" in mode else 3
+    assert source.channels == bands and source.deep_images == [0]
+    pixels = source[0]
+    assert (
+        pixels.dtype == np.uint16 and [len(np.unique(band)) for band in np.moveaxis(pixels, -1, 0)] == [levels] * bands
+    )
+    assert np.array_equal(pixels, ramp(levels, bands))
+    tensor = ResizeToInput(pixels.shape[:2], bands, value_range=(0.0, levels - 1.0))(pixels)
+    assert all(len(band.unique()) == levels for band in tensor)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha")])
+def test_a_fourth_band_is_kept_if_it_is_wanted(tmp_path, name, mode):
+    write(tmp_path / name, mode)
+    assert np.array_equal(open_source(tmp_path, 4)[0], ramp(65536, 4))
+    assert any("alpha channel, which is composited on white" in text for text in open_source(tmp_path).notices())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_alpha_is_laid_on_white_with_all_bits(tmp_path, name):
+    values = np.zeros((4, 4, 4), np.uint16)
+    values[..., 0], values[..., 3] = 30001, 65535 // 3
+    if name == "a.png":
+        (tmp_path / name).write_bytes(imagecodecs.png_encode(values))
+    else:
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"])
+    assert read_image(tmp_path / name)[0, 0].tolist() == [10000 + 43690, 43690, 43690]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_they_are_upright_as_images_of_8_bits_are(tmp_path, name, orientation):
+    values = np.random.default_rng(0).integers(0, 256, (5, 8, 3)).astype(np.uint16) * 257
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray((values // 257).astype(np.uint8)).save(tmp_path / f"8{name}", exif=exif)
+    if name == "a.png":  # the same chunk of EXIF, after the header
+        whole = imagecodecs.png_encode(values)
+        eight = (tmp_path / f"8{name}").read_bytes()
+        first = eight.index(b"eXIf") - 4
+        chunk = eight[first : first + 12 + int.from_bytes(eight[first : first + 4], "big")]
+        (tmp_path / name).write_bytes(whole[:33] + chunk + whole[33:])
+    else:
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    assert np.array_equal(read_image(tmp_path / name) // 257, read_image(tmp_path / f"8{name}"))
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.png", "imagecodecs"), ("a.tif", "tifffile")])
+def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypatch, name, package):
+    write(tmp_path / name, "colour 16")
+    monkeypatch.setitem(sys.modules, package, None)
+    source = open_source(tmp_path)
+    assert source.deep_images == [] and source[0].dtype == np.uint8
+    assert len(np.unique(source[0])) == 256
+    (said,) = source.notices()
+    assert said.startswith(
+        "1 of 1 images have more than 8 bits per colour, of which 8 are kept: pip install 'hjepa[tiff]'"
+    )
+
+
+def test_a_damaged_deep_png_is_named(tmp_path):
+    write(tmp_path / "a.png", "colour 16")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.png: cannot decode the image \(.*replace it"):
+        read_image(tmp_path / "a.png")
+    assert read_header(tmp_path / "a.png").deep
