@@ -15,6 +15,7 @@ from PIL import Image
 import hjepa as package
 from hjepa.commands.given import given_layers
 from hjepa.config import resolve
+from hjepa.data.bad_images import BadImages
 from hjepa.data.duplicates import exact_groups, near_groups
 from hjepa.data.preflight import look_at_all
 from hjepa.data.sources import open_source, open_unread
@@ -119,7 +120,8 @@ def test_the_sizes_are_those_that_a_run_chooses(tmp_path):
     for broken in ("cut.jpg", "text.png", "empty.png"):
         (root / "cat" / broken).unlink()
     result = package.check(root)
-    run = with_sizes(resolve(given_layers(None, None, None, [], {})), open_source(root))
+    source = open_source(root)
+    run = with_sizes(resolve(given_layers(None, None, None, [], {})), source, BadImages(len(source), 0.0))
     assert result.resolved.config.image_size == run.config.image_size
     assert result.resolved.origin == run.origin
     given = package.check(root, data={"image_size": [32, 32]}, model={"patch_size": 8})

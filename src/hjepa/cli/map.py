@@ -6,8 +6,8 @@ from pathlib import Path
 from hjepa.cli.root import app
 
 
-@app.command(name="map")
-def map_page(
+@app.command
+def map(
     run: str,
     images: str,
     *,
