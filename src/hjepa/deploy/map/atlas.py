@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hjepa.deploy.contact_sheet import for_people
 
@@ -35,8 +35,7 @@ def build_atlas(images: Iterable[np.ndarray | None], count: int) -> Atlas:
     for number, pixels in enumerate(images):
         if pixels is None:
             continue
-        picture = for_people(pixels)
-        picture.thumbnail((side, side))
+        picture = ImageOps.contain(for_people(pixels), (side, side))
         left, top = number % columns * side, number // columns * side
         sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
     file = io.BytesIO()

@@ -18,10 +18,9 @@
   const x = (i) => places[2 * i] / 65535;
   const y = (i) => 1 - places[2 * i + 1] / 65535;
   const size = () => ({ width: plane.clientWidth, height: plane.clientHeight });
-  const onScreen = (i) => {
-    const { width, height } = size();
-    return [(x(i) - view.x) * view.scale + width / 2, (y(i) - view.y) * view.scale + height / 2];
-  };
+  let room = { width: 1, height: 1 }; // asked for once a frame: each question makes the browser lay out the page
+  const onScreen = (i) =>
+    [(x(i) - view.x) * view.scale + room.width / 2, (y(i) - view.y) * view.scale + room.height / 2];
   // Pictures grow with the zoom, up to half as large again as they are.
   const sideNow = () => {
     const { width, height } = size();
@@ -35,14 +34,59 @@
     draw();
   }
 
+  // The atlas at half, a quarter ... of its size: ten thousand small pictures are drawn from small ones.
+  const atlases = [{ image: atlas, side: data.side }];
+  function makeSmaller() {
+    let last = atlases[0];
+    while (last.side > 8) {
+      const side = Math.max(6, Math.round(last.side / 2));
+      const canvas = document.createElement("canvas");
+      canvas.width = data.columns * side;
+      canvas.height = Math.ceil(count / data.columns) * side;
+      canvas.getContext("2d").drawImage(last.image, 0, 0, canvas.width, canvas.height);
+      last = { image: canvas, side };
+      atlases.push(last);
+    }
+    if (last.image !== atlas) {
+      const whole = last.image.getContext("2d").getImageData(0, 0, last.image.width, last.image.height);
+      tiny = { pixels: new Uint32Array(whole.data.buffer), width: whole.width, side: last.side };
+    }
+  }
+
+  // Pictures of a few pixels are copied by hand: a call of the canvas for each takes longer than its pixels.
+  let tiny = null;
+  let frame = null;
+  function drawTiny(shown, side) {
+    const { width, height } = map;
+    if (!frame || frame.width !== width || frame.height !== height) frame = context.createImageData(width, height);
+    const out = new Uint32Array(frame.data.buffer);
+    out.fill(0);
+    const step = tiny.side / side;
+    for (const [i, x, y] of shown) {
+      const from = Math.floor(i / data.columns) * tiny.side * tiny.width + (i % data.columns) * tiny.side;
+      const left = Math.round(x - side / 2), top = Math.round(y - side / 2);
+      for (let dy = Math.max(0, -top); dy < side && top + dy < height; dy++) {
+        const row = from + Math.floor(dy * step) * tiny.width, to = (top + dy) * width + left;
+        for (let dx = Math.max(0, -left); dx < side && left + dx < width; dx++) {
+          out[to + dx] = tiny.pixels[row + Math.floor(dx * step)];
+        }
+      }
+    }
+    context.putImageData(frame, 0, 0);
+  }
+
   function picture(target, i, left, top, side) {
     const column = i % data.columns, row = Math.floor(i / data.columns);
-    target.drawImage(atlas, column * data.side, row * data.side, data.side, data.side, left, top, side, side);
+    const pixels = side * (target === context ? window.devicePixelRatio || 1 : 1);
+    let from = atlases[0];
+    for (const each of atlases) if (each.side >= pixels) from = each;
+    target.drawImage(from.image, column * from.side, row * from.side, from.side, from.side, left, top, side, side);
   }
 
   function drawNow() {
     waiting = false;
-    const { width, height } = size();
+    room = size();
+    const { width, height } = room;
     const ratio = window.devicePixelRatio || 1;
     if (map.width !== Math.round(width * ratio) || map.height !== Math.round(height * ratio)) {
       map.width = Math.round(width * ratio);
@@ -51,13 +95,16 @@
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const side = sideNow();
-    const marked = [];
+    const byHand = tiny !== null && side * ratio <= 12;
+    const marked = [], small = [];
     for (let i = 0; i < count; i++) {
       const [left, top] = onScreen(i);
       if (left < -side || top < -side || left > width + side || top > height + side) continue;
       if (i === chosen || near.has(i)) marked.push([i, left, top]);
+      else if (byHand) small.push([i, left * ratio, top * ratio]);
       else picture(context, i, left - side / 2, top - side / 2, side);
     }
+    if (byHand) drawTiny(small, Math.round(side * ratio));
     for (const [i, left, top] of marked) {
       const larger = Math.max(1.3 * side, 24);
       picture(context, i, left - larger / 2, top - larger / 2, larger);
@@ -200,5 +247,5 @@
   document.getElementById("out").addEventListener("click", () => zoom(1 / 1.6, ...middle()));
   document.getElementById("all").addEventListener("click", showAll);
   new ResizeObserver(draw).observe(plane);
-  atlas.decode().then(showAll, showAll);
+  atlas.decode().then(makeSmaller).then(showAll, showAll);
 })();
