@@ -6,10 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hjepa.errors import UserError
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically: after a crash, either the old or the new text is there."""
     write_atomically(path, lambda beside: beside.write_text(text))
+
+
+def refuse_other_file(option: str, file: Path, head: str, command: str) -> None:
+    """Raise UserError if a file is there that does not begin with ``head``: it is not one that the command wrote."""
+    if file.exists() and (not file.is_file() or not file.read_bytes().startswith(head.encode())):
+        raise UserError(f"{option} {shown(file)}: exists, and {command} did not write it; name another file")
 
 
 def write_json(path: Path, value: Any) -> None:

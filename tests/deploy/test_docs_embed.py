@@ -32,11 +32,11 @@ def lines(language: str) -> list[str]:
 
 def test_every_command_of_one_process_runs(place):
     ran = [shlex.split(line)[1:] for line in lines("sh") if line.startswith("hjepa ")]
-    assert {words[0] for words in ran} == {"embed", "search", "duplicates"} and len(ran) == 5
+    assert {words[0] for words in ran} == {"embed", "search", "duplicates", "map"} and len(ran) == 6
     for words in ran:
         done = call(*words)
         assert done.returncode == 0, done.stderr
-    for name in ("vectors.npy", "vectors.parquet", "found.html", "duplicates.csv", "duplicates.html"):
+    for name in ("vectors.npy", "vectors.parquet", "found.html", "duplicates.csv", "duplicates.html", "map.html"):
         assert (place / name).stat().st_size > 30, name
 
 

@@ -39,7 +39,7 @@ def embed(
         Folder of a run; or any network of timm: a folder with config.json and model.safetensors, or timm:NAME, such as
         timm:vit_small_patch16_224, which timm downloads.
     images
-        A folder (searched recursively), a .txt or .csv list of paths, an .npz file of arrays, or the name of a dataset.
+        Anything that hjepa pretrain takes as DATA: a folder, a list, an archive, an array, or the name of a dataset.
     out
         File to write: .npy (an array that can be memory-mapped, with its rows in FILE.npy.rows.csv and the rest in
         FILE.npy.json), .parquet (path, level, vector, content_hash, error) or .csv.

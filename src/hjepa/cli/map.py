@@ -34,7 +34,7 @@ def map(
     method
         umap (needs pip install 'hjepa[map]'), pca, or auto: UMAP if it is installed.
     max_images
-        Largest number of images to draw; of more, those are drawn that are spread evenly.
+        Largest number of images to draw; if there are more, an evenly spaced subset is drawn.
     vectors
         File (.npy, .parquet or .csv) in which the vectors of IMAGES are kept, and found again next time.
     pooling

@@ -18,9 +18,10 @@ from hjepa.data.preflight import Kind, Preflight, channel_statistics, look_at_al
 from hjepa.data.sources import FileSource, ImageSource, open_unread
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
-from hjepa.files import shown, write_text
+from hjepa.files import refuse_other_file, shown, write_text
 from hjepa.setup.image_sizes import with_sizes
 
+LIST_COLUMNS = ("path", "problem", "detail")
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"})
 FAR_TOO_SMALL = 0.5  # of the size of the encoder's input: enlarged more than twice
 LONG = 4.0  # longer side over shorter side: a central crop loses three quarters
@@ -63,7 +64,7 @@ class Check:
         """Return a table of all images with a finding: path, problem and detail, as .csv."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("path", "problem", "detail"))
+        table.writerow(LIST_COLUMNS)
         for finding in self.findings:
             for index, detail in finding.images.items():
                 path: object = self.name(index)
@@ -131,6 +132,8 @@ def check(
         raise UserError(f"--workers {workers}: must be at least 1")
     if list_file is not None and not list_file.absolute().parent.is_dir():
         raise UserError(f"--list {list_file}: the folder {list_file.parent} does not exist; create it first")
+    if list_file is not None:
+        refuse_other_file("--list", list_file, ",".join(LIST_COLUMNS), "hjepa check")
     resolved = resolve(given_layers(recipe, None, None, options, settings))
     wanted = resolved.config.data.channels
     source = open_unread(data, wanted)

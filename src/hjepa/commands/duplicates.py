@@ -14,7 +14,7 @@ from hjepa.deploy.contact_sheet import Picture, Pictures, Section, write_contact
 from hjepa.deploy.duplicates import Calibration, Copy, Group, find_duplicates
 from hjepa.deploy.embed.loop import Progress
 from hjepa.errors import UserError
-from hjepa.files import shown, write_text
+from hjepa.files import refuse_other_file, write_text
 from hjepa.runs.run import Run
 
 LIST_COLUMNS = ("group", "action", "path", "similarity", "reason")
@@ -68,8 +68,7 @@ class Duplicates:
         """Write what to keep and what to drop, as .csv; raises UserError rather than replace another file."""
         file = Path(path).expanduser()
         head = ",".join(LIST_COLUMNS)
-        if file.exists() and (not file.is_file() or not file.read_bytes().startswith(head.encode())):
-            raise UserError(f"--list {shown(file)}: exists, and hjepa duplicates did not write it; name another file")
+        refuse_other_file("--list", file, head, "hjepa duplicates")
         text = io.StringIO(newline="")
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(LIST_COLUMNS)

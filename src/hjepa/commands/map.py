@@ -46,7 +46,7 @@ def map_images(
     level: str | int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Map:
-    """Write a page with a map of images; of more than ``max_images``, those are drawn that are spread evenly.
+    """Write a page with a map of images; if there are more than ``max_images``, an evenly spaced subset is drawn.
 
     ``images`` is an embedding file, or images that are embedded first; ``vectors`` keeps their vectors for next time.
     ``method`` is ``umap`` (needs umap-learn), ``pca``, or ``auto``. Raises UserError in one line.

@@ -21,7 +21,7 @@ from hjepa.runs import checkpoint as checkpoints
 from hjepa.runs.callback import TrainingCallback
 from hjepa.runs.folder import RunFolder
 from hjepa.runs.record import new_record, write_config, write_mask_statistics
-from hjepa.runs.resume import Resumed, read_run, refuse_other_images
+from hjepa.runs.resume import Resumed, read_run, refuse_other_depth, refuse_other_images
 from hjepa.runs.run import Run
 from hjepa.runs.session import Session
 from hjepa.setup.autoconfig import resize_of
@@ -74,6 +74,7 @@ def pretrain(
         with out_of_memory_in_words(resolved.config):
             parts = build(resolved, source, started=started)
             if before:
+                refuse_other_depth(before.resolved.config, parts.resolved.config)
                 session = Session(parts, folder, before.record, callback, started)
                 notices = _go_on(session, before)
             else:

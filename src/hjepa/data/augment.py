@@ -47,8 +47,8 @@ class ResizeToInput:
         if self.value_range is None:
             if image.dtype != np.uint8:
                 raise UserError(
-                    f"an image has more than 8 bits ({image.dtype}), and data.value_range is not set, as for images of "
-                    "8 bits: convert such images to 8 bits, or train with --data.value_range LOW,HIGH"
+                    f"an image has more than 8 bits ({image.dtype}), but the encoder is trained on images of 8 bits: "
+                    "convert it to 8 bits, or train another encoder on images of more than 8 bits"
                 )
             return image
         return to_unit(image, self.value_range)

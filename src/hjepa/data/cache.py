@@ -13,6 +13,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -205,8 +206,18 @@ class _Writer:
 def cache_key(reduction: Reduction, channels: int) -> str:
     """Return the name of a cache's folder: everything that the pixels depend on beside the files."""
     decoders = [features.version(name) for name in ("libjpeg_turbo", "jpg", "webp", "libtiff", "avif", "jpg_2000")]
-    parts = (VERSION, reduction, channels, pillow_version, *decoders)
+    # Whether one of these is installed decides how many bits are read.
+    packages = [installed_version(name) for name in ("imagecodecs", "tifffile", "pillow-heif")]
+    parts = (VERSION, reduction, channels, pillow_version, *decoders, *packages)
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an optional package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _stamp(path: Path) -> bytes | None:

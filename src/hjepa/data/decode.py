@@ -1,5 +1,7 @@
 """From a file to pixels: [H, W, C] with one channel for grey images, three for colour, and more for more bands."""
 
+import io
+import os
 import struct
 import threading
 import warnings
@@ -12,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
-from hjepa.data.encoded import ImageFile
+from hjepa.data.encoded import EncodedImage, ImageFile
 from hjepa.data.endings import begins_like_heic, heic_is_supported
 from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
 from hjepa.data.tiff import native, read_bands, tiff_header
@@ -49,6 +51,10 @@ def read_image(path: ImageFile, channels: int | None = None, reduction: Reductio
     ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
+    if isinstance(path, EncodedImage):  # opened several times below, and each time inflated and checked
+        with path.open() as held:
+            content = held.read()
+        path = EncodedImage(os.fspath(path), lambda: io.BytesIO(content))
     tiff = tiff_header(path)
     if tiff is not None and tiff.beyond_pillow(channels):
         return _reduced(read_bands(path, tiff, channels), reduction)

@@ -1,7 +1,7 @@
 """A random sample of the images of a source, always the same."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
@@ -20,6 +20,14 @@ def sampled_images(
     Which ones follows from ``what`` and the length of the source. Unreadable images are left out: whoever needs them
     reports them. ``images`` are those of ``source``, read as small as training reads them.
     """
-    for index in sample_of(len(source), size, what):
+    for _, image in sampled_by_number(source, sample_of(len(source), size, what), resize, images):
+        yield image
+
+
+def sampled_by_number(
+    source: ImageSource, numbers: Iterable[int], resize: ResizeToInput, images: Images | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield those images of ``numbers`` that can be read, each with its number."""
+    for index in numbers:
         with contextlib.suppress(UserError):
-            yield resized(source, [index], resize, images=images)
+            yield index, resized(source, [index], resize, images=images)

@@ -26,6 +26,11 @@ class TrainingImages:
     def __init__(self, source: ImageSource, reduction: Reduction, cache: str = "off") -> None:
         self.source, self.reduction, self.setting = source, reduction, cache
         self.cache: DecodedCache | None = None
+        if not isinstance(source, DiskSource) and cache not in ("auto", "off"):
+            raise UserError(
+                f"data.cache = {cache}: only images in files of their own are cached, and {source.name} has none: "
+                "omit it, or unpack the images into a folder"
+            )
         if not isinstance(source, DiskSource) or cache == "off":
             return
         self.root = default_root() if cache in ("auto", "on") else Path(cache).expanduser().absolute()

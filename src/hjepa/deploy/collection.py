@@ -13,7 +13,7 @@ from hjepa.deploy.embed.loop import EmbedLoop
 from hjepa.deploy.embed.plan import Plan
 from hjepa.deploy.embeddings import Embeddings
 from hjepa.deploy.encoders import PATCHES, OpenedEncoder
-from hjepa.deploy.reading import read_once
+from hjepa.deploy.reading import file_named, read_once
 from hjepa.errors import UserError
 from hjepa.evaluation.features import side_by_side
 from hjepa.files import shown
@@ -52,9 +52,10 @@ class Collection:
         return Pictures(self.source or self._source_of_file(), str(self.embeddings.metadata["images"]["folder"]))
 
     def _source_of_file(self) -> ImageSource | None:
-        """Return the images that an embedding file was made of, if they are no files and still the same."""
-        known = self.embeddings.metadata["images"]
-        if not self.embeddings.paths or self.embeddings.paths[0] != "image 0":
+        """Return the images that an embedding file was made of, if its paths lead nowhere and they are unchanged."""
+        known, paths = self.embeddings.metadata["images"], self.embeddings.paths
+        remote = known["source"].startswith("hf:") and not Path(known["source"][3:]).exists()
+        if remote or not paths or file_named(paths[0], str(known["folder"])) is not None:
             return None
         try:
             source = open_source(known["source"], self.encoder.channels)

@@ -186,6 +186,10 @@ class TimmTransform:
         from timm.data import create_transform
 
         self.channels = int(config["input_size"][0])
+        if self.channels not in (1, 3, 4):
+            raise UserError(
+                f"RUN: a timm model of {self.channels} channels; timm's transform takes 1, 3 or 4, pass the run itself"
+            )
         self.transform = create_transform(**{**config, "input_size": tuple(config["input_size"])})
 
     def __call__(self, image: np.ndarray) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from hjepa.config import Config
-from hjepa.data.sample import sampled_images
+from hjepa.data.sample import sampled_by_number
 from hjepa.data.sources import ImageSource
+from hjepa.data.survey import sample_of
 from hjepa.setup.autoconfig import resize_of
 from hjepa.training.batches import Batches
 from hjepa.training.content import NOT_MEASURED, Content, ContentProbe, Estimate, error_of_change
@@ -24,15 +25,18 @@ class ContentTracker:
         self.trainer = trainer
         self.probe: ContentProbe | None = None  # None before the images are read, and if there are none
         self.start: Content = NOT_MEASURED
+        self.numbers: list[int] = []  # of the images, the same before and after a resume, whatever was mended meanwhile
         self.step = 0  # of the last measurement
         self.line = self._line(NOT_MEASURED)
 
     def begin(self, source: ImageSource, batches: Batches, config: Config) -> None:
         """Read the images, and measure what an encoder knows of them that has not been trained."""
-        images = list(sampled_images(source, resize_of(config), IMAGES, "content", batches.images.images))
-        if not images:
+        numbers = self.numbers or sample_of(len(source), IMAGES, "content")
+        read = list(sampled_by_number(source, numbers, resize_of(config), batches.images.images))
+        if not read:
             return
-        self.probe = ContentProbe(torch.cat(images), batches.normalised)
+        self.numbers = [number for number, _ in read]
+        self.probe = ContentProbe(torch.cat([image for _, image in read]), batches.normalised)
         if self.trainer.step == 0:
             self.start = self.probe.measure(self.trainer.pooled_features)
 
@@ -44,7 +48,12 @@ class ContentTracker:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps as JSON."""
-        return {"step": self.step, "line": self.line, "start": [one.value for one in self.start]}
+        return {
+            "numbers": self.numbers,
+            "step": self.step,
+            "line": self.line,
+            "start": [one.value for one in self.start],
+        }
 
     def tensors(self) -> list[Tensor]:
         """Return what a checkpoint keeps as tensors, [n] per readout."""
@@ -52,7 +61,7 @@ class ContentTracker:
 
     def restore(self, state: dict[str, Any], tensors: list[Tensor]) -> None:
         """Take over the state of a checkpoint."""
-        self.step, self.line = state["step"], state["line"]
+        self.numbers, self.step, self.line = state["numbers"], state["step"], state["line"]
         self.start = Content(*(Estimate(*each) for each in zip(state["start"], tensors, strict=True)))
 
     def _line(self, now: Content) -> dict[str, float]:

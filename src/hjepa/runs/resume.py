@@ -159,3 +159,18 @@ def _newest_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
     if any(folder.checkpoints.glob("[!.]*")) or folder.encoder.exists():
         return checkpoints.load(folder.checkpoints / "last")
     return None
+
+
+def refuse_other_depth(before: Config, now: Config) -> None:
+    """Raise UserError if images are read with another number of bits than when a run began.
+
+    Packages that read all bits of 16-bit colours may have been installed or removed since.
+    """
+    was, is_now = before.data.value_range, now.data.value_range
+    if was == is_now:
+        return
+    bits, packages = ("8 bits", "installed") if was is None else ("all their bits", "removed")
+    raise UserError(
+        f"the run read these images with {bits}, and they are read otherwise now (hjepa[tiff] was {packages}): undo "
+        "that to resume, or start a new run"
+    )

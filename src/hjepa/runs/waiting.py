@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hjepa.config import Config
 from hjepa.data.augment import DRAWS
 from hjepa.data.loader import MicroBatchDataset
+from hjepa.data.sources import DiskSource
 from hjepa.data.survey import sample_of
 from hjepa.errors import UserError
 from hjepa.files import shown
@@ -51,8 +52,8 @@ class WaitingForImages:
     def _cache(self, epochs_left: float) -> str:
         """Return the end of a sentence on the cache; nothing if there is no reason to speak of one."""
         images = self.data.images
-        if images.cache is None and images.setting != "off":
-            return ""  # not files
+        if not isinstance(images.source, DiskSource):
+            return ""
         if images.is_cached:
             return "" if epochs_left < EPOCHS_WORTH_IT else self._filling()
         cost = self._measure()

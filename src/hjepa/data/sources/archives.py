@@ -138,7 +138,7 @@ def open_archive(file: Path, wanted: int | None = None) -> ArchiveSource:
     listed = zip_members(file, left_out) if zipped else tar_members(file, left_out)
     images = MemberList()
     for member in listed:
-        if is_image(_probe(files, member, zipped)):
+        if is_image(probe(files, member, zipped)):
             images.append(0, member)
         else:
             left_out[shown(PurePosixPath(member.name).suffix.lower())] += 1
@@ -233,7 +233,7 @@ def _short(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def _probe(archive: RangedFile, member: Member, zipped: bool) -> EncodedImage:
+def probe(archive: RangedFile, member: Member, zipped: bool) -> EncodedImage:
     """Return a member of which only the beginning is read, to see what it is."""
 
     def begin() -> BinaryIO:

@@ -72,8 +72,12 @@ class HuggingFaceSource(FileSource):
     def names_and_sizes(self) -> Iterator[tuple[str, int]]:
         """Yield the checksum and size of the images of a sample: rows have no names, and the paths of caches change."""
         for index in sample_of(len(self), SAMPLE, "fingerprint"):
-            content = self.paths[index].open("rb").read()
-            yield f"{zlib.crc32(content):08x}", len(content)
+            try:
+                content = self.paths[index].open("rb").read()
+            except (UserError, OSError):  # a row without an image: training skips it as any other unreadable one
+                yield "unreadable", -1
+            else:
+                yield f"{zlib.crc32(content):08x}", len(content)
 
 
 def open_hugging_face(spec: str, wanted: int | None = None) -> HuggingFaceSource:

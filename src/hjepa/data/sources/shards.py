@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hjepa.data.byte_ranges import RangedFile
-from hjepa.data.endings import ENDINGS
+from hjepa.data.endings import ENDINGS, is_image
 from hjepa.data.sources.archives import (
     ArchiveSource,
     Member,
     MemberList,
     Members,
+    probe,
     refuse_compressed_tar,
     refuse_empty,
     tar_members,
@@ -96,9 +97,14 @@ def _samples(shard: Path, left_out: Counter[str]) -> Iterator[tuple[Member, str 
             key, image, label = (folder, stem), None, None
         if ending == _LABEL:
             label = file.read(member.offset, member.size).decode("utf-8", "replace").strip()
-        elif f".{ending.rpartition('.')[2]}" in ENDINGS and image is None:
+        elif image is None and _shows_something(file, member, ending):
             image = member
         else:
             left_out[ending] += 1
     if image is not None:
         yield image, label
+
+
+def _shows_something(file: RangedFile, member: Member, ending: str) -> bool:
+    """Return whether a member is an image: by its last ending, which may follow others, or by its first bytes."""
+    return f".{ending.rpartition('.')[2]}" in ENDINGS or is_image(probe(file, member, zipped=False))

@@ -101,7 +101,8 @@ def _some(source: ImageSource, encoder: FrozenEncoder, kind: str, what: str) -> 
     raw = [_in_channels(read(source, place, bad), channels, source.name, kind) for place in places]
     if encoder.value_range is None and any(image.dtype != np.uint8 for image in raw):
         raise UserError(f"--images {source.name}: images have more than 8 bits, but this encoder was trained on 8 bits")
-    paths = [source.paths[place] if isinstance(source, FileSource) else None for place in places]
+    readable = isinstance(source, FileSource) and {*places} - {image.number for image in bad}
+    paths = [source.paths[p] if isinstance(source, FileSource) and readable and p in readable else None for p in places]
     files = [path if isinstance(path, Path) else None for path in paths]  # what lies in an archive is no file
     return CheckImages(raw, files, kind, f"{count} {what}")
 
