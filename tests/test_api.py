@@ -326,7 +326,7 @@ def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
     ],
 )
 def test_a_budget_chooses_the_recipe_unless_one_is_named(given, recipe, origin, monkeypatch):
-    monkeypatch.setattr("hjepa.commands.given.choose_device", lambda _: torch.device("cpu"))
+    monkeypatch.setattr("hjepa.setup.machine.choose_device", lambda _: torch.device("cpu"))
     small = {"width": 8, "heads": 2, "predictor_width": 8, "predictor_heads": 2, "predictor_depth": 1}
     small |= {"depth": 1, "levels": [0]}
     resolved, plan = hjepa.plan(pictures(), **given, model=small, optim={"batch_size": 4})
@@ -374,7 +374,7 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
 def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "hjepa.commands.given.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu")
+        "hjepa.setup.machine.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu")
     )
     given_layers(None, None, "20min", ["--train.device", "cpu"], {})
     given_layers(None, None, None, [], {"train": {"device": "cpu", "length": "20min"}})

@@ -237,7 +237,7 @@ CASES = {
     "reporting what is no run": ("report empty", r"^empty is not a run.*run\.json"),
     "unknown command": (
         "pretrian scenes",
-        r"pretrian.*Did you mean \"pretrain\"\?.*audit,.*evaluate,.*pretrain,.*hjepa --help",
+        r"pretrian.*Did you mean \"pretrain\"\?.*audit,.*evaluate,.*hjepa --help",
     ),
     "settings where there are none": ("doctor --optim.lr 1", r"--optim\.lr.*hjepa doctor --help"),
 }

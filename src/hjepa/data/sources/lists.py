@@ -109,7 +109,7 @@ def _refuse_without(file: Path, column: str, columns: Sequence[str]) -> None:
     inside = f"; {_for_images_inside(file)}" if is_table else ""
     raise UserError(
         f"{file} has no column 'path' ({', '.join(columns)}): {needed} path and, optionally, label; another column of "
-        f"paths is named as {file}:COLUMN{inside}"
+        f"paths is named as {file.name}:COLUMN{inside}"
     )
 
 
