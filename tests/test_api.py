@@ -373,9 +373,7 @@ def test_memory_that_runs_out_while_time_is_measured_is_one_line(words, monkeypa
 
 def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "hjepa.setup.machine.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu")
-    )
+    monkeypatch.setattr("hjepa.setup.machine.choose_device", lambda wanted: asked.append(wanted) or torch.device("cpu"))
     given_layers(None, None, "20min", ["--train.device", "cpu"], {})
     given_layers(None, None, None, [], {"train": {"device": "cpu", "length": "20min"}})
     given_layers(None, None, "20min", [], {})
