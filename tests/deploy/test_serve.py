@@ -313,7 +313,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(name, run, index, tmp_path
 
 
 @pytest.mark.slow
-def test_its_own_description_finds_no_fault_in_it(address):
+def test_its_own_description_finds_no_fault_in_it(address, tmp_path):
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--max-examples", "25"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
