@@ -12,7 +12,7 @@ WORDS = ("--batch-size", 4, "--precision", "float32")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "ending"), [("torchrun", "parquet"), ("torchrun", "npy"), ("accelerate", "csv")])
+@pytest.mark.parametrize(("launcher", "ending"), [("torchrun", "parquet"), ("torchrun", "npy"), ("torchrun", "csv")])
 def test_two_processes_equal_one(launcher, ending, tmp_path):
     run, photos = write_encoder(tmp_path / "run"), write_images(tmp_path / "photos", 19)
     (photos / "0014.png").write_bytes(b"no image")
