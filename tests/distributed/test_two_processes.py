@@ -22,10 +22,18 @@ def alone(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_two_processes_equal_one(launcher, alone, tmp_path):
+@pytest.mark.slow
+def test_accelerate_launches_the_command(alone, tmp_path):
+    """A single process: without MPI or cards, accelerate starts no more, whatever number it is given."""
+    done = launch("accelerate", tmp_path / "run", "pretrain", "scenes", *OPTIONS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, theirs = last_weights(tmp_path / "run"), last_weights(alone)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_two_processes_equal_one(alone, tmp_path):
     out = tmp_path / "run"
-    done = launch(launcher, out, "pretrain", "scenes", *OPTIONS)
+    done = launch("torchrun", out, "pretrain", "scenes", *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
     for one, two in zip(metrics(alone), metrics(out), strict=True):
         assert one["step"] == two["step"]
