@@ -25,7 +25,7 @@ class ContentTracker:
         self.trainer = trainer
         self.probe: ContentProbe | None = None  # None before the images are read, and if there are none
         self.start: Content = NOT_MEASURED
-        self.numbers: list[int] = []  # of the images, the same before and after a resume, whatever was mended meanwhile
+        self.numbers: list[int] = []  # of the images: the same after a resume, even if a bad one was repaired
         self.step = 0  # of the last measurement
         self.line = self._line(NOT_MEASURED)
 

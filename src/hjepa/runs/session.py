@@ -252,7 +252,8 @@ class Session:
         trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
         self.first_step = trainer.step
         self.health.queue.features = checkpoint.training["features"]
-        self.content.restore(state["content"], checkpoint.training["content"])
+        if "content" in state:  # missing in checkpoints of versions that measured it on other images
+            self.content.restore(state["content"], checkpoint.training["content"])
         bad = [BadImage(*image) for image in state.get("bad_images", [])]
         self.batches.images.bad.add(still_bad(self.source, bad))
         self.health.history.extend(state["health"])

@@ -22,7 +22,6 @@ class Batcher:
 
     def __init__(self, encode: Encode, *, batch_size: int, delay: float = 0.002) -> None:
         self.encode, self.batch_size, self.delay = encode, batch_size, delay
-        self.batches = self.images = 0
         self._waiting: queue.SimpleQueue[tuple[Tensor, Future[np.ndarray]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="hjepa-encode", daemon=True)
         self._thread.start()
@@ -56,8 +55,6 @@ class Batcher:
                 return
 
     def _encode(self, batch: Sequence[tuple[Tensor, "Future[np.ndarray]"]]) -> None:
-        self.batches += 1
-        self.images += len(batch)
         try:
             vectors = self.encode(torch.stack([image for image, _ in batch]))
         except Exception as error:  # noqa: BLE001  (whoever waits must get an answer, and the thread must go on)
