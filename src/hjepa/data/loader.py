@@ -214,8 +214,8 @@ def micro_batches(
             if isinstance(item, UserError):
                 raise item
             yield torch.as_tensor(item.images)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not _is_of_a_killed_worker(error, workers):
             raise
         raise UserError(
             "a loader worker was killed, probably because memory or /dev/shm is full: "
@@ -223,6 +223,17 @@ def micro_batches(
         ) from None
     finally:
         end()
+
+
+def _is_of_a_killed_worker(error: Exception, workers: int) -> bool:
+    """Return whether the loader failed because a worker is gone, not because of an image.
+
+    torch's notice of a dead child is a RuntimeError; whoever was just receiving a tensor from that child sees the
+    connection break first. Errors that a worker raised itself arrive as "Caught ... in DataLoader worker process".
+    """
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return workers > 0 and not str(error).startswith("Caught ")
 
 
 def _unchanged(item: Any) -> Any:
