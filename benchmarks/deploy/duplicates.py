@@ -1,5 +1,8 @@
 """Recall and precision of ``hjepa duplicates``: 2,000 test images of CIFAR-10 and 900 copies of some of them.
 
+``--part train`` takes training images instead, ``--pictures FOLDER`` the image files of a folder at their own size:
+the threshold for pixels was chosen on the test images, so those two are the pictures kept back.
+
 The copies are made here, not by the code that calibrates the threshold: re-encoded (JPEG, quality 60 to 95), resized
 (to 0.6 to 1.5 times the size, then JPEG of quality 90), cropped (5 % of both sides cut off, at a random place, as PNG).
 """
@@ -7,6 +10,7 @@ The copies are made here, not by the code that calibrates the threshold: re-enco
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +38,27 @@ def write_copy(pixels: np.ndarray, kind: str, random: np.random.Generator, file:
         image.crop((left, top, left + kept[1], top + kept[0])).save(file.with_suffix(".png"))
 
 
-def write_collection(folder: Path, data: Path, images: int, copied: int) -> None:
+def pictures_of_folder(folder: Path, most: int) -> list[np.ndarray]:
+    """Return the images of a folder on white, of different content each, in the order of their paths."""
+    found, seen = [], set()
+    for file in sorted(folder.rglob("*.png")) + sorted(folder.rglob("*.jpg")):
+        image = Image.open(file).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        pixels = np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+        if (content := pixels.tobytes()) not in seen:
+            seen.add(content)
+            found.append(pixels)
+    return found[:most]
+
+
+def write_collection(folder: Path, pictures: Sequence[np.ndarray], copied: int) -> None:
     """Write images as NUMBER.png and their copies as NUMBER-KIND.*."""
-    pixels = np.load(data)["test_images"][:images]
     random = np.random.default_rng(1)
-    for number, each in enumerate(pixels):
+    for number, each in enumerate(pictures):
         Image.fromarray(each).save(folder / f"{number:05}.png")
     for kind in KINDS:
-        for number in random.choice(images, copied, replace=False):
-            write_copy(pixels[number], kind, random, folder / f"{number:05}-{kind}")
+        for number in random.choice(len(pictures), copied, replace=False):
+            write_copy(pictures[number], kind, random, folder / f"{number:05}-{kind}")
 
 
 def write_random_init(run: Path, folder: Path) -> Path:
@@ -89,13 +105,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, required=True, help="a run pretrained on CIFAR-10")
     parser.add_argument("--data", type=Path, default=Path("data/cifar10.npz"))
+    parser.add_argument("--part", choices=("test", "train"), default="test", help="which images of CIFAR-10")
+    parser.add_argument("--pictures", type=Path, help="folder of .png and .jpg files, instead of CIFAR-10")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--copied", type=int, default=300, help="images copied in each way")
     parser.add_argument("--html", type=Path, help="page with the groups found by the trained encoder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "images").mkdir()
-        write_collection(Path(name) / "images", options.data, options.images, options.copied)
+        if options.pictures is None:
+            pictures = np.load(options.data)[f"{options.part}_images"][: options.images]
+        else:
+            pictures = pictures_of_folder(options.pictures, options.images)
+        print(f"{len(pictures)} pictures, {options.copied} copies of each kind\n")
+        write_collection(Path(name) / "images", pictures, options.copied)
         print(
             "| encoder | re-encoded | resized | cropped | correct pairs | threshold | its own calibration "
             "| false pairs | processor time |"

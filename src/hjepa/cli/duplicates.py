@@ -1,11 +1,13 @@
 """``hjepa duplicates`` on the command line."""
 
 import json as jsonlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from hjepa.cli.collection import CollectionOptions
 from hjepa.cli.root import app
 
 if TYPE_CHECKING:
@@ -21,11 +23,9 @@ def duplicates(
     *,
     threshold: str = "auto",
     pixels: bool = True,
-    list_: Annotated[Path | None, Parameter(name="--list")] = None,
+    list_file: Annotated[Path | None, Parameter(name="--list")] = None,
     html: Path | None = None,
-    vectors: Path | None = None,
-    pooling: str | None = None,
-    level: str | None = None,
+    collection: CollectionOptions | None = None,
     json: bool = False,
 ) -> None:
     """Find copies of images: byte for byte, re-encoded, resized or cropped by a few per cent. Nothing is deleted.
@@ -41,16 +41,10 @@ def duplicates(
         the images and takes the similarity that 99 % of the copies of each kind have to their originals.
     pixels
         Compare the pixels of similar images. With --no-pixels their vectors decide alone, by the --threshold you set.
-    list
+    list_file
         Write a .csv file that says of each image in a group whether to keep or to drop it.
     html
         Write a page with the pictures of each group.
-    vectors
-        File (.npy, .parquet or .csv) in which the vectors of IMAGES are kept, and found again next time.
-    pooling
-        Pooling of the vectors, as for hjepa embed.
-    level
-        Level of the vectors, as for hjepa embed; with all, the similarity is the mean over the levels.
     json
         Print the results as JSON.
     """
@@ -66,25 +60,23 @@ def duplicates(
             images,
             threshold=_number(threshold),
             pixels=pixels,
-            vectors=vectors,
-            pooling=pooling,
-            level=level,
+            **asdict(collection or CollectionOptions()),
             progress=shown,
             notice=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         )
     finally:
         shown.close()
-    if list_ is not None:
-        found.write_list(list_)
+    if list_file is not None:
+        found.write_list(list_file)
     if html is not None:
         found.write_html(html)
     if json:
         print(jsonlib.dumps(found.to_json()))
         return
-    for line in _in_words(found, several=list_ is None):
+    for line in _in_words(found, several=list_file is None):
         print(line)
-    if list_ is not None:
-        print(f"list       {list_}: what to keep and what to drop; nothing is deleted")
+    if list_file is not None:
+        print(f"list       {list_file}: what to keep and what to drop; nothing is deleted")
     if html is not None:
         print(f"pictures   {html}")
 

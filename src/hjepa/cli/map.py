@@ -1,8 +1,10 @@
 """``hjepa map`` on the command line."""
 
 import json as jsonlib
+from dataclasses import asdict
 from pathlib import Path
 
+from hjepa.cli.collection import CollectionOptions
 from hjepa.cli.root import app
 
 
@@ -14,9 +16,7 @@ def map(
     html: Path,
     method: str = "auto",
     max_images: int = 10_000,
-    vectors: Path | None = None,
-    pooling: str | None = None,
-    level: str | None = None,
+    collection: CollectionOptions | None = None,
     json: bool = False,
 ) -> None:
     """Write a page with a map of a collection, on which similar images lie near each other.
@@ -35,12 +35,6 @@ def map(
         umap (needs pip install 'hjepa[map]'), pca, or auto: UMAP if it is installed.
     max_images
         Largest number of images to draw; if there are more, an evenly spaced subset is drawn.
-    vectors
-        File (.npy, .parquet or .csv) in which the vectors of IMAGES are kept, and found again next time.
-    pooling
-        Pooling of the vectors, as for hjepa embed.
-    level
-        Level of the vectors, as for hjepa embed.
     json
         Print the summary as one line of JSON.
     """
@@ -56,9 +50,7 @@ def map(
             html,
             method=method,
             max_images=max_images,
-            vectors=vectors,
-            pooling=pooling,
-            level=level,
+            **asdict(collection or CollectionOptions()),
             progress=shown,
         )
     finally:

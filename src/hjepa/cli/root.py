@@ -11,6 +11,7 @@ app = App(
     help="Pretrain image encoders on your own unlabelled images, and find out whether it worked.",
     version=__version__,
     version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=()),  # an --empty-query says nothing
 )
 
 Settings = Annotated[list[str], Parameter(parse=False)]

@@ -1,8 +1,10 @@
 """``hjepa search`` on the command line."""
 
 import json as jsonlib
+from dataclasses import asdict
 from pathlib import Path
 
+from hjepa.cli.collection import CollectionOptions
 from hjepa.cli.root import app
 
 
@@ -13,11 +15,9 @@ def search(
     *,
     query: list[Path],
     top: int = 10,
-    vectors: Path | None = None,
-    pooling: str | None = None,
-    level: str | None = None,
     exact_up_to: int = 2_000_000,
     html: Path | None = None,
+    collection: CollectionOptions | None = None,
     json: bool = False,
 ) -> None:
     """Find the images most similar to a query image, by the cosine similarity of their vectors.
@@ -32,12 +32,6 @@ def search(
         Image file to search for. The option may be repeated.
     top
         Number of images to find.
-    vectors
-        File (.npy, .parquet or .csv) in which the vectors of IMAGES are kept, and found again next time.
-    pooling
-        Pooling of the vectors, as for hjepa embed.
-    level
-        Level of the vectors, as for hjepa embed; with all, the similarity is the mean over the levels.
     exact_up_to
         In collections of more images than this, search approximately with usearch (pip install 'hjepa[search]').
     html
@@ -57,9 +51,7 @@ def search(
             images,
             query,
             top=top,
-            vectors=vectors,
-            pooling=pooling,
-            level=level,
+            **asdict(collection or CollectionOptions()),
             exact_up_to=exact_up_to,
             progress=shown,
         )
