@@ -113,7 +113,7 @@ def _in_words(found: "Duplicates", *, several: bool) -> list[str]:
         lines.append(f"threshold  {found.threshold:.4f} of vectors alone; pixels were not compared")
         return lines
     parts = ", ".join(f"{kind} {part:.1%}" for kind, part in known.found.items())
-    lines.append(f"threshold  {found.threshold:.4f} for vectors, then 0.9 for pixels")
+    lines.append(f"threshold  {found.threshold:.4f} for vectors; of those pairs, pixels decide")
     lines.append(
         f"calibrated on copies made of {known.images:,} of these images; found: {parts}; "
         f"{known.false_pairs:,} false pairs with {known.others:,} other images"

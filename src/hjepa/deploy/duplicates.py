@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hjepa.deploy.alignment import SAME_PICTURE, picture_correlations, picture_thumbnail
+from hjepa.deploy.alignment import picture_agreement, picture_thumbnail
 from hjepa.deploy.collection import Collection
 from hjepa.deploy.contact_sheet import Pictures
 from hjepa.deploy.copies import KINDS, make_copy
@@ -25,7 +25,9 @@ class Copy:
 
     index: int
     similarity: float  # cosine similarity to the kept image
-    pixels: float | None  # agreement of pixels with the kept image; None if they were not compared, or are the same
+    pixels: (
+        float | None
+    )  # correlation of gradients with the kept image; None if they were not compared, or are the same
     exact: bool  # the same file content as the kept image
 
 
@@ -102,8 +104,7 @@ def find_duplicates(
         raise UserError("--no-pixels: vectors alone have no threshold that fits all encoders; set --threshold 0.99")
     pairs, similarities = _best_pairs(vectors[unique], chosen, notice)
     pairs = unique[pairs]
-    agreement = _agreement(pairs, thumbnails) if pixels else np.ones(len(pairs), dtype=np.float32)
-    same = agreement >= SAME_PICTURE
+    same, agreement = _compared(pairs, thumbnails) if pixels else (np.ones(len(pairs), dtype=bool), np.ones(len(pairs)))
     links: dict[int, dict[int, tuple[float, float | None]]] = defaultdict(dict)
     for (one, two), similarity, agrees in zip(pairs[same], similarities[same], agreement[same], strict=True):
         facts = (float(similarity), float(agrees) if pixels else None)
@@ -167,13 +168,15 @@ def _best_pairs(vectors: np.ndarray, threshold: float, notice: Callable[[str], N
     return pairs, similarities
 
 
-def _agreement(pairs: np.ndarray, thumbnails: Thumbnails) -> np.ndarray:
-    """Return how far the pixels of each pair agree, float32 [p]."""
-    found = [np.empty(0, dtype=np.float32)]
+def _compared(pairs: np.ndarray, thumbnails: Thumbnails) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pairs show the same picture, bool [p], and how far their gradients agree, float32 [p]."""
+    same, gradients = [np.empty(0, dtype=bool)], [np.empty(0, dtype=np.float32)]
     for start in range(0, len(pairs), _BATCH):
         some = pairs[start : start + _BATCH]
-        found.append(picture_correlations(*([thumbnails[int(index)] for index in column] for column in some.T)))
-    return np.concatenate(found)
+        found = picture_agreement(*([thumbnails[int(index)] for index in column] for column in some.T))
+        same.append(found.same_picture)
+        gradients.append(found.gradients)
+    return np.concatenate(same), np.concatenate(gradients)
 
 
 class _MadeCopies:
@@ -227,8 +230,8 @@ def _count_found(
         if not close:
             continue
         thumbnail = picture_thumbnail(made[number])
-        agreement = picture_correlations([thumbnail] * len(close), [made.thumbnails[index] for index in close])
-        same = {index for index, agrees in zip(close, agreement, strict=True) if agrees >= SAME_PICTURE}
+        agreement = picture_agreement([thumbnail] * len(close), [made.thumbnails[index] for index in close])
+        same = {index for index, agrees in zip(close, agreement.same_picture, strict=True) if agrees}
         hits[number] = original in same
         calibration.false_pairs += len(same - {original} - set(links.get(original, {})))
     calibration.found = {kind: float(hits[place :: len(KINDS)].mean()) for place, kind in enumerate(KINDS)}
