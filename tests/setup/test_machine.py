@@ -1,6 +1,7 @@
 """What is set up on the machine really happens."""
 
 import itertools
+import re
 import subprocess
 import sys
 
@@ -89,3 +90,18 @@ def test_a_format_that_the_processor_lacks_is_told_by_a_small_product(monkeypatc
     """One that runs at 1 GFLOP/s took 16 seconds at each start, at the size that suits the others."""
     monkeypatch.setattr(machine.time, "perf_counter", itertools.count().__next__)  # every product takes a second
     assert machine.matmul_speed(torch.bfloat16) == pytest.approx(2 * 128**3 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("threads", "policy", "said"), [(1, None, r"1$"), (2, "passive", "2; .* sleep"), (2, None, "2; .* spin.*PASS")]
+)
+def test_a_plan_says_what_threads_do_while_they_wait(threads, policy, said, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    torch.set_num_threads(threads)
+    try:
+        assert re.match(said, machine.threads_in_words(), flags=re.IGNORECASE)
+    finally:
+        torch.set_num_threads(before)

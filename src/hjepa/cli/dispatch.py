@@ -18,8 +18,8 @@ def _let_idle_threads_sleep() -> None:
     """Have OpenMP's threads sleep while they wait for each other, unless the environment says otherwise.
 
     By default they spin, and beside another busy process the one that is waited for does not get the processor: two
-    threads then take several times as long as one (benchmarks/results/threads.md). OpenMP reads the variable when torch
-    is loaded, so not later than here, and nothing is set in a program that only imports hjepa.
+    threads then take several times as long as one (benchmarks/results/speed/threads.md). OpenMP reads the variable when
+    torch is loaded, so not later than here, and nothing is set in a program that only imports hjepa.
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -115,7 +115,7 @@ def _print_plan(resolved: Any, plan: Any, *, json: bool) -> None:
         return
     print(dump(resolved))
     for name, value in plan.to_json().items():
-        shown = "never" if value is None else f"{value:,}"
+        shown = "never" if value is None else value if isinstance(value, str) else f"{value:,}"
         print(f"{name.replace('_', ' '):<28} {shown}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -74,18 +75,36 @@ class ContextEncoder(nn.Module):
         return [self.vit.norm(tokens) for tokens in outputs[-last:]]
 
     def embed(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Embed patches, add position embeddings and keep the visible patches: [B, V, D], B rows of ``visible``."""
+        """Embed the visible patches (all by default) and add position embeddings: [B, V, D], B rows of ``visible``."""
+        if visible is not None and len(visible) * visible.shape[1] < len(images) * self._patches(images):
+            return self._embed_visible(images, visible)
         patches = self.vit.patch_embed(images)  # [B, GH, GW, D]
         table = self._position_table((patches.shape[1], patches.shape[2]))
         # Under autocast the patches are 16-bit, but the table is not: the sum, and with it the residual stream,
         # stays in float32. In bfloat16, positions of size 1 would swallow what a block adds (docs/decisions/0007).
         tokens = patches.flatten(1, 2) + table  # [B, N, D]
         if visible is not None:
-            # An image is embedded once, however many rows it has.
+            # Several rows of an image see more patches than it has: each is embedded once.
             of_images = visible.reshape(len(images), -1)  # [images, rows * V]
             tokens = tokens.gather(1, of_images[..., None].expand(-1, -1, tokens.shape[-1]))
             tokens = tokens.reshape(*visible.shape, -1)
         return tokens
+
+    def _embed_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Embed the visible patches alone: the same sums as the convolution's, without those of hidden patches."""
+        side, projection = self.patch_size, self.vit.patch_embed.proj
+        grid = self.grid((images.shape[-2], images.shape[-1]))
+        cut = images.unflatten(3, (grid[1], side)).unflatten(2, (grid[0], side))  # [images, C, GH, side, GW, side]
+        pixels = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [images, N, C * side**2]
+        of_images = visible.reshape(len(images), -1)  # [images, rows * V]
+        seen = pixels.gather(1, of_images[..., None].expand(-1, -1, pixels.shape[-1]))
+        patches = F.linear(seen, projection.weight.flatten(1), projection.bias)
+        return patches.reshape(*visible.shape, -1) + self._position_table(grid)[0][visible]
+
+    def _patches(self, images: Tensor) -> int:
+        """Return N, the number of patches of an image."""
+        height, width = self.grid((images.shape[-2], images.shape[-1]))
+        return height * width
 
     def _position_table(self, grid: tuple[int, int]) -> Tensor:
         """Return [1, N, D] for a grid: the stored table, or one computed for another image size."""

@@ -14,15 +14,23 @@ class QueryOnlyBlock(Block):  # type: ignore[misc]  # timm has no types
     """The last block of the predictor: computes outputs for the mask tokens (the queries) only.
 
     The outputs at context tokens would be discarded, so they are not computed; context tokens serve as keys and values.
-    Same parameters and same numbers as timm's ``Block``, without two thirds of the work on context tokens. Only for
+    Same parameters and same numbers as timm's ``Block``, without five sixths of the work on context tokens. Only for
     plain blocks: no gates, norms inside attention, layer scale or dropout.
     """
 
     def forward(self, tokens: Tensor, num_queries: int) -> Tensor:
         """Return the block's outputs [B, num_queries, D] for the last ``num_queries`` of tokens [B, N, D]."""
-        attn = self.attn
-        qkv = attn.qkv(self.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = qkv[0][:, :, -num_queries:], qkv[1], qkv[2]  # [B, heads, N, D / heads]
+        attn, normed = self.attn, self.norm1(tokens)
+        width = normed.shape[2]
+        # Rows of one matrix: queries are asked of the mask tokens only, keys and values of all.
+        (of_queries, of_others), (bias, other_biases) = (
+            part.split([width, 2 * width]) for part in (attn.qkv.weight, attn.qkv.bias)
+        )
+        queries = (
+            F.linear(normed[:, -num_queries:], of_queries, bias).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+        )
+        both = F.linear(normed, of_others, other_biases).unflatten(2, (2, attn.num_heads, -1))
+        keys, values = both.permute(2, 0, 3, 1, 4).unbind()  # [B, heads, N, D / heads]
         if attn.fused_attn:
             found = F.scaled_dot_product_attention(queries, keys, values)
         else:

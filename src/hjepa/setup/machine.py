@@ -112,6 +112,16 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def threads_in_words() -> str:
+    """Return the number of threads and what they do while they wait for each other (benchmarks/speed/threads.py)."""
+    count = torch.get_num_threads()
+    if count == 1:
+        return "1"
+    sleeps = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    waiting = "sleep" if sleeps else "spin, which is slow beside other work unless OMP_WAIT_POLICY=passive is set"
+    return f"{count}; while they wait they {waiting}"
+
+
 def memory_gb() -> float:
     """Return the memory this process uses now, in GiB."""
     return float(psutil.Process().memory_info().rss) / 2**30

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hjepa.setup.build import Parts
-from hjepa.setup.machine import peak_memory_gb
+from hjepa.setup.machine import peak_memory_gb, threads_in_words
 from hjepa.setup.memory import estimate_memory_gb
 from hjepa.setup.timing import time_steps
 from hjepa.training.schedules import half_life_images
@@ -25,6 +25,7 @@ class Plan:
     context_tokens: int
     target_tokens: int
     momentum_half_life_images: int | None  # None: never, the momentum is 1
+    threads: str  # of the processor: how many, and what they do while they wait for each other
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name."""
@@ -48,4 +49,5 @@ def plan_of(parts: Parts) -> Plan:
         context_tokens=step.context_tokens,
         target_tokens=step.target_tokens,
         momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
+        threads=threads_in_words(),
     )

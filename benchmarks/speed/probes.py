@@ -1,7 +1,7 @@
 """Probes of `hjepa evaluate` on the same features: scikit-learn's solver, as it was used before, and ours.
 
-Usage:  python benchmarks/evaluate_speed.py [--train cifar10:train] [--test cifar10:test] [--rows 5000]
-            > benchmarks/results/evaluate_speed.md
+Usage:  python benchmarks/speed/probes.py [--train cifar10:train] [--test cifar10:test] [--rows 5000]
+            > benchmarks/results/speed/probes.md
 
 Features are the average-pooled tokens of an untrained encoder (192 wide, 6 blocks) and raw pixels. Figures are CPU
 seconds of one thread, because other processes may share the machine; the two solvers take turns.
@@ -124,7 +124,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     torch.set_num_threads(1)
     sets_of, milliseconds = features(options.train, options.test, options.rows)
-    print("# Speed of the probes\n\n`python benchmarks/evaluate_speed.py`\n")
+    print("# Speed of the probes\n\n`python benchmarks/speed/probes.py`\n")
     print(
         f"{options.train}, {options.rows:,} training and {options.rows // 5:,} test images; CPU seconds of one thread "
         f"on a machine of {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f}, torch {torch.__version__}. "

@@ -1,8 +1,8 @@
-"""The yardstick for speed and memory: I-JEPA as a plain training loop, with hand-written attention.
+"""The yardstick: I-JEPA as a plain training loop, written from the paper, as the released code does its work.
 
-No library of ours, no logging, no health measures: what a careful person writes in an afternoon. It does
-the work of the recipe ijepa-code-fashion: same sizes, same batch, same numbers of tokens (it is handed
-images and masks). Used by fashion_speed.py.
+Joint predictor, context repeated for every block, attention written out, average in a Python loop. No library of ours,
+no logging, no health measures: what a careful person writes in an afternoon. It is handed images and masks, so it has
+the same work as the product (arXiv:2301.08243, section 3 and appendix A).
 """
 
 import copy
@@ -11,10 +11,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-WIDTH, DEPTH, HEADS = 192, 6, 3
-NARROW, PREDICTOR_DEPTH = 96, 4
-PATCH, SIDE = 4, 8
 
 
 class Attention(nn.Module):
@@ -42,11 +38,11 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def table(width: int) -> Tensor:
+def table(width: int, side: int) -> Tensor:
     frequency = 10000 ** -(torch.arange(width // 4) / (width // 4))
-    angle = torch.outer(torch.arange(SIDE).float(), frequency)
+    angle = torch.outer(torch.arange(side).float(), frequency)
     axis = torch.cat([angle.sin(), angle.cos()], 1)
-    return torch.cat([axis.repeat(SIDE, 1), axis.repeat_interleave(SIDE, 0)], 1)
+    return torch.cat([axis.repeat(side, 1), axis.repeat_interleave(side, 0)], 1)
 
 
 def pick(x: Tensor, index: Tensor) -> Tensor:
@@ -54,12 +50,12 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int, depth: int, heads: int, patch: int, side: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.register_buffer("table", table(WIDTH))
-        self.blocks = nn.ModuleList(Block(WIDTH, HEADS) for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.register_buffer("table", table(width, side))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2) + self.table
@@ -70,13 +66,13 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, outside: int, width: int, depth: int, heads: int, side: int) -> None:
         super().__init__()
-        self.narrow, self.widen = nn.Linear(WIDTH, NARROW), nn.Linear(NARROW, WIDTH)
-        self.mask_token = nn.Parameter(torch.zeros(NARROW))
-        self.register_buffer("table", table(NARROW))
-        self.blocks = nn.ModuleList(Block(NARROW, HEADS) for _ in range(PREDICTOR_DEPTH))
-        self.norm = nn.LayerNorm(NARROW, eps=1e-6)
+        self.narrow, self.widen = nn.Linear(outside, width), nn.Linear(width, outside)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.register_buffer("table", table(width, side))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, context: Tensor, visible: Tensor, targets: Tensor) -> Tensor:
         seen = self.narrow(context) + self.table[visible]
@@ -90,14 +86,25 @@ class Predictor(nn.Module):
 class PlainLoop:
     """Student, predictor, teacher, AdamW; ``step(images, visible, targets)`` does one step."""
 
-    def __init__(self, total_steps: int, *, autocast: torch.dtype | None = torch.bfloat16) -> None:
-        self.autocast = autocast
+    def __init__(
+        self,
+        *,
+        encoder: tuple[int, int, int],
+        predictor: tuple[int, int, int],
+        patch: int,
+        side: int,
+        total_steps: int,
+        device: torch.device,
+        autocast: torch.dtype | None,
+    ) -> None:
+        """``encoder`` and ``predictor`` are (width, depth, heads); ``side`` is the side of the patch grid."""
+        self.autocast, self.device = autocast, device
         torch.manual_seed(0)
-        self.student, self.predictor = Encoder(), Predictor()
+        self.student = Encoder(*encoder, patch, side).to(device)
+        self.predictor = Predictor(encoder[0], *predictor, side).to(device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.trained = [*self.student.parameters(), *self.predictor.parameters()]
-        decay = [p for p in self.trained if p.ndim > 1]
-        plain = [p for p in self.trained if p.ndim == 1]
+        trained = [*self.student.parameters(), *self.predictor.parameters()]
+        decay, plain = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim == 1]
         groups = [{"params": decay, "weight_decay": 0.04}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-3)
         self.number, self.total = 0, total_steps
@@ -107,9 +114,10 @@ class PlainLoop:
         lr = 1e-3 * min(1.0, (self.number + 1) / (0.1 * self.total)) * 0.5 * (1 + math.cos(math.pi * share))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             with torch.no_grad():
-                full = F.layer_norm(self.teacher(images).float(), (WIDTH,))
+                full = self.teacher(images).float()
+                full = F.layer_norm(full, (full.shape[-1],))
                 wanted = pick(full, targets.flatten(1)).unflatten(1, targets.shape[1:])
             predicted = self.predictor(self.student(images, visible), visible, targets)
         loss = F.smooth_l1_loss(predicted.float(), wanted)

@@ -1,6 +1,6 @@
 """Microseconds per image to draw masks: ours beside lightly's ``IJEPAMaskCollator``, same mask settings.
 
-    OMP_NUM_THREADS=1 python benchmarks/mask_speed.py [--grid 14] [--batch 256] [--repeats 200] [--json]
+    OMP_NUM_THREADS=1 python benchmarks/speed/masks.py [--grid 14] [--batch 256] [--repeats 200] [--json]
 
 lightly is optional and not a dependency: ``pip install lightly`` (beside torch and torchvision) to compare.
 Timed is processor time, with one thread: a busy machine stretches wall time, that of long calls most.

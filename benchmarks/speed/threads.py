@@ -1,6 +1,6 @@
 """Two threads beside a busy process: what a step takes with sleeping and with spinning OpenMP threads.
 
-Usage:  python benchmarks/threads.py [--rounds 3] > benchmarks/results/threads.md
+Usage:  python benchmarks/speed/threads.py [--rounds 3] > benchmarks/results/speed/threads.md
 
 Every figure is `hjepa pretrain scenes --recipe hjepa-tiny --plan`, a process of its own; all settings take turns in
 every round. ``hjepa`` lets waiting threads sleep; "as torch does" loads torch first, so that they spin.
@@ -67,7 +67,7 @@ if __name__ == "__main__":
         for case in CASES:
             taken[case].append(seconds_per_step(*case))
     alone = statistics.median(taken["hjepa", 1, False])
-    print("# Two threads beside a busy process\n\n`python benchmarks/threads.py`\n")
+    print("# Two threads beside a busy process\n\n`python benchmarks/speed/threads.py`\n")
     print(f"{os.cpu_count()} cores, torch {torch.__version__}; median of {rounds} rounds and range.\n")
     print("| start | threads | beside a busy process | seconds per step | speed relative to one thread alone |")
     print("|---|---|---|---|---|")
