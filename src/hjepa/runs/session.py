@@ -267,8 +267,14 @@ class Session:
     def _write_encoder(self) -> None:
         encoder = self.trainer.model.target_encoder.encoder
         data = self.config.data
-        preprocess = {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std}
+        preprocess: dict[str, Any] = {
+            "image_size": list(self.config.image_size),
+            "fit": data.fit,
+            "mean": data.mean,
+            "std": data.std,
+        }
         preprocess |= {"value_range": data.value_range} if data.value_range else {}
+        preprocess |= {"pages": data.pages} if data.pages != "first" else {}
         card = encoder_card(
             encoder,
             preprocess,
