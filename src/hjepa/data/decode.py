@@ -4,9 +4,9 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -122,26 +122,27 @@ def header_of(file: Image.Image) -> Header:
 def opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image of the user's own: of any size, and without Pillow's warnings."""
     # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only.
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = _open(path)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    with image:
+    with ExitStack() as held_open:
+        file = path if isinstance(path, Path) else held_open.enter_context(path.open())
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = held_open.enter_context(_open(path, file))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
         if isinstance(path, Page) and path.frame:
             image.seek(path.frame)
         yield image
 
 
-def _open(path: ImageFile) -> Image.Image:
+def _open(path: ImageFile, file: Path | BinaryIO) -> Image.Image:
     try:
-        return Image.open(path if isinstance(path, Path) else path.open())
+        return Image.open(file)
     except UnidentifiedImageError:
         if missing := reader_missing(path):
             raise ValueError(missing) from None
-        return Image.open(path if isinstance(path, Path) else path.open())
+        return Image.open(file)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:

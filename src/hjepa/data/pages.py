@@ -114,7 +114,7 @@ def page_places(path: ImageFile) -> list[int]:
                 return _directories(file) or [0]
         if not _may_be_animated(start):
             return [0]
-        with Image.open(path if not isinstance(path, EncodedImage) else path.open()) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return [0] * max(1, getattr(image, "n_frames", 1)) if image.format in _ANIMATED else [0]
     except UserError:
         return [0]
