@@ -50,7 +50,9 @@ STACKS = {
 def test_every_page_is_read_as_tifffile_reads_it(name, tmp_path):
     values, options = STACKS[name]
     write(tmp_path / "a.tif", values, **options)
-    wanted = values if name == "LZW in colour" else np.moveaxis(values, 1, -1) if values.ndim == 4 else values[..., None]
+    wanted = (
+        values if name == "LZW in colour" else np.moveaxis(values, 1, -1) if values.ndim == 4 else values[..., None]
+    )
     source = open_source(tmp_path, pages="all")
     assert len(source) == len(values) and source.channels == wanted.shape[-1]
     assert all(np.array_equal(source[n], wanted[n]) for n in (len(values) - 1, 0, 2, 1))  # in any order

@@ -23,10 +23,10 @@ from hjepa.files import shown
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 GREY_MODES = frozenset({"1", "L", "LA"}) | DEEP_MODES
 
-# What Pillow raises on files that are cut short, mislabelled or hostile.
+# What Pillow raises on files that are cut short, mislabelled or hostile; RuntimeError is that of AVIF and JPEG XL.
 _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
-    struct.error, MemoryError,
+    struct.error, MemoryError, RuntimeError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # tag of EXIF
 _OPENING = threading.Lock()

@@ -1,5 +1,6 @@
 """TIFF files of more bands, or of deeper ones, than Pillow reads: microscopes and satellites."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +112,9 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
         raise UnreadableImage(
             f"{shown(path)} is {header}, which Pillow cannot read: pip install 'hjepa[tiff]', or convert it"
         ) from None
+    # Without a handler, its remarks on each damaged tag would be printed; what is wrong is said below, in one line.
+    if not (log := logging.getLogger("tifffile")).handlers:
+        log.addHandler(logging.NullHandler())
     try:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]

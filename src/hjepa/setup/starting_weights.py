@@ -98,7 +98,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
 
 def _read_file(file: Path, named: str) -> Any:
     if named.startswith("hf:"):
-        raise UserError(f"no such folder here: download it first (hf download {named[3:]} --local-dir FOLDER)")
+        raise UserError("no such folder here; download the model first: hf download NAME --local-dir FOLDER")
     if not file.is_file():
         raise UserError(f"does not exist; accepted: {ACCEPTED}")
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
