@@ -250,7 +250,7 @@ def _too_small(found: Preflight, size: int) -> list[Finding]:
 def _copies(source: ImageSource, found: Preflight) -> list[Finding]:
     groups = exact_groups(found.rows["digest"], found.rows["bytes"] > 0)
     images = {int(i): f"same as {image_name(source, int(group[0]))}" for group in groups for i in group[1:]}
-    text = "identical to an earlier one, byte for byte, so it counts twice"
+    text = "identical to an earlier one, so it counts twice"
     numbers = source.labels.get("label")
     if numbers is not None and (crossing := sum(len(set(numbers[group].tolist())) > 1 for group in groups)):
         text += f"; {crossing:,} of these pairs or groups have different labels"

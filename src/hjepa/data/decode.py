@@ -16,7 +16,7 @@ from hjepa.data.encoded import ImageFile, held
 from hjepa.data.endings import reader_missing
 from hjepa.data.pages import Page, number_of_pages
 from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
-from hjepa.data.tiff import native, read_bands, tiff_header
+from hjepa.data.tiff import native, read_bands, refuse_empty_promises, tiff_header
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
 
@@ -26,10 +26,11 @@ GREY_MODES = frozenset({"1", "L", "LA"}) | DEEP_MODES
 # What Pillow raises on files that are cut short, mislabelled or hostile; RuntimeError is that of AVIF and JPEG XL.
 _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
-    struct.error, MemoryError, RuntimeError,
+    struct.error, MemoryError, RuntimeError, OverflowError,
+    Image.DecompressionBombError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # tag of EXIF
-_OPENING = threading.Lock()
+_OPENING = threading.RLock()  # one image may be opened while another one is
 
 
 class Header(NamedTuple):
@@ -53,6 +54,8 @@ def read_image(path: ImageFile, channels: int | None = None, reduction: Reductio
     """
     path = path.held() if isinstance(path, Page) else held(path)  # it is opened several times below
     tiff = tiff_header(path)
+    if tiff is not None:
+        refuse_empty_promises(path, tiff)
     if tiff is not None and tiff.beyond_pillow(channels):
         return _reduced(read_bands(path, tiff, channels), reduction)
     try:
@@ -121,19 +124,28 @@ def header_of(file: Image.Image) -> Header:
 @contextmanager
 def opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image of the user's own: of any size, and without Pillow's warnings."""
-    # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only.
+    # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only;
+    # for an image beyond the limit until it is closed, because Pillow looks again when it decodes a TIFF.
     with ExitStack() as held_open:
         file = path if isinstance(path, Path) else held_open.enter_context(path.open())
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = held_open.enter_context(_open(path, file))
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        with _without_limit():
+            image = held_open.enter_context(_open(path, file))
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            held_open.enter_context(_without_limit())
         if isinstance(path, Page) and path.frame:
             image.seek(path.frame)
         yield image
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _open(path: ImageFile, file: Path | BinaryIO) -> Image.Image:

@@ -23,7 +23,7 @@ from hjepa.data.encoded import EncodedImage, ImageFile
 from hjepa.data.pages import Page, number_of_pages
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.survey import headers_read
-from hjepa.data.tiff import read_bands, tiff_header
+from hjepa.data.tiff import read_bands, refuse_empty_promises, tiff_header
 from hjepa.errors import UserError
 from hjepa.files import shown
 
@@ -260,6 +260,8 @@ class _Look:
 def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
     """Decode an image completely; a large JPEG at a smaller scale, which takes a fraction of the time."""
     tiff = tiff_header(image)
+    if tiff is not None:
+        refuse_empty_promises(image, tiff)
     if tiff is not None and tiff.beyond_pillow(channels):
         pixels = read_bands(image, tiff)
         values = f"float{tiff.bits}" if tiff.is_float else f"uint{tiff.bits}"

@@ -50,12 +50,12 @@ def _load(model: HJEPA, content: Any, heads: int | None) -> list[Matched]:
     if all(any(name.startswith(part) for name in map(str, content)) for part in (TARGET, CONTEXT, PREDICTOR)):
         encoder, predictor = (_below(content, part) for part in (TARGET, PREDICTOR))
         return [load_encoder(model, encoder, heads), load_predictor(model, predictor)]
-    predictor = content.get("predictor")
+    last = content.get("predictor")
     found = [part for part in map(content.get, ("target_encoder", "encoder")) if isinstance(part, Mapping)]
-    if isinstance(predictor, Mapping) and found:  # as released: every part of a DDP wrapper
-        encoder = encoder_of(flattened(found[0]))
-        if encoder is not None:
-            return [load_encoder(model, encoder, heads), load_predictor(model, without_prefix(predictor))]
+    if isinstance(last, Mapping) and found:  # as released: every part of a DDP wrapper
+        released = encoder_of(flattened(found[0]))
+        if released is not None:
+            return [load_encoder(model, released, heads), load_predictor(model, without_prefix(last))]
     state = encoder_of(flattened(content))
     if state is None:
         raise UserError(f"contains no vision transformer (no patch_embed.proj.weight); accepted: {ACCEPTED}")
@@ -100,7 +100,7 @@ def _read_file(file: Path, named: str) -> Any:
     if named.startswith("hf:"):
         raise UserError("no such folder here; download the model first: hf download NAME --local-dir FOLDER")
     if not file.is_file():
-        raise UserError(f"does not exist; accepted: {ACCEPTED}")
+        raise UserError(f"does not exist; pass a run folder or a weights file, or one of: {ACCEPTED}")
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
