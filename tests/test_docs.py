@@ -111,6 +111,8 @@ def test_every_command_on_the_page_of_your_images_runs(tmp_path, monkeypatch):
     shutil.make_archive("photos", "zip", ".", "photos")
     parquet.write_table(pyarrow.table({"file": [f"photos/{name}" for name in names]}), "list.parquet")
     np.save("images.npy", images.images)
+    pages = [Image.fromarray(image) for image in images.images]
+    pages[0].save("stack.tif", save_all=True, append_images=pages[1:])
     datasets.disable_progress_bars()
     datasets.load_dataset("imagefolder", data_dir="photos", split="train", cache_dir="cache").save_to_disk("saved")
     for shard in range(2):

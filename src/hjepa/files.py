@@ -46,5 +46,14 @@ def flush_to_disk(path: Path) -> None:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """Return a path for people and for text files: bytes that are not UTF-8 are written as ``\\xe9``."""
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a path for people and for text files, on one line.
+
+    Bytes that are not UTF-8, line breaks and other control characters are written as ``\\xe9``.
+    """
+    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    plain = character.isprintable() or ord(character) > 127
+    return character if plain else f"\\x{ord(character):02x}"

@@ -48,7 +48,7 @@ def test_a_sound_folder_is_called_sound_and_left_as_it_is(tmp_path):
     done = call("check", root, "--strict")
     assert done.returncode == 0 and done.stdout.endswith("nothing is wrong\n"), done.stdout + done.stderr
     assert "24 images" in done.stdout and "2 classes: cat (12), dog (12)" in done.stdout
-    assert "24  PNG RGB of 8 bits, 3 bands: used as it is" in done.stdout
+    assert "24  PNG, colour of 8 bits: used as it is" in done.stdout
     assert "WRONG" not in done.stdout and len(done.stdout.splitlines()) < 15
     assert tree(root) == before
 

@@ -57,6 +57,10 @@ def test_an_encoder_of_8_bits_does_not_guess_the_scale_of_deep_images(tmp_path):
     assert "value_range" not in json.loads((run / "encoder.json").read_text())["preprocess"]
     with pytest.raises(UserError, match=r"more than 8 bits \(uint16\)"):
         hjepa.evaluate(run, train=tmp_path / "frames", test=tmp_path / "frames", protocols="knn")
+    done = call("evaluate", run, "--train", tmp_path / "frames", "--test", tmp_path / "frames", "--protocols", "knn")
+    assert done.returncode == 2 and f"{tmp_path}/frames/cold/1.png: an image has more than 8 bits" in done.stderr
+    done = call("embed", run, tmp_path / "frames", "--out", tmp_path / "e.csv")
+    assert done.returncode == 2 and f"{tmp_path}/frames/cold/1.png: an image has more than 8 bits" in done.stderr
     with pytest.raises(UserError, match=r"uint16: pass uint8"):
         hjepa.load_encoder(run)(np.zeros((1, 1, 16, 16), np.uint16))
 

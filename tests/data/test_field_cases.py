@@ -277,14 +277,28 @@ def test_bands_that_cannot_be_mixed_are_named(tmp_path):
 # ---- huge files, odd names and endings, nothing to see ---------------------------------------------
 
 
-def test_a_huge_image_is_read_without_a_warning(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ending", ["png", "tif", "gif", "jpg", "webp"])
+def test_a_huge_image_is_read_without_a_warning(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # of 40 x 40: far beyond Pillow's second limit, too
-    save(tmp_path / "huge.png", pattern(0))
+    Image.fromarray(pattern(0)).save(
+        tmp_path / f"huge.{ending}", **({"compression": "tiff_lzw"} if ending == "tif" else {})
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         source = open_source(tmp_path)
         assert source[0].shape == (40, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 50
+
+
+@pytest.mark.parametrize("number", [258, 277])
+def test_a_header_whose_numbers_are_text_is_one_line(tmp_path, number):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in {256: 4, 257: 4, 258: 16, 262: 1, 277: 1}.items():
+        tags[tag] = value
+    tags.tagtype[number], tags[number] = 7, b"ab"
+    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + tags.tobytes(8) + bytes(99))
+    with pytest.raises(UserError, match=r"a\.tif: cannot decode"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_a_name_that_is_not_utf_8(tmp_path):

@@ -59,3 +59,31 @@ def test_a_damaged_one_is_named(folder):
         (folder / "b.heic").write_bytes(whole[:length])
         with pytest.raises(UnreadableImage, match=r"b\.heic: cannot decode"):
             read_image(folder / "b.heic")
+
+
+# The smallest JPEG XL image that its encoder makes of 8 x 8 grey pixels.
+JPEG_XL = bytes.fromhex("ff0a414050dc080800010044004b188b15c241014e230000000000000000")
+
+
+@pytest.mark.parametrize("ending", [".jxl", ""])
+def test_jpeg_xl_without_its_package_is_named(tmp_path, monkeypatch, ending):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    (tmp_path / f"a{ending}").write_bytes(JPEG_XL)
+    Image.new("L", (8, 8)).save(tmp_path / "b.png")
+    source = open_source(tmp_path)
+    assert len(source) == 1 and ("JPEG XL" in source.notices()[0]) == (ending == ".jxl")
+    with pytest.raises(UnreadableImage, match=r"a JPEG XL image, which is read with: pip install 'hjepa\[jxl\]'"):
+        read_image(tmp_path / f"a{ending}")
+
+
+def test_jpeg_xl_is_read_where_its_package_is(tmp_path):
+    pillow_jxl = pytest.importorskip("pillow_jxl")
+    assert pillow_jxl
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jxl", lossless=True)
+    (tmp_path / "b.bin").write_bytes(b"\xff\x0a is no image")
+    source = open_source(tmp_path)
+    assert len(source) == 1 and np.array_equal(source[0], pixels)
+    (tmp_path / "a.jxl").write_bytes((tmp_path / "a.jxl").read_bytes()[:100])
+    with pytest.raises(UnreadableImage, match=r"a\.jxl: cannot decode"):
+        read_image(tmp_path / "a.jxl")

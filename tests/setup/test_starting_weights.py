@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from transformers import IJepaConfig, IJepaModel
+from transformers import Dinov2Config, Dinov2Model, IJepaConfig, IJepaModel
 
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA, build_hjepa
@@ -86,7 +86,7 @@ def test_safetensors_of_timm(tmp_path):
     assert_equal(model, network.forward_features(IMAGES))
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "state dict in memory", "classifier"])
+@pytest.mark.parametrize("kind", ["folder", "hf:", "shards", "bin", "file", "state dict in memory", "classifier"])
 def test_hugging_face_ijepa(kind, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
@@ -95,13 +95,16 @@ def test_hugging_face_ijepa(kind, tmp_path):
         for parameter in network.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2)
         network.embeddings.position_embeddings.copy_(sincos_2d(32, GRID))
-    network.save_pretrained(tmp_path / "hf")
-    path = {"folder": "hf", "file": "hf/model.safetensors"}.get(kind, "memory.pt")
+    network.save_pretrained(tmp_path / "hf", max_shard_size="30KB" if kind == "shards" else "1GB")
+    path = {"file": "hf/model.safetensors", "state dict in memory": "memory.pt", "classifier": "memory.pt"}.get(kind)
     if path == "memory.pt":
         before = "ijepa." if kind == "classifier" else ""
         torch.save({before + name: tensor for name, tensor in network.state_dict().items()}, tmp_path / path)
+    if kind == "bin":
+        (tmp_path / "hf" / "model.safetensors").unlink()
+        torch.save(network.state_dict(), tmp_path / "hf" / "pytorch_model.bin")
     model = ours()
-    (matched,) = load_starting_weights(model, tmp_path / path)
+    (matched,) = load_starting_weights(model, ("hf:" if kind == "hf:" else "") + str(tmp_path / (path or "hf")))
     assert str(matched) == "encoder: 29 of 29 tensors matched"
     assert_equal(model, network(IMAGES).last_hidden_state)
 
@@ -221,11 +224,88 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_weights_of_a_checkpoint_load_as_the_run_does(tmp_path):
+def released(target: bool = True, **changes) -> dict:
+    """Return a checkpoint in the layout of the released ones, whose target encoder differs from the encoder."""
+    first, second = ours(seed=5, **changes), ours(seed=6, **changes)
+    parts = {"encoder": first.context_encoder.vit, "predictor": first.predictor}
+    parts |= {"target_encoder": second.target_encoder.encoder.vit} if target else {}
+    states = {part: {f"module.{k}": t for k, t in module.state_dict().items()} for part, module in parts.items()}
+    return states | {"opt": {"state": {}, "param_groups": []}, "scaler": None, "epoch": 300, "batch_size": 2048}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "said"),
+    [
+        ({}, {}, "encoder: 29 of 29 tensors matched; predictor: 32 of 32 tensors matched"),
+        ({}, {"channels": 1}, "encoder: 29 of 29 tensors matched; predictor: 32 of 32 tensors matched"),
+        ({}, {"image_size": (32, 24)}, "encoder: 28 of 29 .*positions stay fixed.*predictor: 32 of 32"),
+        ({}, {"predictor_depth": 3}, "encoder: 29 of 29 .*predictor: 0 of 44 .*starts anew, since predictor_blocks.2"),
+        ({"predictor_depth": 3}, {}, "predictor: 0 of 32 .*starts anew, since predictor_blocks.2"),
+    ],
+)
+def test_a_released_checkpoint(given, wanted, said, tmp_path):
+    content, model = released(**given), ours(**wanted)
+    torch.save(content, tmp_path / "IN1K-vit.h.14-300e.pth.tar")
+    found = load_starting_weights(model, tmp_path / "IN1K-vit.h.14-300e.pth.tar")
+    assert re.search(said, "; ".join(map(str, found)))
+    student, teacher = model.context_encoder.vit.state_dict(), model.target_encoder.encoder.vit.state_dict()
+    assert all(torch.equal(student[name], teacher[name]) for name in student)  # at step 0
+    loaded = content["target_encoder"]["module.blocks.1.mlp.fc1.weight"]
+    assert torch.equal(student["blocks.1.mlp.fc1.weight"], loaded)
+    if "32 of 32" in said:
+        weight = "predictor_blocks.0.attn.qkv.weight"
+        assert torch.equal(model.predictor.state_dict()[weight], content["predictor"][f"module.{weight}"])
+
+
+def test_a_run_gives_its_target_encoder_and_its_predictor(tmp_path):
     first, second = ours(seed=5), ours(seed=6)
+    with torch.no_grad():
+        for parameter in first.context_encoder.parameters():
+            parameter.add_(0.1)  # a run whose encoders have parted
     torch.save(first.state_dict(), tmp_path / "weights.pt")
-    assert [m.part for m in load_starting_weights(second, tmp_path / "weights.pt")] == [
-        "context_encoder", "predictor", "target_encoder.encoder",
-    ]  # fmt: skip
-    states = first.state_dict(), second.state_dict()
+    found = load_starting_weights(second, tmp_path / "weights.pt")
+    assert "; ".join(map(str, found)) == "encoder: 29 of 29 tensors matched; predictor: 32 of 32 tensors matched"
+    wanted = first.target_encoder.encoder.vit.state_dict()
+    for network in (second.context_encoder.vit, second.target_encoder.encoder.vit):
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
+    states = first.predictor.state_dict(), second.predictor.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_hugging_faces_dinov2_has_its_scales_folded_in(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    network = Dinov2Model(Dinov2Config(**sizes, layerscale_value=0.3)).eval()
+    network.save_pretrained(tmp_path)
+    model = ours()
+    load_starting_weights(model, tmp_path)
+    own, theirs_ = model.context_encoder.vit.state_dict(), network.state_dict()
+    scaled = theirs_["encoder.layer.1.mlp.fc2.weight"] * theirs_["encoder.layer.1.layer_scale2.lambda1"][:, None]
+    torch.testing.assert_close(own["blocks.1.mlp.fc2.weight"], scaled)
+    assert "layer_scale" not in str(load_starting_weights(ours(), tmp_path)[0])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_the_positions(kind, tmp_path):
+    torch.save({name: tensor.to(kind) for name, tensor in theirs().state_dict().items()}, tmp_path / "w.pth")
+    assert str(load_starting_weights(ours(), tmp_path / "w.pth")[0]) == "encoder: 29 of 29 tensors matched"
+
+
+def test_networks_that_compute_something_else_are_refused(tmp_path):
+    swin = {"patch_embed.proj.weight": torch.ones(8, 3, 4, 4), "layers.0.blocks.0.attn.qkv.weight": torch.ones(24, 8)}
+    broken = theirs().state_dict()
+    broken["norm.weight"][3] = torch.nan
+    for state, said in (
+        (theirs(qk_norm=True).state_dict(), r"blocks\.0\.attn\.q_norm\.weight does not exist"),
+        (broken, r"norm\.weight contains NaN"),
+        (swin, "no plain vision transformer"),
+    ):
+        torch.save(state, tmp_path / "w.pth")
+        assert re.search(said, refusal(tmp_path / "w.pth", ours()))
+
+
+def test_a_folder_of_hugging_face_that_is_incomplete_or_absent(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(UserError, match=r"model-00001-of-00002\.safetensors is missing"):
+        load_starting_weights(ours(), tmp_path)
+    with pytest.raises(UserError, match=r"^--init-from hf:nobody/nothing: no such folder here; download"):
+        load_starting_weights(ours(), "hf:nobody/nothing")

@@ -12,6 +12,13 @@ from cyclopts import Parameter
 
 from hjepa.cli.root import Settings, app
 
+# What Pillow's modes are called.
+WORDS = {
+    "1": "black and white", "L": "grey", "LA": "grey with transparency", "P": "palette", "PA": "palette",
+    "RGB": "colour", "RGBA": "colour with transparency", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "CIELAB",
+    "I": "grey", "I;16": "grey", "I;16B": "grey", "I;16L": "grey", "F": "grey, float",
+}  # fmt: skip
+
 
 @app.command
 def check(
@@ -76,18 +83,12 @@ def _screen(result: Any, data: str, list_file: Path | None) -> list[str]:
     facts = result.to_json()
     lines = [f"data       {facts['source']}: {_images(facts['images'])}, {_bytes(facts['bytes'])}"]
     for count, kind, what in result.kinds[:8]:
-        depth = "" if kind.format == "array" else f" of {kind.bits} {'bit' if kind.bits == 1 else 'bits'}"
-        bands = f", {kind.bands} {'band' if kind.bands == 1 else 'bands'}"
-        lines.append(f"           {count:>9,}  {kind.format} {kind.mode}{depth}{bands}: {what}")
+        lines.append(f"           {count:>9,}  {_kind(kind)}: {what}")
     if len(result.kinds) > 8:
         rest = sum(count for count, _, _ in result.kinds[8:])
         lines.append(f"           {rest:>9,}  of {len(result.kinds) - 8} other kinds: see --json")
     if facts["width"]:
-        width, height, ratio = facts["width"], facts["height"], facts["aspect_ratio"]
-        lines.append(
-            f"sizes      {width['min']}x{height['min']} to {width['max']}x{height['max']}, median "
-            f"{width['median']}x{height['median']}; width / height {ratio['min']:.2f} to {ratio['max']:.2f}"
-        )
+        lines.append(f"sizes      {_sizes(facts['width'], facts['height'], facts['aspect_ratio'])}")
     if facts["oriented"]:
         lines.append(f"rotated    {_images(facts['oriented'])}: by an orientation flag, which is applied")
     lines += _classes(facts["classes"])
@@ -104,6 +105,25 @@ def _screen(result: Any, data: str, list_file: Path | None) -> list[str]:
         lines.append(f"all files  hjepa check {shlex.quote(data)} --list affected.csv")
     lines.append("result     something is wrong" if result.wrong else "result     nothing is wrong")
     return lines
+
+
+def _kind(kind: Any) -> str:
+    """Return a kind of images in words: ``PNG, grey of 16 bits``, ``TIFF, 13 bands of uint16``."""
+    if kind.mode not in WORDS:  # of an array, or of a file of many bands
+        return f"{kind.format}, {kind.bands} {'band' if kind.bands == 1 else 'bands'} of {kind.mode}"
+    return f"{kind.format}, {WORDS[kind.mode]}" + ("" if kind.mode == "1" else f" of {kind.bits} bits")
+
+
+def _sizes(width: dict[str, Any], height: dict[str, Any], ratio: dict[str, Any]) -> str:
+    """Return the sizes of the images, width first; smallest and largest are those of each side by itself."""
+    smallest, largest = (f"{width[each]}x{height[each]}" for each in ("min", "max"))
+    if smallest == largest:
+        return f"all {smallest}"
+    median = f"{width['median']}x{height['median']}"
+    return (
+        f"{smallest} to {largest}, median {median} (width x height); width / height {ratio['min']:.2f} to "
+        f"{ratio['max']:.2f}"
+    )
 
 
 def _example(result: Any, finding: Any, index: int) -> str:

@@ -15,7 +15,7 @@ from hjepa.config import Resolved, resolve
 from hjepa.data.bad_images import BadImages
 from hjepa.data.duplicates import exact_groups, near_groups
 from hjepa.data.preflight import Kind, Preflight, channel_statistics, look_at_all
-from hjepa.data.sources import FileSource, ImageSource, open_unread
+from hjepa.data.sources import FileSource, ImageSource, image_name, open_unread
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
 from hjepa.files import refuse_other_file, shown, write_text
@@ -58,7 +58,7 @@ class Check:
 
     def name(self, index: int) -> str:
         """Return the path of an image, or its number."""
-        return shown(self.source.paths[index]) if isinstance(self.source, FileSource) else f"image {index}"
+        return image_name(self.source, index)
 
     def affected(self) -> str:
         """Return a table of all images with a finding: path, problem and detail, as .csv."""
@@ -136,7 +136,7 @@ def check(
         refuse_other_file("--list", list_file, ",".join(LIST_COLUMNS), "hjepa check")
     resolved = resolve(given_layers(recipe, None, None, options, settings))
     wanted = resolved.config.data.channels
-    source = open_unread(data, wanted)
+    source = open_unread(data, wanted, resolved.config.data.pages)
     total = len(source)
     found = look_at_all(source, channels=wanted, workers=workers, progress=lambda done: progress(done, total))
     channels, findings = _channels(source, found, wanted)
@@ -231,7 +231,7 @@ def _unreadable(source: ImageSource, found: Preflight) -> list[Finding]:
     damaged: dict[int, str] = {}
     missing: dict[int, str] = {}
     for index, error in sorted(found.errors.items()):
-        why = error.removeprefix(f"{_name(source, index)}: ").removesuffix("; exclude or replace it")
+        why = error.removeprefix(f"{image_name(source, index)}: ").removesuffix("; exclude or replace it")
         (missing if "pip install" in why else damaged)[index] = why
     text = "damaged, truncated or not an image: a run replaces them by others, and stops if they exceed --data.max_bad"
     return [
@@ -249,8 +249,8 @@ def _too_small(found: Preflight, size: int) -> list[Finding]:
 
 def _copies(source: ImageSource, found: Preflight) -> list[Finding]:
     groups = exact_groups(found.rows["digest"], found.rows["bytes"] > 0)
-    images = {int(i): f"same as {_name(source, int(group[0]))}" for group in groups for i in group[1:]}
-    text = "identical to an earlier one, byte for byte, so it counts twice"
+    images = {int(i): f"same as {image_name(source, int(group[0]))}" for group in groups for i in group[1:]}
+    text = "identical to an earlier one, so it counts twice"
     numbers = source.labels.get("label")
     if numbers is not None and (crossing := sum(len(set(numbers[group].tolist())) > 1 for group in groups)):
         text += f"; {crossing:,} of these pairs or groups have different labels"
@@ -277,10 +277,11 @@ def _shapes(found: Preflight) -> list[Finding]:
     several = np.flatnonzero(readable & (rows["pages"] > 1)).tolist()
     blank = np.flatnonzero(readable & (rows["thumbnail"].max((1, 2)) == rows["thumbnail"].min((1, 2)))).tolist()
     long_text = f"longer than {LONG:g} times the shorter side: a crop shows little of it"
+    pages_text = "of several pages or frames, of which the first is used: --data.pages all makes each of them an image"
     pages = {index: f"{rows['pages'][index]} pages" for index in several}
     return [
         *_finding("long", long_text, _sizes(found, long), wrong=False),
-        *_finding("several pages", "of several pages or frames, of which the first is used", pages, wrong=False),
+        *_finding("several pages", pages_text, pages, wrong=False),
         *_finding("blank", "of a single shade: nothing can be learned from it", dict.fromkeys(blank, ""), wrong=False),
     ]
 
@@ -322,7 +323,3 @@ def _statistics(found: Preflight, channels: int | None) -> dict[str, Any]:
     if deep:
         said["values"] = {"min": min(each.low for each in deep), "max": max(each.high for each in deep)}
     return said
-
-
-def _name(source: ImageSource, index: int) -> str:
-    return shown(source.paths[index]) if isinstance(source, FileSource) else f"image {index}"

@@ -98,7 +98,7 @@ def write_embeddings(
     number, processes = (0, 1) if in_memory else (rank(), world_size())
     output, device = choose_output(out, number, processes), embed_device()
     encoder = encoder or open_encoder(run_path(run), device, network=_checked_network(options.network))
-    source = open_source(images, encoder.channels)
+    source = open_source(images, encoder.channels, encoder.pages)
     plan = _plan(encoder, source, output, options, device, (number, processes))
     if not in_memory:
         output.form.refuse(plan)

@@ -81,7 +81,7 @@ def evaluate(
     resize = ResizeToInput(
         tuple(preprocess["image_size"]), len(preprocess["mean"]), preprocess["fit"], encoder.value_range
     )
-    sources = [open_source(data, resize.channels) for data in (train, test)]
+    sources = [open_source(data, resize.channels, encoder.pages) for data in (train, test)]
     renumber_classes(*sources)
     labelled = [
         ResizedImages(source, resize, limit=limit) for source, limit in zip(sources, (max_train, max_test), strict=True)

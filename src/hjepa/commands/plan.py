@@ -24,7 +24,7 @@ def plan(
 ) -> tuple[Resolved, Plan]:
     """Return the resolved settings of a run, with measured memory and time. Writes nothing."""
     resolved = resolve(given_layers(recipe, config, budget, options, settings))
-    source = open_source(data, resolved.config.data.channels)
+    source = open_source(data, resolved.config.data.channels, resolved.config.data.pages)
     with out_of_memory_in_words(resolved.config):
         parts = build(resolved, source)
         return parts.resolved, plan_of(parts)

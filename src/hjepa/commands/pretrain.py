@@ -68,7 +68,7 @@ def pretrain(
         else:
             folder.refuse_if_occupied(overwrite=overwrite)
         resolved = before.resolved if before else resolve(layers)
-        source = open_source(data, resolved.config.data.channels)
+        source = open_source(data, resolved.config.data.channels, resolved.config.data.pages)
         if before:
             refuse_other_images(source, before.record)
         with out_of_memory_in_words(resolved.config):

@@ -158,7 +158,7 @@ def open_collection(
         else Path(stack.enter_context(tempfile.TemporaryDirectory()), "vectors.npy")
     )
     options = EmbedOptions(pooling=pooling, level="last" if level is None else level, progress=progress)
-    source = open_source(images, encoder.channels)
+    source = open_source(images, encoder.channels, encoder.pages)
     try:
         write_embeddings(run, source, out, options, in_memory=vectors is None, encoder=encoder)
     except UserError as error:

@@ -21,6 +21,11 @@ class DataConfig(Section):
     channels: int | None = Field(
         None, ge=1, description="1 for grey, 3 for colour. auto: as in the images.", json_schema_extra=AUTO
     )
+    pages: Literal["first", "all"] = Field(
+        "first",
+        description="What of a TIFF of several pages, or of an animation, is an image: its first page, or all, each by "
+        "itself.",
+    )
     fit: Literal["crop", "pad"] = Field(
         "crop", description="Resize mode without random crops: resize and centre-crop, or pad with black."
     )

@@ -21,6 +21,8 @@ import numpy as np
 from PIL import __version__ as pillow_version
 from PIL import features
 
+from hjepa.data.encoded import ImageFile
+from hjepa.data.pages import Page
 from hjepa.data.reduce import Reduction
 
 VERSION = 1  # raise it whenever a pixel of any decoded image changes
@@ -66,7 +68,7 @@ class DecodedCache:
         self._read_news()
         return len(self._by_content)
 
-    def get(self, path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, path: ImageFile, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the pixels of a file; they are decoded and kept if they are not there."""
         stamp = _stamp(path)
         if stamp is None:
@@ -207,7 +209,7 @@ def cache_key(reduction: Reduction, channels: int) -> str:
     """Return the name of a cache's folder: everything that the pixels depend on beside the files."""
     decoders = [features.version(name) for name in ("libjpeg_turbo", "jpg", "webp", "libtiff", "avif", "jpg_2000")]
     # Whether one of these is installed decides how many bits are read.
-    packages = [installed_version(name) for name in ("imagecodecs", "tifffile", "pillow-heif")]
+    packages = [installed_version(name) for name in ("imagecodecs", "tifffile", "pillow-heif", "pillow-jxl-plugin")]
     parts = (VERSION, reduction, channels, pillow_version, *decoders, *packages)
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
@@ -220,19 +222,24 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _stamp(path: Path) -> bytes | None:
+def _stamp(image: ImageFile) -> bytes | None:
     """Return what changes when a file is written to, moved to another disk or replaced; None if it is not there."""
+    path = image.file if isinstance(image, Page) else image
     try:
-        state = path.stat()
+        state = Path(path).stat()
     except OSError:
         return None
-    facts = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    facts: tuple[int, ...] = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    facts += (image.number, image.directory) if isinstance(image, Page) else ()
     return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
 
 
-def _content(path: Path) -> bytes:
+def _content(path: ImageFile) -> bytes:
+    """Return a digest of a file; of a page that of its place, for the file may be a stack of gigabytes."""
+    if isinstance(path, Page):
+        return _stamp(path) or bytes(16)
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
     except OSError:
         return bytes(16)

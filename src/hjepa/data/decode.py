@@ -1,36 +1,36 @@
 """From a file to pixels: [H, W, C] with one channel for grey images, three for colour, and more for more bands."""
 
-import io
-import os
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
-from hjepa.data.encoded import EncodedImage, ImageFile
-from hjepa.data.endings import begins_like_heic, heic_is_supported
+from hjepa.data.encoded import ImageFile, held
+from hjepa.data.endings import reader_missing
+from hjepa.data.pages import Page, number_of_pages
 from hjepa.data.reduce import Reduction, decode_smaller, reduce_image, reduce_pixels
-from hjepa.data.tiff import native, read_bands, tiff_header
+from hjepa.data.tiff import native, read_bands, refuse_empty_promises, tiff_header
 from hjepa.errors import UnreadableImage, UserError
 from hjepa.files import shown
 
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 GREY_MODES = frozenset({"1", "L", "LA"}) | DEEP_MODES
 
-# What Pillow raises on files that are cut short, mislabelled or hostile.
+# What Pillow raises on files that are cut short, mislabelled or hostile; RuntimeError is that of AVIF and JPEG XL.
 _DAMAGE = (
     UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError,
-    struct.error, MemoryError,
+    struct.error, MemoryError, RuntimeError, OverflowError,
+    Image.DecompressionBombError,
 )  # fmt: skip
 ORIENTATION = 0x0112  # tag of EXIF
-_OPENING = threading.Lock()
+_OPENING = threading.RLock()  # one image may be opened while another one is
 
 
 class Header(NamedTuple):
@@ -41,6 +41,7 @@ class Header(NamedTuple):
     deep: bool  # more than 8 bits are kept
     alpha: bool
     cut: bool = False  # the file has more than 8 bits of its colours, of which 8 are kept
+    pages: int = 1  # of the file
 
 
 def read_image(path: ImageFile, channels: int | None = None, reduction: Reduction | None = None) -> np.ndarray:
@@ -51,17 +52,16 @@ def read_image(path: ImageFile, channels: int | None = None, reduction: Reductio
     ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
-    if isinstance(path, EncodedImage):  # opened several times below, and each time inflated and checked
-        with path.open() as held:
-            content = held.read()
-        path = EncodedImage(os.fspath(path), lambda: io.BytesIO(content))
+    path = path.held() if isinstance(path, Page) else held(path)  # it is opened several times below
     tiff = tiff_header(path)
+    if tiff is not None:
+        refuse_empty_promises(path, tiff)
     if tiff is not None and tiff.beyond_pillow(channels):
         return _reduced(read_bands(path, tiff, channels), reduction)
     try:
         with opened(path) as file:
             factor = 1 if reduction is None else reduction.factor(file.height, file.width)
-            if deep_png(path) and is_installed("imagecodecs"):
+            if not isinstance(path, Page) and deep_png(path) and is_installed("imagecodecs"):
                 deep = read_deep_png(path, channels, int(file.getexif().get(ORIENTATION, 1)))
                 return reduce_pixels(deep, factor)
             factor //= decode_smaller(file, factor)
@@ -90,13 +90,20 @@ def _reduced(pixels: np.ndarray, reduction: Reduction | None) -> np.ndarray:
 
 def read_header(path: ImageFile, channels: int | None = None) -> Header | None:
     """Return what ``read_image`` will return, from the header alone; None if that cannot be read."""
+    header = _header(path, channels)
+    if header is not None and isinstance(path, Page) and path.frame and header.channels == 1:
+        return header._replace(channels=3)  # the frames of an animation may have palettes of their own
+    return header if header is None else header._replace(pages=number_of_pages(path))
+
+
+def _header(path: ImageFile, channels: int | None) -> Header | None:
     tiff = tiff_header(path)
     if tiff is not None and (
         tiff.beyond_pillow(channels) or (tiff.bands == 4 and tiff.colours_first and not tiff.alpha)
     ):
         kept, alpha = tiff.result(channels) if tiff.beyond_pillow(channels) else (tiff.bands, False)
         return Header(tiff.size, kept, tiff.deep and not tiff.cut, alpha, tiff.cut)
-    png = deep_png(path)
+    png = None if isinstance(path, Page) else deep_png(path)
     if png is not None:
         all_bits = is_installed("imagecodecs")
         return Header(png.size, 1 if png.bands == 2 else 3, all_bits, png.alpha, cut=not all_bits)
@@ -117,27 +124,37 @@ def header_of(file: Image.Image) -> Header:
 @contextmanager
 def opened(path: ImageFile) -> Iterator[Image.Image]:
     """Open an image of the user's own: of any size, and without Pillow's warnings."""
-    # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only.
+    # Both settings belong to the whole process, so they are changed for the moment of opening and by one thread only;
+    # for an image beyond the limit until it is closed, because Pillow looks again when it decodes a TIFF.
+    with ExitStack() as held_open:
+        file = path if isinstance(path, Path) else held_open.enter_context(path.open())
+        with _without_limit():
+            image = held_open.enter_context(_open(path, file))
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            held_open.enter_context(_without_limit())
+        if isinstance(path, Page) and path.frame:
+            image.seek(path.frame)
+        yield image
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = _open(path)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-    with image:
-        yield image
 
 
-def _open(path: ImageFile) -> Image.Image:
+def _open(path: ImageFile, file: Path | BinaryIO) -> Image.Image:
     try:
-        return Image.open(path if isinstance(path, Path) else path.open())
+        return Image.open(file)
     except UnidentifiedImageError:
-        if not begins_like_heic(path):
-            raise
-        if not heic_is_supported():
-            raise ValueError("a photograph in HEIC, which is read with: pip install 'hjepa[heif]'") from None
-        return Image.open(path if isinstance(path, Path) else path.open())
+        if missing := reader_missing(path):
+            raise ValueError(missing) from None
+        return Image.open(file)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """An image file wherever it lies: on the disk, or within an archive, a shard or a table."""
 
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -29,3 +31,12 @@ class EncodedImage:
 
 
 ImageFile = Path | EncodedImage
+
+
+def held(path: ImageFile) -> ImageFile:
+    """Return a file that may be opened often: part of another file is kept in memory, so it is inflated only once."""
+    if not isinstance(path, EncodedImage):
+        return path
+    with path.open() as file:
+        content = file.read()
+    return EncodedImage(os.fspath(path), lambda: io.BytesIO(content))

@@ -19,11 +19,13 @@ _STARTS = (
     b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # alone, and in a container
 
 
 # Photographs of phones: HEIC, and what begins like it.
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 HEIC_ENDINGS = (".heic", ".heif", ".hif")
+JPEG_XL_ENDING = ".jxl"
 
 
 def is_image(path: ImageFile) -> bool:
@@ -37,6 +39,8 @@ def is_image(path: ImageFile) -> bool:
         return False
     if start.startswith(_STARTS):
         return True
+    if start.startswith(_JPEG_XL[1]) or (start.startswith(_JPEG_XL[0]) and path.suffix.lower() == JPEG_XL_ENDING):
+        return jpeg_xl_is_supported()  # two bytes alone begin many a file
     if start[:4] == b"RIFF":
         return start[8:12] == b"WEBP"
     if start[4:8] == b"ftyp":
@@ -54,20 +58,27 @@ def left_out_text(left_out: Counter[str]) -> Iterator[str]:
         if not heic_is_supported() and (photographs := sum(left_out[ending] for ending in HEIC_ENDINGS)):
             which = "file is a photograph" if photographs == 1 else "files are photographs"
             yield f"{photographs:,} {which} in HEIC, which is read with: pip install 'hjepa[heif]'"
+        if left_out[JPEG_XL_ENDING] and not jpeg_xl_is_supported():
+            are = "file is" if left_out[JPEG_XL_ENDING] == 1 else "files are"
+            yield f"{left_out[JPEG_XL_ENDING]:,} {are} JPEG XL, which is read with: pip install 'hjepa[jxl]'"
         yield (
             f"{count:,} {'file' if count == 1 else 'files'} left out, which Pillow cannot open as images: "
             f"{', '.join(endings)}{more}"
         )
 
 
-def begins_like_heic(path: ImageFile) -> bool:
-    """Return whether a file begins as photographs of phones do."""
+def reader_missing(path: ImageFile) -> str | None:
+    """Prepare Pillow for an image that it cannot open by itself; return what would read it if that is missing."""
     try:
         with path.open("rb") as file:
             start = file.read(12)
     except (OSError, UserError):
-        return False
-    return start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
+        return None
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and not heic_is_supported():
+        return "a photograph in HEIC, which is read with: pip install 'hjepa[heif]'"
+    if start.startswith(_JPEG_XL) and not jpeg_xl_is_supported():
+        return "a JPEG XL image, which is read with: pip install 'hjepa[jxl]'"
+    return None
 
 
 def heic_is_supported() -> bool:
@@ -77,6 +88,15 @@ def heic_is_supported() -> bool:
     except ImportError:
         return False
     pillow_heif.register_heif_opener()  # it remembers that it has been called
+    return True
+
+
+def jpeg_xl_is_supported() -> bool:
+    """Return whether JPEG XL can be read, and prepare Pillow for it; the package is optional."""
+    try:
+        import pillow_jxl  # noqa: F401  (it registers itself)
+    except ImportError:
+        return False
     return True
 
 

@@ -5,6 +5,7 @@ A batch may straddle two epochs, so no image is ever dropped. Crops are drawn pe
 so neither workers nor processes change what is seen.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -24,10 +25,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput
 from hjepa.data.bad_images import BadImage, BadImages, TooManyBadImages, problem_of, replacements
-from hjepa.data.sources import DiskSource, FileSource, ImageSource
+from hjepa.data.sources import DiskSource, ImageSource, image_name
 from hjepa.data.training_images import TrainingImages
 from hjepa.errors import UnreadableImage, UserError
-from hjepa.files import shown
 from hjepa.randomness import generator
 
 Images = TrainingImages | ImageSource
@@ -142,7 +142,9 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
         images = []
         for row, place, numbers in zip(range(rows.start, rows.stop), indices, draws, strict=True):
             others = replacements(self.seed, len(self.source), attempt, row)
-            images.append(self.augment(read_or_replace(self.source, int(place), met, others, self.images), numbers))
+            pixels = read_or_replace(self.source, int(place), met, others, self.images)
+            with named_in_errors(self.source, int(place)):
+                images.append(self.augment(pixels, numbers))
         return LoadedMicroBatch(torch.stack(images), tuple(met))
 
 
@@ -168,7 +170,7 @@ def read_or_replace(
         try:
             return images[place]
         except UnreadableImage as error:
-            name = shown(source.paths[place]) if isinstance(source, FileSource) else f"image {place}"
+            name = image_name(source, place)
             bad.add([BadImage(place, name, problem_of(error, name))])
             bad.refuse_too_many()
     raise UserError(f"{source.name}: none of its {len(source)} images can be decoded; check the files")
@@ -309,7 +311,24 @@ def resized(
     whole_batch = getattr(source, "batch", None)
     if whole_batch is not None:
         return resize(whole_batch(indices))
-    return torch.stack([resize(read(source, index, bad, images)) for index in indices])
+    return torch.stack([_resized_one(source, index, resize, bad, images) for index in indices])
+
+
+def _resized_one(
+    source: ImageSource, index: int, resize: ResizeToInput, bad: BadImages | None, images: Images | None
+) -> Tensor:
+    pixels = read(source, index, bad, images)
+    with named_in_errors(source, index):
+        return resize(pixels)
+
+
+@contextlib.contextmanager
+def named_in_errors(source: ImageSource, index: int) -> Iterator[None]:
+    """Begin the message of a UserError with the name of the image that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{image_name(source, index)}: {error}") from None
 
 
 def pixel_statistics(

@@ -20,9 +20,10 @@ from PIL import Image
 from hjepa.data.decode import Header, header_of, opened, pil_pixels, read_header, read_image
 from hjepa.data.deep_colour import deep_png
 from hjepa.data.encoded import EncodedImage, ImageFile
+from hjepa.data.pages import Page, number_of_pages
 from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.survey import headers_read
-from hjepa.data.tiff import read_bands, tiff_header
+from hjepa.data.tiff import read_bands, refuse_empty_promises, tiff_header
 from hjepa.errors import UserError
 from hjepa.files import shown
 
@@ -219,6 +220,8 @@ class _Look:
     def _file(self, index: int, row: Any, part: _Part) -> _Seen:
         assert isinstance(self.source, FileSource)
         path = self.source.paths[index]
+        if isinstance(path, Page):
+            return self._page(index, path, row, part)
         with path.open("rb") as file:
             content = file.read()
         row["bytes"], row["digest"] = len(content), blake2b(content, digest_size=16).digest()
@@ -228,27 +231,42 @@ class _Look:
             seen = _decoded(image, self.channels)
         if index in self.wanted:
             header = seen.header if seen is not None and seen.header else read_header(image, self.channels)
-            part.headers.append((index, header))
+            part.headers.append((index, header and header._replace(pages=1)))  # pages are a finding, not a notice
+        pages = number_of_pages(image)
         if seen is not None:
-            return seen
+            return seen._replace(pages=pages)
         pixels = read_image(image, self.channels)
-        return _Seen(_kind_of_array(pixels)._replace(format="other"), pixels, _size(pixels))
+        return _Seen(_kind_of_array(pixels)._replace(format="other"), pixels, _size(pixels), pages=pages)
+
+    def _page(self, index: int, page: Page, row: Any, part: _Part) -> _Seen:
+        """Look at a page by itself: the whole file is not read for it, and may be larger than memory."""
+        if index in self.wanted:
+            part.headers.append((index, read_header(page, self.channels)))
+        try:
+            seen = _decoded(page.held(), self.channels)
+        except Exception:  # noqa: BLE001  (as for a file)
+            pixels = read_image(page, self.channels)
+            seen = _Seen(_kind_of_array(pixels)._replace(format="other"), pixels, _size(pixels))
+        row["bytes"], row["digest"] = seen.pixels.nbytes, _digest(seen.pixels)
+        return seen
 
     def _array(self, index: int, row: Any) -> _Seen:
         pixels = self.source[index]
         row["bytes"] = pixels.nbytes
-        row["digest"] = blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+        row["digest"] = _digest(pixels)
         return _Seen(_kind_of_array(pixels), pixels, _size(pixels))
 
 
 def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
     """Decode an image completely; a large JPEG at a smaller scale, which takes a fraction of the time."""
     tiff = tiff_header(image)
+    if tiff is not None:
+        refuse_empty_promises(image, tiff)
     if tiff is not None and tiff.beyond_pillow(channels):
         pixels = read_bands(image, tiff)
         values = f"float{tiff.bits}" if tiff.is_float else f"uint{tiff.bits}"
         return _Seen(Kind("TIFF", values, tiff.bits, tiff.bands, alpha=False), pixels, _size(pixels))
-    if (png := deep_png(image)) is not None:
+    if not isinstance(image, Page) and (png := deep_png(image)) is not None:
         pixels = read_image(image, channels)
         values = "uint16" if pixels.dtype == np.uint16 else "uint16, of which 8 bits are kept"
         return _Seen(Kind("PNG", values, 8 * pixels.dtype.itemsize, png.bands, png.alpha), pixels, _size(pixels))
@@ -263,8 +281,8 @@ def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
             bits = tiff.bits
         kind = Kind(file.format or "other", file.mode, bits, len(file.getbands()), header.alpha)
         orientation = int(file.getexif().get(_ORIENTATION, 1) or 1)
-        pages, known = getattr(file, "n_frames", 1), header if tiff is None else None
-        return _Seen(kind, pil_pixels(file, channels), header.size, orientation, pages, known)
+        known = header if tiff is None else None
+        return _Seen(kind, pil_pixels(file, channels), header.size, orientation, header=known)
 
 
 def _kind_of_array(pixels: np.ndarray) -> Kind:
@@ -273,6 +291,10 @@ def _kind_of_array(pixels: np.ndarray) -> Kind:
 
 def _size(pixels: np.ndarray) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ class Survey:
         self.deep_images = [index for index, _, header in readable if header.deep]
         self.bands = Counter(header.channels for _, header in self.read)
         self.cut = sum(header.cut for _, header in self.read)
+        self.stacks = sum(header.pages > 1 for _, header in self.read)
+        self.pages = sum(header.pages for _, header in self.read if header.pages > 1)
         self.alpha = sum(header.alpha for _, header in self.read)
 
     @classmethod
@@ -66,6 +68,11 @@ class Survey:
             said.append(
                 f"{self.alpha:,} of {len(self.read):,} images have an alpha channel, which is composited on white: "
                 "use --data.channels 4 if it is a fourth band"
+            )
+        if self.stacks:
+            said.append(
+                f"{self.stacks:,} of {len(self.read):,} files have several pages or frames ({self.pages:,} in all), "
+                "of which the first is used: --data.pages all makes each of them an image"
             )
         if self.cut:
             said.append(

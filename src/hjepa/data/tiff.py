@@ -1,5 +1,7 @@
 """TIFF files of more bands, or of deeper ones, than Pillow reads: microscopes and satellites."""
 
+import logging
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _RGB, _CMYK, _YCBCR, _LAB = 2, 5, 6, 8  # values of PhotometricInterpretation
 _PREMULTIPLIED = 1
 _ALPHA = frozenset({_PREMULTIPLIED, 2})  # values of ExtraSamples that mean transparency
+# A file that claims more bytes of pixels than this is damaged: pixels that are not there would be filled with zeros.
+_MOST_COMPRESSED, _ANY_FILE = 2000, 1 << 30
 
 
 class TiffHeader(NamedTuple):
@@ -90,7 +94,7 @@ def tiff_header(path: ImageFile) -> TiffHeader | None:
         return TiffHeader(
             size=(int(tags[257]), int(tags[256])),
             bands=int(tags.get(277, 1)),
-            bits=max(bits),
+            bits=int(max(bits)),
             is_float=3 in formats,
             photometric=int(tags.get(262, 1)),
             extra=_numbers(tags.get(338, ())),
@@ -98,6 +102,18 @@ def tiff_header(path: ImageFile) -> TiffHeader | None:
         )
     except Exception:  # noqa: BLE001  (a hostile header: whoever reads the image reports what is wrong with it)
         return None
+
+
+def refuse_empty_promises(path: ImageFile, header: TiffHeader) -> None:
+    """Raise UnreadableImage for a header that claims far more pixels than its file can hold."""
+    claimed = header.size[0] * header.size[1] * header.bands * header.bits // 8
+    if claimed <= _ANY_FILE:
+        return
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+    if claimed > _MOST_COMPRESSED * size + _ANY_FILE:
+        problem = f"cannot decode {header} (its header claims {claimed:.1e} bytes of pixels in a file of {size:,})"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem)
 
 
 def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None) -> np.ndarray:
@@ -111,6 +127,9 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
         raise UnreadableImage(
             f"{shown(path)} is {header}, which Pillow cannot read: pip install 'hjepa[tiff]', or convert it"
         ) from None
+    # Without a handler, its remarks on each damaged tag would be printed; what is wrong is said below, in one line.
+    if not (log := logging.getLogger("tifffile")).handlers:
+        log.addHandler(logging.NullHandler())
     try:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]
@@ -119,6 +138,9 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         problem = f"cannot decode {header} ({reason})"
         raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
+    if not values.size:
+        problem = f"cannot decode {header} (it has no pixels)"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem)
     if values.ndim == 2:
         values = values[..., None]
     elif axes.startswith("S"):  # one plane for each band

@@ -11,7 +11,7 @@ import numpy as np
 
 from hjepa.data.cache import DecodedCache, cache_key
 from hjepa.data.reduce import Reduction
-from hjepa.data.sources import DiskSource, ImageSource
+from hjepa.data.sources import FileSource, ImageSource
 from hjepa.errors import UserError
 from hjepa.files import shown
 
@@ -26,18 +26,19 @@ class TrainingImages:
     def __init__(self, source: ImageSource, reduction: Reduction, cache: str = "off") -> None:
         self.source, self.reduction, self.setting = source, reduction, cache
         self.cache: DecodedCache | None = None
-        if not isinstance(source, DiskSource) and cache not in ("auto", "off"):
+        on_disk = lies_on_disk(source)
+        if not on_disk and cache not in ("auto", "off"):
             raise UserError(
                 f"data.cache = {cache}: only images in files of their own are cached, and {source.name} has none: "
                 "omit it, or unpack the images into a folder"
             )
-        if not isinstance(source, DiskSource) or cache == "off":
+        if not on_disk or cache == "off":
             return
         self.root = default_root() if cache in ("auto", "on") else Path(cache).expanduser().absolute()
         self.folder = self.root / cache_key(reduction, source.channels)
         self.cache = DecodedCache(self.folder)
         # Sets of images share a cache; this file says that it is on for this one.
-        self._mark = self.folder / f"{hashlib.sha256(os.fsencode(source.root.absolute())).hexdigest()[:16]}.set"
+        self._mark = self.folder / f"{_digest_of_place(source)}.set"
         # Workers read it too, and training may switch it on after they have been started.
         self._on = multiprocessing.RawValue(ctypes.c_bool, False)
         if cache != "auto":
@@ -70,7 +71,7 @@ class TrainingImages:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return image ``index`` as [H, W, C]. Raises UnreadableImage if it cannot be decoded."""
-        if self.cache is not None and self._on.value and isinstance(self.source, DiskSource):
+        if self.cache is not None and self._on.value and isinstance(self.source, FileSource):
             return self.cache.get(self.source.paths[index], lambda: self.decoded(index))
         return self.decoded(index)
 
@@ -89,6 +90,16 @@ class TrainingImages:
                 "another folder"
             )
         self._on.value = True
+
+
+def lies_on_disk(source: ImageSource) -> bool:
+    """Return whether the images are files of their own, or pages of such files."""
+    return isinstance(source, FileSource) and source.root is not None
+
+
+def _digest_of_place(source: ImageSource) -> str:
+    assert isinstance(source, FileSource) and source.root is not None
+    return hashlib.sha256(os.fsencode(source.root.absolute())).hexdigest()[:16]
 
 
 def default_root() -> Path:

@@ -58,7 +58,7 @@ class Collection:
         if remote or not paths or file_named(paths[0], str(known["folder"])) is not None:
             return None
         try:
-            source = open_source(known["source"], self.encoder.channels)
+            source = open_source(known["source"], self.encoder.channels, self.encoder.pages)
             return source if source.fingerprint() == known["fingerprint"] else None
         except UserError:
             return None

@@ -52,6 +52,11 @@ class OpenedEncoder:
     preprocess: Mapping[str, Any]
     fingerprint: str
 
+    @property
+    def pages(self) -> Literal["first", "all"]:
+        """Return which pages of a file are images: as in training."""
+        return "all" if self.preprocess.get("pages") == "all" else "first"
+
     def choose_pooling(self, pooling: str | None) -> str:
         """Return the pooling to use, by default the encoder's own; raises UserError for an unknown one."""
         own = (OWN,) if isinstance(self.forward, TimmForward) else ()

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hjepa.data.decode import read_image
 from hjepa.data.encoded import EncodedImage
-from hjepa.data.sources import FileSource, ImageSource
+from hjepa.data.pages import Page
+from hjepa.data.sources import FileSource, ImageSource, image_name
 from hjepa.errors import UserError
-from hjepa.files import shown
 
 BATCHES_AHEAD = 2
 
@@ -28,29 +28,20 @@ class ReadImage(NamedTuple):
     """What was read of one image; ``pixels`` is None and ``error`` the reason if that failed."""
 
     pixels: Tensor | None  # [C, H, W]
-    content_hash: str  # SHA-256 of the file, or of the pixels of an image that is not a file; empty if unreadable
+    content_hash: str  # SHA-256 of the file, or of the pixels if it is a page, or no file; empty if unreadable
     error: str
-
-
-def image_name(source: ImageSource, index: int) -> str:
-    """Return the path of an image as text on one line, or ``image 17`` where it is not a file.
-
-    Bytes that are not UTF-8, and line breaks, are written as ``\\\\xe9``; ``file_named`` finds the file again.
-    """
-    if not isinstance(source, FileSource):
-        return f"image {index}"
-    return "".join(c if c.isprintable() or ord(c) > 127 else f"\\x{ord(c):02x}" for c in shown(source.paths[index]))
 
 
 def read_once(source: ImageSource, index: int, prepare: Callable[[np.ndarray], Tensor]) -> ReadImage:
     """Read, digest, decode and prepare one image; its bytes are read once. What is wrong with it is returned."""
     digest = ""
     try:
-        if isinstance(source, FileSource):
-            with source.paths[index].open("rb") as file:
+        path = source.paths[index] if isinstance(source, FileSource) else None
+        if isinstance(source, FileSource) and path is not None and not isinstance(path, Page):
+            with path.open("rb") as file:
                 content = file.read()
             digest = hashlib.sha256(content).hexdigest()
-            held = EncodedImage(os.fspath(source.paths[index]), lambda: io.BytesIO(content))
+            held = EncodedImage(os.fspath(path), lambda: io.BytesIO(content))
             image = read_image(held, source.channels)
         else:
             image = source[index]

@@ -61,6 +61,7 @@ def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = 
     encoder = model.context_encoder
     own = encoder.vit.state_dict()
     patches = "patch_embed.proj.weight"
+    _refuse_what_is_no_plain_vit(state, own)
     state = {**state, patches: with_channels(state[patches], own[patches].shape[1])}
     positions = state.pop("pos_embed", None)
     fits = {name for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
@@ -81,8 +82,43 @@ def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = 
     return Matched("encoder", len(fits) + same, len(own), kept)
 
 
+def load_predictor(model: HJEPA, state: Mapping[str, Tensor]) -> Matched:
+    """Load a predictor if it fits; otherwise the predictor keeps its random init, and the remark says what differs.
+
+    Its positions are fixed, and computed for the grid of this model.
+    """
+    own = model.predictor.state_dict()
+    fixed = {name for name in own if "pos_embed" in name}
+    wrong = next(
+        (name for name in {**own, **state} if name not in fixed and not _is_alike(own.get(name), state.get(name))), None
+    )
+    if wrong is not None:
+        return Matched("predictor", 0, len(own), f"; it starts anew, since {wrong} differs")
+    model.predictor.load_state_dict({**own, **{name: state[name] for name in own if name not in fixed}})
+    return Matched("predictor", len(own))
+
+
+def _is_alike(own: Tensor | None, given: Tensor | None) -> bool:
+    return own is not None and given is not None and own.shape == given.shape
+
+
+def _refuse_what_is_no_plain_vit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise UserError for weights that are no numbers, and for blocks that compute something else than ours."""
+    if not any(name.startswith("blocks.0.") for name in state):
+        raise UserError("contains no plain vision transformer (patches, but no blocks.0): use a ViT, such as timm's")
+    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{broken} contains NaN or infinite values: the training that it comes from has diverged")
+    kinds = {re.sub(r"\.\d+\.", ".0.", name) for name in own}
+    other = next((n for n in state if n.startswith("blocks.") and re.sub(r"\.\d+\.", ".0.", n) not in kinds), None)
+    if other is not None:
+        raise UserError(f"encoder: {other} does not exist in this encoder; use a plain ViT of the same architecture")
+
+
 def _same_positions(given: Tensor | None, own: Tensor) -> bool:
-    return given is not None and given.shape == own.shape and torch.allclose(given.to(own), own, atol=1e-4)
+    if given is None or given.shape != own.shape:
+        return False
+    rounding = 1e-4 if given.dtype.itemsize > 2 else 1e-2
+    return torch.allclose(given.to(own), own, atol=rounding)
 
 
 def _a_few(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,11 @@ class FrozenEncoder(nn.Module):
         """Return the values of images of more than 8 bits that become 0 and 1; None if there were none in training."""
         given = self.card["preprocess"].get("value_range")
         return None if given is None else (float(given[0]), float(given[1]))
+
+    @property
+    def pages(self) -> Literal["first", "all"]:
+        """Return which pages of a file were images in training."""
+        return "all" if self.card["preprocess"].get("pages") == "all" else "first"
 
     @property
     def depth(self) -> int:

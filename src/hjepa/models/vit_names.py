@@ -25,6 +25,7 @@ HUGGING_FACE = [
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"^layernorm\.", "norm."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),  # of DINOv2
 ]
 
 

@@ -8,6 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from hjepa.config import by_name, derive
 from hjepa.data.bad_images import BadImage
+from hjepa.data.sources.paged import PagedSource
 from hjepa.errors import UserError
 from hjepa.files import flush_to_disk, write_atomically, write_json
 from hjepa.models.frozen import encoder_bytes, encoder_card
@@ -267,8 +268,14 @@ class Session:
     def _write_encoder(self) -> None:
         encoder = self.trainer.model.target_encoder.encoder
         data = self.config.data
-        preprocess = {"image_size": list(self.config.image_size), "fit": data.fit, "mean": data.mean, "std": data.std}
+        preprocess: dict[str, Any] = {
+            "image_size": list(self.config.image_size),
+            "fit": data.fit,
+            "mean": data.mean,
+            "std": data.std,
+        }
         preprocess |= {"value_range": data.value_range} if data.value_range else {}
+        preprocess |= {"pages": "all"} if data.pages == "all" or isinstance(self.source, PagedSource) else {}
         card = encoder_card(
             encoder,
             preprocess,

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from hjepa.config import Config
 from hjepa.data.augment import DRAWS
 from hjepa.data.loader import MicroBatchDataset
-from hjepa.data.sources import DiskSource
 from hjepa.data.survey import sample_of
+from hjepa.data.training_images import lies_on_disk
 from hjepa.errors import UserError
 from hjepa.files import shown
 from hjepa.randomness import generator
@@ -52,7 +52,7 @@ class WaitingForImages:
     def _cache(self, epochs_left: float) -> str:
         """Return the end of a sentence on the cache; nothing if there is no reason to speak of one."""
         images = self.data.images
-        if not isinstance(images.source, DiskSource):
+        if not lies_on_disk(images.source):
             return ""
         if images.is_cached:
             return "" if epochs_left < EPOCHS_WORTH_IT else self._filling()

@@ -14,26 +14,30 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hjepa.errors import UserError
-from hjepa.models.checkpoint_weights import Matched, load_encoder, load_released, refuse_misfit
+from hjepa.models.checkpoint_weights import Matched, load_encoder, load_predictor, without_prefix
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.vit_names import encoder_of, flattened
 
-CHECKPOINT_PARTS = ("context_encoder.", "predictor.", "target_encoder.encoder.")
-ACCEPTED = "a run folder, encoder.safetensors, a ViT of timm (.pth, .safetensors, timm:NAME), a Hugging Face folder"
+TARGET, CONTEXT, PREDICTOR = "target_encoder.encoder.vit.", "context_encoder.vit.", "predictor."  # of a run
+ACCEPTED = "a run folder, encoder.safetensors, a ViT of timm (.pth, .safetensors, timm:NAME), hf:FOLDER"
+# What a folder is searched for: a run, or what Hugging Face saves, in one file or in several with an index.
+SINGLE_FILES = ("checkpoints/last/weights.safetensors", "encoder.safetensors", "model.safetensors", "pytorch_model.bin")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def load_starting_weights(model: HJEPA, path: str | os.PathLike[str]) -> list[Matched]:
     """Load weights into a new model from a run folder, a weights file, a Hugging Face folder or ``timm:NAME``.
 
-    A run or a released I-JEPA checkpoint provides encoder, predictor and target encoder; a bare encoder initialises
-    both context and target encoder and leaves the predictor at random init. Raises UserError on any mismatch.
+    The encoder initialises both context and target encoder, so that they start equal; of a run and of a released
+    I-JEPA checkpoint it is the target encoder. Those two also provide a predictor, which is used if it has the sizes
+    of this model's. Raises UserError on any mismatch of the encoder.
     """
     shown = os.fspath(path)
     try:
         if shown.startswith("timm:"):
             return _load_timm(model, shown.removeprefix("timm:"))
-        weights, heads = _weights_file(Path(path))
-        content = _read_safetensors(weights) if weights.suffix == ".safetensors" else _read_pickle(weights)
+        place = Path(shown.removeprefix("hf:")).expanduser()
+        content, heads = _read_folder(place) if place.is_dir() else (_read_file(place, shown), None)
         return _load(model, content, heads)
     except UserError as error:
         raise UserError(f"--init-from {shown}: {error}") from None
@@ -43,29 +47,61 @@ def _load(model: HJEPA, content: Any, heads: int | None) -> list[Matched]:
     """Load what a file holds: a run, a released checkpoint, or anything with an encoder inside."""
     if not isinstance(content, Mapping):
         raise UserError(f"contains no state dict (but a {type(content).__name__}); accepted: {ACCEPTED}")
-    if all(any(name.startswith(part) for name in map(str, content)) for part in CHECKPOINT_PARTS):
-        refuse_misfit("model", model, content)
-        model.load_state_dict(content)
-        return [Matched(part.removesuffix("."), _count(content, part)) for part in CHECKPOINT_PARTS]
-    released = {part: content.get(part) for part in ("encoder", "predictor", "target_encoder")}
-    if isinstance(released["encoder"], Mapping) and (released["predictor"] or released["target_encoder"]):
-        return load_released(model, {part: state for part, state in released.items() if state})
+    if all(any(name.startswith(part) for name in map(str, content)) for part in (TARGET, CONTEXT, PREDICTOR)):
+        encoder, predictor = (_below(content, part) for part in (TARGET, PREDICTOR))
+        return [load_encoder(model, encoder, heads), load_predictor(model, predictor)]
+    last = content.get("predictor")
+    found = [part for part in map(content.get, ("target_encoder", "encoder")) if isinstance(part, Mapping)]
+    if isinstance(last, Mapping) and found:  # as released: every part of a DDP wrapper
+        released = encoder_of(flattened(found[0]))
+        if released is not None:
+            return [load_encoder(model, released, heads), load_predictor(model, without_prefix(last))]
     state = encoder_of(flattened(content))
     if state is None:
         raise UserError(f"contains no vision transformer (no patch_embed.proj.weight); accepted: {ACCEPTED}")
     return [load_encoder(model, state, heads)]
 
 
-def _weights_file(path: Path) -> tuple[Path, int | None]:
-    """Return the file with the weights and, where a config.json says it, the number of heads."""
-    if path.is_file():
-        return path, None
-    if not path.is_dir():
-        raise UserError(f"does not exist; pass a run folder or a weights file, or one of: {ACCEPTED}")
-    for name in ("checkpoints/last/weights.safetensors", "encoder.safetensors", "model.safetensors"):
-        if (path / name).is_file():
-            return path / name, _heads(path / "config.json") if name == "model.safetensors" else None
+def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _read_folder(folder: Path) -> tuple[Any, int | None]:
+    """Return the weights of a run or of a folder of Hugging Face, and the number of heads where a config.json says it.
+
+    Nothing is downloaded.
+    """
+    heads = _heads(folder / "config.json")
+    for name in SINGLE_FILES:
+        if (folder / name).is_file():
+            return _read_file(folder / name, name), heads if "model" in name else None
+    for name in INDICES:
+        if (folder / name).is_file():
+            return _read_shards(folder / name), heads
     raise UserError(f"not a run with a checkpoint, and no model.safetensors in it; accepted: {ACCEPTED}")
+
+
+def _read_shards(index: Path) -> dict[str, Any]:
+    """Return the tensors of all files of an index."""
+    try:
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index.name} is damaged: copy the folder again") from None
+    tensors: dict[str, Any] = {}
+    for name in files:
+        file = index.parent / Path(str(name)).name  # beside the index, wherever it points
+        if not file.is_file():
+            raise UserError(f"{file.name} is missing, which {index.name} lists: copy the folder again")
+        tensors |= _read_file(file, file.name)
+    return tensors
+
+
+def _read_file(file: Path, named: str) -> Any:
+    if named.startswith("hf:"):
+        raise UserError("no such folder here; download the model first: hf download NAME --local-dir FOLDER")
+    if not file.is_file():
+        raise UserError(f"does not exist; pass a run folder or a weights file, or one of: {ACCEPTED}")
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
 def _heads(config: Path) -> int | None:
@@ -111,7 +147,3 @@ def _read_pickle(path: Path) -> Any:
             "neither a safetensors file nor a checkpoint that torch loads with weights_only=True "
             f"({type(error).__name__}); save its tensors alone with torch.save(model.state_dict(), ...)"
         ) from None
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return sum(name.startswith(prefix) for name in state)

@@ -16,7 +16,7 @@ from hjepa.data.endings import ENDINGS, is_image, left_out_text
 from hjepa.data.file_facts import FactTable, FileFacts
 from hjepa.data.name_table import NameTable, PathTable
 from hjepa.data.reduce import Reduction
-from hjepa.data.sources.protocol import number_classes
+from hjepa.data.sources.protocol import ImageSource, number_classes
 from hjepa.data.survey import Survey
 from hjepa.errors import UserError
 from hjepa.files import shown
@@ -35,25 +35,27 @@ class ImageFiles(Protocol):
 class FileSource:
     """Images in files, read on demand. Greyscale is kept: one channel if every file has one.
 
-    ``wanted`` is data.channels, if it is set. ``unlabelled`` tells how to add labels if there are none.
+    ``wanted`` is data.channels, if it is set. ``unlabelled`` tells how to add labels if there are none. ``root`` is
+    the folder from which paths are seen in records of a run, if the files lie on the disk as they are.
     """
 
     unlabelled = "use for example one folder per class"
+    root: Path | None = None
 
     def __init__(self, name: str, paths: ImageFiles, labels: dict[str, np.ndarray], wanted: int | None = None) -> None:
-        self.name, self.paths, self._labels, self._wanted = shown(name), paths, labels, wanted
+        self.name, self.paths, self._labels, self.wanted = shown(name), paths, labels, wanted
         self.classes: list[str] = []
         self.left_out: Counter[str] = Counter()  # endings of the files beside the images
 
     @functools.cached_property
     def survey(self) -> Survey:
         """Return what the headers of the files contain; read when it is first asked for."""
-        return Survey.of(self.paths, self._wanted)
+        return Survey.of(self.paths, self.wanted)
 
     @functools.cached_property
     def channels(self) -> int:
         """Return data.channels, or else the channels that hold all files."""
-        return self._wanted or self.survey.channels
+        return self.wanted or self.survey.channels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,7 +74,7 @@ class FileSource:
 
     def notices(self) -> list[str]:
         """Return what the user should know of the files before training."""
-        return [*self.survey.notices(self._wanted), *self.about_files()]
+        return [*self.survey.notices(self.wanted), *self.about_files()]
 
     def about_files(self) -> list[str]:
         """Return what the user should know of the files, without their headers."""
@@ -96,12 +98,10 @@ class FileSource:
 
 
 class DiskSource(FileSource):
-    """Images in files of their own, which may vanish, be damaged, removed or replaced while a run goes on.
-
-    ``root`` is the folder from which the paths are seen in records of a run.
-    """
+    """Images in files of their own, which may vanish, be damaged, removed or replaced while a run goes on."""
 
     paths: PathTable
+    root: Path
 
     def __init__(
         self, name: str, paths: PathTable, root: Path, labels: dict[str, np.ndarray], wanted: int | None = None
@@ -206,3 +206,8 @@ def _is(entry: "os.DirEntry[str]", *, folder: bool) -> bool:
         return entry.is_dir() if folder else entry.is_file()
     except OSError:  # such as a link to itself
         return False
+
+
+def image_name(source: ImageSource, index: int) -> str:
+    """Return the path of an image as text on one line, or ``image 17`` where it is not a file."""
+    return shown(source.paths[index]) if isinstance(source, FileSource) else f"image {index}"

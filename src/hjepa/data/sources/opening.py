@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hjepa.data.endings import is_image
 from hjepa.data.scenes import Scenes
 from hjepa.data.sources.archives import ARCHIVES, open_archive, refuse_compressed_tar
 from hjepa.data.sources.arrays import ArraySource, DatasetSource
@@ -16,26 +17,33 @@ from hjepa.data.sources.lists import LISTS, ListSource
 from hjepa.data.sources.named import NAMES, open_named
 from hjepa.data.sources.npy import NpySource
 from hjepa.data.sources.npz import open_npz
+from hjepa.data.sources.paged import PagedSource, Pages, open_single_file, with_pages
 from hjepa.data.sources.protocol import ImageSource
 from hjepa.data.sources.shards import open_shards
 from hjepa.data.sources.spooled import SpooledSource
 from hjepa.errors import UserError
 
 
-def open_source(data: Any, channels: int | None = None) -> ImageSource:
+def open_source(data: Any, channels: int | None = None, pages: Pages = "first") -> ImageSource:
     """Open DATA: a folder, list, archive or array file, the name of a dataset, an array, a Dataset or an iterable.
 
     ``channels`` is data.channels: numbers other than 1, 3 or 4 are accepted only if they are set there.
+    ``pages`` is data.pages.
     Raises UserError in one line if there is nothing to train on.
     """
-    source = open_unread(data, channels)
+    source = open_unread(data, channels, pages)
     if isinstance(source, FileSource):
         _ = source.channels  # read from the headers of the files, which may not fit together
     return source
 
 
-def open_unread(data: Any, channels: int | None = None) -> ImageSource:
-    """Open DATA without looking into its files: for whoever reads all of them anyway."""
+def open_unread(data: Any, channels: int | None = None, pages: Pages = "first") -> ImageSource:
+    """Open DATA without looking into its files but for their pages: for whoever reads all of them anyway."""
+    source = _open(data, channels)
+    return source if isinstance(source, PagedSource) else with_pages(source, pages)
+
+
+def _open(data: Any, channels: int | None) -> ImageSource:
     if isinstance(data, str | os.PathLike):
         return _open_by_name(str(data), channels)
     if isinstance(data, np.ndarray):
@@ -81,9 +89,11 @@ def _open_by_name(spec: str, channels: int | None) -> ImageSource:
         if ending in ARCHIVES:
             return open_archive(file, channels)
         refuse_compressed_tar(file)
+        if is_image(file):
+            return open_single_file(file, channels)
         raise UserError(
             f"{spec} is a file: pass a folder of images, a .txt, .csv or .parquet list of paths, a .zip or .tar of "
-            "images, or a .npy or .npz file of arrays"
+            "images, a .npy or .npz file of arrays, or an image file of several pages"
         )
     raise UserError(
         f"{spec} is neither a folder nor a known dataset: check the path, or use cifar10, fashion-mnist or scenes"

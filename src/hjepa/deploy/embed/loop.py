@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hjepa.data.sources import ImageSource
+from hjepa.data.sources import ImageSource, image_name
 from hjepa.deploy.embed.plan import Plan
 from hjepa.deploy.embed.store import OpenStore, Row
 from hjepa.deploy.encoders import OpenedEncoder
-from hjepa.deploy.reading import ReadImage, image_name, read_batches, read_once, stacked
+from hjepa.deploy.reading import ReadImage, read_batches, read_once, stacked
 from hjepa.setup.machine import autocast_dtype
 
 NOT_FINITE = "its features are not finite"

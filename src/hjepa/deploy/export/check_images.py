@@ -60,11 +60,11 @@ def choose_images(encoder: FrozenEncoder, record: Mapping[str, Any], given: Any 
     """
     channels = len(encoder.mean)
     if given is not None:
-        source = open_source(given, channels)
+        source = open_source(given, channels, encoder.pages)
         return _some(source, encoder, "given", f"images of {source.name} (--images)")
     source_name = str(record.get("data", {}).get("source", ""))
     named = record.get("repeat") is not None  # or else it was an array or a Dataset, which only had a name
-    if named and (own := _own_images(source_name, channels)) is not None:
+    if named and (own := _own_images(source_name, encoder)) is not None:
         same = own.fingerprint() == record["data"].get("fingerprint")
         changed = "" if same else ", which has changed since the run"
         try:
@@ -76,7 +76,7 @@ def choose_images(encoder: FrozenEncoder, record: Mapping[str, Any], given: Any 
     return replace(scenes, why_synthetic=why)
 
 
-def _own_images(name: str, channels: int) -> ImageSource | None:
+def _own_images(name: str, encoder: FrozenEncoder) -> ImageSource | None:
     """Open the source that run.json names if it lies on this machine; None otherwise."""
     known = {"scenes": True, "fashion-mnist": fashion_mnist_is_here(), "cifar10": cifar10_is_here()}
     head = name.partition(":")[0]
@@ -86,7 +86,7 @@ def _own_images(name: str, channels: int) -> ImageSource | None:
     if not here:
         return None
     try:
-        return open_source(name, channels)
+        return open_source(name, len(encoder.mean), encoder.pages)
     except UserError:
         return None
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hjepa.data.decode import read_header, read_image
 from hjepa.data.encoded import EncodedImage
-from hjepa.data.endings import begins_like_heic
+from hjepa.data.endings import reader_missing
 from hjepa.deploy.encoders import OpenedEncoder
 from hjepa.errors import UserError
 
@@ -19,8 +19,7 @@ def decoded(name: str, content: bytes, encoder: OpenedEncoder, max_megapixels: f
     image = EncodedImage(name, lambda: io.BytesIO(content))
     header = read_header(image, encoder.channels)
     if header is None:
-        needs = "a photograph in HEIC, which needs pip install 'hjepa[heif]' here"
-        raise UserError(needs if begins_like_heic(image) else "not an image")
+        raise UserError(reader_missing(image) or "not an image")
     megapixels = header.size[0] * header.size[1] / 1e6
     if megapixels > max_megapixels:
         raise UserError(f"{megapixels:,.1f} megapixels, and {max_megapixels:g} are allowed")
