@@ -24,6 +24,7 @@ class Plan:
     estimated_memory_gb: float
     context_tokens: int
     target_tokens: int
+    level_warmup_steps: int
     momentum_half_life_images: int | None  # None: never, the momentum is 1
 
     def to_json(self) -> dict[str, Any]:
@@ -47,5 +48,6 @@ def plan_of(parts: Parts) -> Plan:
         estimated_memory_gb=round(estimate_memory_gb(config, parts.masks), 2),
         context_tokens=step.context_tokens,
         target_tokens=step.target_tokens,
+        level_warmup_steps=round(config.loss.level_warmup * total),
         momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
     )
