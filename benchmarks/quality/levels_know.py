@@ -6,10 +6,10 @@
 
 Factors are the labels of the images; with ``--group`` also whether an image's class is in that group (the example is
 animals and vehicles of CIFAR-10); with ``--pixel-factors`` also two fine factors that are computed from pixels, each in
-eight classes of equal size: ``texture``, the mean absolute Laplacian of the grey image over its standard deviation, and
-``colour``, the mean of red less blue. Features are averaged over cells. Several runs are seeds of one configuration:
-cells are then the mean and the 95 % interval over seeds (Student's t, three or more), otherwise the interval over test
-images. Beside each trained level stands the same level of the untrained encoder.
+eight classes of equal size: ``fineness`` of texture, the mean absolute Laplacian of the grey image over its standard
+deviation, and ``colour``, the mean of red less blue. Features are averaged over cells. Several runs are seeds of one
+configuration: cells are then the mean and the 95 % interval over seeds (Student's t, three or more), otherwise the
+interval over test images. Beside each trained level stands the same level of the untrained encoder.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def warmth(images: Tensor) -> Tensor:
     return (images[:, 0] - images[:, -1]).mean((1, 2))
 
 
-PIXEL_FACTORS = {"texture": fineness, "colour": warmth}
+PIXEL_FACTORS = {"fineness": fineness, "colour": warmth}  # no label of scenes is called so
 
 
 class WithFactors:
@@ -99,7 +99,9 @@ def features_of(encoder: FrozenEncoder, images: WithFactors) -> Features:
     result: Features = {}
     for network in ("trained", "untrained"):
         by_level = {name: found[f"{network} {name}"]["avg"] for name in names}
-        together = side_by_side([torch.from_numpy(rows) for rows in by_level.values()])
+        # As --level all: the last block counts once, also if a level is taken from it.
+        once = names[:-1] if encoder.depth in {level.depth for level in encoder.card_levels} else names
+        together = side_by_side([torch.from_numpy(by_level[name]) for name in once])
         result[network] = {**by_level, "all": together.numpy()}
     return result
 
@@ -193,7 +195,7 @@ def main() -> None:
     parser.add_argument("--max-test", type=int, default=None)
     parser.add_argument("--protocols", default="knn,linear")
     parser.add_argument("--group", default="", help="name and classes of a group, as in animal=2,3,4,5,6,7")
-    parser.add_argument("--pixel-factors", action="store_true", help="also texture and colour, computed from pixels")
+    parser.add_argument("--pixel-factors", action="store_true", help="also fineness of texture and colour, from pixels")
     parser.add_argument("--out", type=Path, required=True, help="OUT.md and OUT.json are written")
     asked = parser.parse_args()
     first = load_frozen(asked.runs[0])

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from runs import pictures, trainer_of
 
 import hjepa
+from hjepa.setup.build import build
+from hjepa.setup.plan import plan_of
 from hjepa.training.health import judged_level
 from hjepa.training.schedules import LevelWeights
 
@@ -44,6 +46,10 @@ def test_verdicts_are_about_the_deepest_level_that_has_all_its_weight():
     assert [judged_level(schedule(step), schedule(100)) for step in (0, 19, 20, 39, 40, 99)] == [0, 0, 1, 1, 2, 2]
     assert judged_level((0.25, 0.75, 0.0), (0.25, 0.75, 0.0)) == 1
     assert judged_level((0.0, 1.0), (0.0, 1.0)) == 1
+
+
+def test_a_plan_says_how_long_levels_take_to_come_in():
+    assert plan_of(build(tiny(**THREE), pictures())).level_warmup_steps == 6  # half of twelve
 
 
 def test_the_first_step_is_that_of_the_first_level_alone():
