@@ -9,11 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from commands import environment
 from conftest import TINY
+from runs import pictures
+from safetensors.torch import load_file
+
+import hjepa
 
 LAB = Path(__file__).parents[1] / "benchmarks" / "quality" / "lab.py"
+sys.path.append(str(LAB.parent))  # lab.py runs as a script, and imports the files beside it
 BASE = {f"{section}.{name}": value for section, fields in TINY.items() for name, value in fields.items()}
 EXPERIMENT = {
     "question": "Does a question get a table?",
@@ -87,6 +93,84 @@ def test_three_seeds_have_an_interval():
     assert found([0.50, 0.51, 0.52]) == "51.0 ± 2.5"
     assert found([0.50, 0.52]) == "51.0"
     assert found([0.504]) == "50.4"
+
+
+def test_equal_time_becomes_steps_by_the_ratio_of_the_step_times():
+    found = runpy.run_path(str(LAB), run_name="lab")["Experiment"]
+    seconds = {"slow": 0.2, "fast": 0.16}
+
+    def steps(variant, **equal):
+        return found(name="x", **{**EXPERIMENT, "equal": equal}).steps_at_equal_time(variant, seconds)
+
+    assert [steps(variant, steps=1000, of="slow") for variant in seconds] == [1000, 1250]
+    assert [steps(variant, minutes=2) for variant in seconds] == [600, 750]
+
+
+def test_a_card_has_results_of_its_own(tmp_path, monkeypatch):
+    """A driver that names a card stands for one: what is asked here is what would be run, not how fast it is."""
+    driver = tmp_path / "bin/nvidia-smi"
+    driver.parent.mkdir()
+    monkeypatch.setenv("PATH", str(driver.parent))
+    found = runpy.run_path(str(LAB), run_name="lab")
+    experiment = found["Experiment"](name="x", **EXPERIMENT)
+
+    def lab(device):
+        return found["Lab"](experiment, tmp_path / "runs", tmp_path / "results", device)
+
+    with pytest.raises(SystemExit, match=r"--device cuda: .*no card.*--device cpu"):
+        lab("cuda")
+    assert lab("auto").device.kind == "cpu"
+    driver.write_text("#!/bin/sh\necho NVIDIA H100\n")
+    driver.chmod(0o755)
+    card, cpu = lab("auto"), lab("cpu")
+    assert (card.folder.name, card.protocol["processor"]) == ("x-cuda", "NVIDIA H100")
+    assert (cpu.folder.name, cpu.protocol["processor"]) == ("x", "any")
+    assert cpu._environment()["CUDA_VISIBLE_DEVICES"] == ""  # evaluations too
+    driver.write_text("#!/bin/sh\necho NVIDIA H200\n")
+    with pytest.raises(SystemExit, match="another protocol"):
+        lab("cuda")
+
+
+@pytest.mark.slow
+def test_a_laboratory_stops_when_its_minutes_are_over_and_draws_curves_when_it_goes_on(tmp_path):
+    curve = {**EXPERIMENT["evaluate"], "points": 3}
+    experiment = {**EXPERIMENT, "seeds": [0], "variants": {"one": {}, "two": {"model.levels": [1, 2]}}, "curve": curve}
+    experiment["equal"] = {"steps": 6, "of": "two"}
+    stopped = lab(tmp_path, experiment, "--minutes", "0.01")
+    assert stopped.returncode == 1 and "stopped; the same command goes on" in stopped.stderr
+    done = lab(tmp_path, experiment)
+    assert done.returncode == 0, done.stderr
+    book = json.loads((tmp_path / "results/tiny.json").read_text())
+    assert {one["variant"] for one in book["step_times"]} == {"one", "two"}
+    ends = {run["variant"]: run["record"]["steps"] for run in book["runs"]}
+    assert ends["two"] == 6
+    points = {run["variant"]: [point["step"] for point in run["curve"]] for run in book["runs"]}
+    assert points["two"] == [2, 4]
+    assert not list((tmp_path / "runs/tiny").glob("*/encoder-at-*"))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- measured: written by hierarchy_figure.py -->\n<!-- end of measured -->\nafter\n")
+    for name in ("json", "md"):
+        shutil.copy(tmp_path / f"results/tiny.{name}", tmp_path / f"results/hierarchy-scenes.{name}")
+    script = LAB.with_name("hierarchy_figure.py")
+    words = ["--results", str(tmp_path / "results"), "--page", str(page)]
+    for _ in range(2):  # a second time changes nothing
+        drawn = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
+        assert drawn.returncode == 0, drawn.stderr
+        text = page.read_text()
+        assert text.startswith("before\n<!-- ") and text.endswith(" -->\nafter\n")
+        assert "| two | 1 | 6 |" in text and "Not run yet: hierarchy-photographs." in text
+        assert len(list((tmp_path / "images").glob("hierarchy-scenes-*.svg"))) == 3
+
+
+def test_the_encoder_of_a_checkpoint_is_that_of_its_step(tmp_path):
+    found = runpy.run_path(str(LAB.with_name("checkpoint_encoder.py")), run_name="checkpoint_encoder")
+    run = hjepa.pretrain(pictures(), out=tmp_path / "run", **TINY)
+    for step, same in ((12, True), (10, False)):
+        found["write_encoder"](run.path / f"checkpoints/step-{step:08d}", tmp_path / str(step))
+        ours, theirs = (load_file(folder / "encoder.safetensors") for folder in (tmp_path / str(step), run.path))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()) == same
+        assert hjepa.load_encoder(tmp_path / str(step)).card["provenance"]["step"] == step
 
 
 def test_levels_of_a_recipe_are_evaluated_too():

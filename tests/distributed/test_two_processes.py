@@ -59,6 +59,20 @@ def test_images_of_both_processes_are_compared(tmp_path):
 
 
 @pytest.mark.slow
+def test_levels_come_in_alike_on_both_processes(tmp_path):
+    options = tiny_options(train__length=6, train__log_every=1, train__precision="float64", loss__level_warmup=0.7)
+    options += ["--model.levels", "0,1,2"]
+    done = call("pretrain", "scenes", "--out", tmp_path / "alone", *options)
+    assert done.returncode == 0, done.stderr
+    done = launch("torchrun", tmp_path / "two", "pretrain", "scenes", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for one, two in zip(metrics(tmp_path / "alone"), metrics(tmp_path / "two"), strict=True):
+        assert one["level_weights"] == two["level_weights"]
+        for name in ("loss", "grad_norm"):
+            assert one[name] == pytest.approx(two[name], rel=1e-9), (one["step"], name)
+
+
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     options = tiny_options(optim__batch_size=9)
     done = launch("torchrun", tmp_path / "run", "pretrain", "scenes", *options)

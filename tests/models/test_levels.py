@@ -217,6 +217,12 @@ def test_a_level_that_is_not_there_is_named(run):
         ({"model": {"levels": [1, 1]}}, "one or more different levels"),
         ({"loss": {"level_weights": [1, 2]}}, "2 values for 1 levels"),
         ({"model": {"levels": [0, 1]}, "loss": {"level_weights": [0, 0]}}, "at least one must be positive"),
+        ({"loss": {"level_warmup": 0.5}}, r"level_warmup = 0\.5 .*single one.*levels 0,2, or .*level_warmup 0$"),
+        (
+            {"model": {"levels": [0, 1]}, "loss": {"level_weights": [0, 1], "level_warmup": 0.5}},
+            r"level_warmup = 0\.5 .*first level.*level_weights is 0.*level_warmup 0$",
+        ),
+        ({"model": {"levels": [0, 1]}, "loss": {"level_warmup": 1.5}}, r"loss\.level_warmup = 1\.5"),
     ],
 )
 def test_impossible_levels_end_in_one_line(settings, message):

@@ -61,7 +61,8 @@ def test_without_a_correction_the_position_is_the_step_itself():
 
 @pytest.mark.parametrize("total", [150, 900])
 def test_schedules_are_continuous_where_the_number_of_steps_was_corrected(total):
-    before = resolve_auto(tiny(train={"length": 400}, loss={"variance_covariance": 0.2}), pictures())
+    settings = {"model": {"levels": [1, 2]}, "loss": {"variance_covariance": 0.2, "level_warmup": 0.7}}
+    before = resolve_auto(tiny(train={"length": 400}, **settings), pictures())
     horizon = Horizon(400).corrected(100, total)
     changes = {"horizon.steps": (total, "test"), "horizon.corrections": (horizon.corrections, "test")}
     after = derive(before, changes)
@@ -74,7 +75,8 @@ def test_schedules_are_continuous_where_the_number_of_steps_was_corrected(total)
 
 def _schedules(config):
     rates = schedules_of(config)
-    return rates.lr, rates.weight_decay, rates.variance_covariance, momentum_of(config)
+    deeper = lambda step: rates.level_weights(step)[1]  # noqa: E731
+    return rates.lr, rates.weight_decay, rates.variance_covariance, momentum_of(config), deeper
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from conftest import tiny
 from runs import trainer_of, weights
 
 from hjepa.models.levels import gather_cells
-from hjepa.training.health import measure_levels
+from hjepa.training.health import judged_level, measure_levels
 
 THREE = {"masking": {"contexts": 3}, "train": {"precision": "float64"}, "model": {"levels": [[0, 1], [2, 2]]}}
 
@@ -64,7 +64,7 @@ def test_health_looks_at_a_level_that_is_trained():
     with torch.no_grad():
         forward = trainer.model(*batch)
     for shares, judged in (((0.5, 0.5), 1), ((0.0, 1.0), 1), ((1.0, 0.0), 0)):
-        measured = measure_levels(forward, "smooth-l1", shares)
+        measured = measure_levels(forward, "smooth-l1", shares, judged_level(shares, shares))
         assert measured["own_similarity"] == measured["levels"][judged]["own_similarity"]
 
 
@@ -75,6 +75,6 @@ def test_health_compares_an_image_with_others_only():
     with torch.no_grad():
         three = trainer.model(*batch)
         one = trainer.model(batch.images, batch.context_index[::3], batch.target_index[::3])
-    measured = [measure_levels(forward, "smooth-l1", (0.5, 0.5)) for forward in (three, one)]
+    measured = [measure_levels(forward, "smooth-l1", (0.5, 0.5), 1) for forward in (three, one)]
     for name in ("cross_sample_gap", "loss_position_mean", "loss_mean_token", "position_share", "prediction_std"):
         assert measured[0][name] == pytest.approx(measured[1][name], rel=1e-6)

@@ -76,7 +76,11 @@ def _taken_back_by(name: str, value: Any, merged: Mapping[str, Any]) -> list[str
     # A recipe's weights are one for each of its levels, and what its pixel targets are matters to a level of pixels.
     each = value if isinstance(value, list | tuple) else [value]
     has_pixels = any(0 in (one if isinstance(one, list | tuple) else [one])[:1] for one in each)
-    return ["loss.level_weights"] + ([] if has_pixels else ["loss.pixel_targets"])
+    return [
+        "loss.level_weights",
+        *([] if has_pixels else ["loss.pixel_targets"]),
+        *([] if len(each) > 1 else ["loss.level_warmup"]),  # which is for deeper levels
+    ]
 
 
 def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:

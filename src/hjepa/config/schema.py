@@ -85,6 +85,13 @@ class LossConfig(Section):
     level_weights: tuple[float, ...] | None = Field(
         None, description="Weight of each level's loss. auto: all equal.", json_schema_extra=AUTO
     )
+    level_warmup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of the steps over which deeper levels come in one after the other, shallow to deep: the "
+        "weight of each rises linearly from 0, while the first level counts from the start. 0: all from the start.",
+    )
     pixel_targets: Literal["values", "gradients"] = Field(
         "values", description="Targets of a level of depth 0: normalised pixels, or histograms of gradients (HOG)."
     )
@@ -233,6 +240,16 @@ class Config(Section):
         if weights is not None and len(weights) != len(levels):
             raise ValueError(
                 f"loss.level_weights has {len(weights)} values for {len(levels)} levels: give one for each"
+            )
+        if self.loss.level_warmup and len(levels) < 2:
+            raise ValueError(
+                f"loss.level_warmup = {self.loss.level_warmup:g} is for deeper levels, and there is a single one: add "
+                f"levels, as in --model.levels 0,{self.model.depth}, or use --loss.level_warmup 0"
+            )
+        if self.loss.level_warmup and weights is not None and weights[0] == 0:
+            raise ValueError(
+                f"loss.level_warmup = {self.loss.level_warmup:g} starts with the first level alone, whose "
+                "loss.level_weights is 0: give it a positive weight, or use --loss.level_warmup 0"
             )
         if self.loss.pixel_targets != "values" and not any(depth == 0 for depth, _ in levels):
             raise ValueError(

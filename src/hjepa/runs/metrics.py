@@ -9,7 +9,7 @@ import torch
 
 from hjepa.config import Config
 from hjepa.setup.machine import memory_gb
-from hjepa.training.health import FeatureQueue, measure_levels, teacher_distance
+from hjepa.training.health import FeatureQueue, judged_level, measure_levels, teacher_distance
 from hjepa.training.trainer import StepResult, Trainer
 
 
@@ -70,7 +70,9 @@ def metrics_line(
 
     ``content`` is how much of the image content features predicted when it was last measured (content_tracker.py).
     """
-    measures = measure_levels(result.forward, trainer.objective.kind, trainer.objective.level_weights)
+    shares = trainer.schedules.level_weights(result.step - result.stepped)  # those of this step
+    judged = judged_level(shares, trainer.schedules.level_weights(config.horizon.steps or 0))
+    measures = measure_levels(result.forward, trainer.objective.kind, shares, judged)
     images = result.step * config.optim.batch_size
     return {
         "step": result.step,
@@ -78,6 +80,7 @@ def metrics_line(
         "images": images,
         "loss": loss,
         **({"regulariser": result.regulariser} if config.loss.variance_covariance else {}),
+        **({"level_weights": list(shares)} if config.loss.level_warmup else {}),
         **measures,
         "relative_loss": loss / max(measures["loss_position_mean"], 1e-12),
         "effective_rank": queue.rank(),

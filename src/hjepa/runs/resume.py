@@ -108,6 +108,13 @@ def horizon_change(before: Config, after: Config, step: int) -> list[str]:
         if name != "variance_covariance" or before.loss.variance_covariance
     ]
     rows.append(("momentum", momentum_of(before)(step), momentum_of(after)(step)))
+    if before.loss.level_warmup:
+        rows += [
+            (f"weight of level {number}", old, new)
+            for number, (old, new) in enumerate(
+                zip(*(schedules_of(config).level_weights(step) for config in (before, after)), strict=True)
+            )
+        ]
     horizon = f"at step {step}, horizon {before.horizon.steps} -> {after.horizon.steps}"
     return [f"{name} {old:.6g} -> {new:.6g} {horizon}" for name, old, new in rows]
 

@@ -23,9 +23,9 @@ from hjepa.setup.memory import MaskShape, mask_shape, refuse_too_large
 from hjepa.setup.timing import StepTime, time_steps, with_fitting_steps
 from hjepa.training.batches import Batches
 from hjepa.training.horizon import Horizon, along
-from hjepa.training.objective import Objective, normalised_weights
+from hjepa.training.objective import Objective
 from hjepa.training.parameters import build_optimizer
-from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
+from hjepa.training.schedules import Cosine, EMAScheduler, LevelWeights, WarmupCosine
 from hjepa.training.trainer import Schedules, Trainer
 
 
@@ -161,7 +161,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         ),
         schedules_of(config),
         accelerator=accelerator,
-        objective=Objective(config.loss.kind, normalised_weights(config.loss.level_weights, len(model.levels))),
+        objective=Objective(config.loss.kind),
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
@@ -184,14 +184,19 @@ def set_schedules(trainer: Trainer, config: Config) -> None:
 
 
 def schedules_of(config: Config) -> Schedules:
-    """Return learning rate, weight decay and the regulariser's weight as functions of the step."""
+    """Return learning rate, weight decay and the weights of the losses as functions of the step."""
     o, horizon = config.optim, horizon_of(config)
     steps = horizon.planned_steps
+    levels = len(config.model.levels or (None,))  # None: the last block alone
+    level_weights = LevelWeights(
+        config.loss.level_weights or (1.0,) * levels, warmup_steps=config.loss.level_warmup * steps
+    )
     lr = WarmupCosine(o.start_lr, o.lr, o.final_lr, round(o.warmup * steps), steps)
     return Schedules(
         lr=along(horizon, lr, ahead=1),
         weight_decay=along(horizon, Cosine(o.weight_decay, o.final_weight_decay, steps), ahead=1),
         variance_covariance=along(horizon, Cosine(config.loss.variance_covariance, 0.0, steps), ahead=1),
+        level_weights=along(horizon, level_weights),
     )
 
 

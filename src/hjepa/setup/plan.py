@@ -24,6 +24,7 @@ class Plan:
     estimated_memory_gb: float
     context_tokens: int
     target_tokens: int
+    level_warmup_steps: int
     momentum_half_life_images: int | None  # None: never, the momentum is 1
     threads: str  # of the processor: how many, and what they do while they wait for each other
 
@@ -48,6 +49,7 @@ def plan_of(parts: Parts) -> Plan:
         estimated_memory_gb=round(estimate_memory_gb(config, parts.masks), 2),
         context_tokens=step.context_tokens,
         target_tokens=step.target_tokens,
+        level_warmup_steps=round(config.loss.level_warmup * total),
         momentum_half_life_images=None if math.isinf(half_life) else round(half_life),
         threads=threads_in_words(),
     )

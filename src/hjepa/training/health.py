@@ -60,13 +60,22 @@ def measure(level: LevelForward, loss: LossName) -> dict[str, float]:
     }
 
 
-def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float]) -> dict[str, Any]:
-    """Measure the last level with a positive weight; the baseline losses are weighted means over all levels.
+def judged_level(shares: Sequence[float], final: Sequence[float]) -> int:
+    """Return the deepest level that has all its weight, compared with the first one; levels without any do not count.
+
+    ``shares`` are the levels' weights now, ``final`` those after their warm-up.
+    """
+    risen = (now * final[0] >= 0.999 * then * shares[0] for now, then in zip(shares, final, strict=True))
+    return max(number for number, whole in enumerate(risen) if whole and shares[number] > 0)
+
+
+def measure_levels(forward: Forward, loss: LossName, shares: Sequence[float], judged: int) -> dict[str, Any]:
+    """Measure the ``judged`` level; the baseline losses are weighted means over all levels.
 
     With several levels, ``levels`` holds the measures of each, in order, including its own loss.
     """
     each = [measure(level, loss) for level in forward.levels]
-    whole: dict[str, Any] = dict(each[max(number for number, share in enumerate(shares) if share > 0)])
+    whole: dict[str, Any] = dict(each[judged])
     for name in ("loss_mean_token", "loss_position_mean"):
         whole[name] = sum(share * found[name] for share, found in zip(shares, each, strict=True))
     if len(each) > 1:

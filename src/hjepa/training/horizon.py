@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Horizon:
         return Horizon(total_steps, (*earlier, (step, rate)))
 
 
-def along(horizon: Horizon, schedule: Callable[[float], float], *, ahead: int = 0) -> Callable[[int], float]:
+def along(horizon: Horizon, schedule: Callable[[float], T], *, ahead: int = 0) -> Callable[[int], T]:
     """Return a schedule over ``planned_steps`` as a function of the optimizer step of a run with this horizon.
 
     ``ahead`` is 1 for schedules whose value in step s is that at position s + 1 of their curve.

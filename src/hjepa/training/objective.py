@@ -16,6 +16,13 @@ from hjepa.models.levels import at_least_float32
 LossName = Literal["smooth-l1", "l2"]
 
 
+class LossWeights(NamedTuple):
+    """The weights of the objective's terms in one step."""
+
+    levels: tuple[float, ...]  # of each level's prediction loss; sum to 1
+    variance_covariance: float  # of the regulariser
+
+
 class Losses(NamedTuple):
     """The terms of the objective, scalars; a step minimises their sum."""
 
@@ -25,17 +32,17 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The weighted loss of all levels, plus the regulariser with its weight at the current step."""
+    """The weighted loss of all levels, plus the weighted regulariser; the weights are those of the current step."""
 
     kind: LossName = "smooth-l1"
-    level_weights: tuple[float, ...] = (1.0,)  # sum to 1
 
-    def __call__(self, forward: Forward, context_index: Tensor, variance_covariance: float = 0.0) -> Losses:
+    def __call__(self, forward: Forward, context_index: Tensor, weights: LossWeights) -> Losses:
         """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
-        prediction = levels_loss(forward, self.kind, self.level_weights)
-        if not variance_covariance:
+        prediction = levels_loss(forward, self.kind, weights.levels)
+        if not weights.variance_covariance:
             return Losses(prediction, prediction.new_zeros(()))
-        return Losses(prediction, variance_covariance * context_variance_covariance(forward.context, context_index))
+        spread = context_variance_covariance(forward.context, context_index)
+        return Losses(prediction, weights.variance_covariance * spread)
 
 
 def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smooth-l1") -> Tensor:
@@ -55,12 +62,6 @@ def levels_loss(forward: Forward, kind: LossName, weights: Sequence[float]) -> T
     losses = (prediction_loss(level.predictions, level.targets, kind) for level in forward.levels)
     total: Tensor = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))  # type: ignore[assignment]
     return total
-
-
-def normalised_weights(weights: Sequence[float] | None, levels: int) -> tuple[float, ...]:
-    """Return level weights scaled to sum to 1; all equal if none are given."""
-    given = tuple(weights or (1.0,) * levels)
-    return tuple(weight / sum(given) for weight in given)
 
 
 def context_variance_covariance(context: Tensor, context_index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Learning rate, weight decay and momentum: pure functions of the optimizer step.
+"""Learning rate, weight decay, momentum and the levels' weights: pure functions of the optimizer step.
 
 ``step`` counts optimizer steps that were actually taken, from 0; it is fractional if the number of steps of the run
 was corrected (``training/horizon.py``). The learning rate and weight decay used in step s are those at position s + 1
@@ -7,6 +7,7 @@ uses them (tests/reference holds its recorded curves).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -40,6 +41,31 @@ class Cosine:
     def __call__(self, step: float) -> float:
         """Return the value used in optimizer step ``step``."""
         return _half_cosine(self.base, self.final, (step + 1) / self.total_steps)
+
+
+@dataclass(frozen=True)
+class LevelWeights:
+    """The weights of the levels' losses, which sum to 1 in every step; deeper levels may come in from below.
+
+    Level 0 counts from the first step. The warm-up is divided equally among the deeper levels, shallow to deep: each
+    level's weight rises linearly from 0 in its part and then stays. Without a warm-up all count from the first step.
+    """
+
+    weights: tuple[float, ...]  # after the warm-up, in any unit
+    warmup_steps: float = 0.0
+
+    def __call__(self, step: float) -> tuple[float, ...]:
+        """Return the weights used in optimizer step ``step``."""
+        if step >= self.warmup_steps:
+            return normalised_weights(self.weights)
+        risen = step * (len(self.weights) - 1) / self.warmup_steps  # 1 when level 1 has its weight, 2 when level 2 has
+        first, *deeper = self.weights
+        return normalised_weights([first, *(w * min(1.0, max(0.0, risen - n)) for n, w in enumerate(deeper))])
+
+
+def normalised_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    """Return weights scaled to sum to 1."""
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 @dataclass(frozen=True)

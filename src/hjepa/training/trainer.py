@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from hjepa.models.hjepa import HJEPA, Forward
-from hjepa.training.objective import Objective, normalised_weights
+from hjepa.training.objective import LossWeights, Objective
 from hjepa.training.parameters import refuse_target_parameters, set_rates, trained_parameters
 
 
@@ -33,6 +33,11 @@ class Schedules:
     lr: Callable[[int], float]
     weight_decay: Callable[[int], float]
     variance_covariance: Callable[[int], float] = lambda _step: 0.0  # weight of the regulariser; none by default
+    level_weights: Callable[[int], tuple[float, ...]] = lambda _step: (1.0,)  # sum to 1; a single level by default
+
+    def loss_weights(self, step: int) -> LossWeights:
+        """Return the weights of the objective's terms in a step."""
+        return LossWeights(self.level_weights(step), self.variance_covariance(step))
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Trainer:
         self.wrapped = self.accelerator.prepare_model(model)
         self.optimizer = optimizer
         self.schedules = schedules
-        self.objective = objective or Objective(level_weights=normalised_weights(None, len(model.levels)))
+        self.objective = objective or Objective()
         self.clip_gradient = clip_gradient
         self.autocast = autocast
         self.scaler = scaler or torch.amp.GradScaler(enabled=False)
@@ -88,7 +93,7 @@ class Trainer:
         """Take one optimizer step over the micro-batches, then move the target encoder once."""
         model, optimizer, scaler = self.model, self.optimizer, self.scaler
         lr, weight_decay = self.schedules.lr(self.step), self.schedules.weight_decay(self.step)
-        variance_covariance = self.schedules.variance_covariance(self.step)
+        weights = self.schedules.loss_weights(self.step)
         set_rates(optimizer, lr=lr, weight_decay=weight_decay)
         model.train()
 
@@ -97,7 +102,7 @@ class Trainer:
             with self._reduces_gradients(number == len(micro_batches)):
                 with self._autocast(batch.images.device):
                     forward = self.wrapped(*batch)  # targets (no gradient), then predictions
-                parts = torch.stack(self.objective(forward, batch.context_index, variance_covariance))
+                parts = torch.stack(self.objective(forward, batch.context_index, weights))
                 scaler.scale(parts.sum() / len(micro_batches)).backward()
             losses.append(parts.detach())
 
