@@ -30,12 +30,23 @@ class Objective:
     kind: LossName = "smooth-l1"
     level_weights: tuple[float, ...] = (1.0,)  # sum to 1
 
-    def __call__(self, forward: Forward, context_index: Tensor, variance_covariance: float = 0.0) -> Losses:
-        """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
+    def __call__(
+        self,
+        forward: Forward,
+        context_index: Tensor,
+        variance_covariance: Tensor | float | None = None,
+        patches: int = 0,
+    ) -> Losses:
+        """Return the losses of a forward pass whose context patches were ``context_index`` [B, V].
+
+        ``variance_covariance`` is the weight of the regulariser (None: there is none), ``patches`` their number N in
+        an image.
+        """
         prediction = levels_loss(forward, self.kind, self.level_weights)
-        if not variance_covariance:
+        if variance_covariance is None:
             return Losses(prediction, prediction.new_zeros(()))
-        return Losses(prediction, variance_covariance * context_variance_covariance(forward.context, context_index))
+        spread = context_variance_covariance(forward.context, context_index, patches)
+        return Losses(prediction, variance_covariance * spread)
 
 
 def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smooth-l1") -> Tensor:
@@ -63,15 +74,15 @@ def normalised_weights(weights: Sequence[float] | None, levels: int) -> tuple[fl
     return tuple(weight / sum(given) for weight in given)
 
 
-def context_variance_covariance(context: Tensor, context_index: Tensor) -> Tensor:
+def context_variance_covariance(context: Tensor, context_index: Tensor, patches: int) -> Tensor:
     """Return the VICReg variance-covariance loss on context tokens [B, V, D], a scalar.
 
     The batch mean of each patch position is subtracted first. This prevents features that encode position only, which
     is all that targets contain in the first thousands of steps. ``context_index`` [B, V] holds the patch index of each
-    token. With several ranks, the images of all of them are compared.
+    token, below ``patches``. With several ranks, the images of all of them are compared.
     """
-    tokens, patches = _gather_ranks(at_least_float32(context)), _gather_ranks(context_index)
-    return variance_covariance(without_position(tokens, patches))
+    tokens, index = _gather_ranks(at_least_float32(context)), _gather_ranks(context_index)
+    return variance_covariance(without_position(tokens, index, patches))
 
 
 def variance_covariance(features: Tensor) -> Tensor:
@@ -87,11 +98,12 @@ def variance_covariance(features: Tensor) -> Tensor:
     return spread + (covariance.square().sum() - variances.square().sum()) / len(variances)
 
 
-def without_position(tokens: Tensor, patches: Tensor) -> Tensor:
-    """Subtract from tokens [B, V, D] the batch mean of their patch position ``patches`` [B, V]; rows [B*V, D]."""
-    rows, place = tokens.flatten(0, 1), patches.flatten()
-    counts = torch.bincount(place)[:, None]  # [N, 1], up to the last patch that occurs
-    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add(0, place, rows)
+def without_position(tokens: Tensor, index: Tensor, patches: int) -> Tensor:
+    """Subtract from tokens [B, V, D] the batch mean of their patch position ``index`` [B, V]; rows [B*V, D]."""
+    rows, place = tokens.flatten(0, 1), index.flatten()
+    # Not bincount: its result is as long as the largest index is high, and the host would wait to be told.
+    counts = rows.new_zeros(patches).index_add(0, place, torch.ones_like(place, dtype=rows.dtype))[:, None]  # [N, 1]
+    sums = rows.new_zeros(patches, rows.shape[1]).index_add(0, place, rows)
     means = sums / counts.clamp_min(1)
     return rows - means[place]
 
