@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import environment
 
+from hjepa.errors import UserError
 from hjepa.setup import machine
 
 FAULTS = """
@@ -89,3 +90,20 @@ def test_a_format_that_the_processor_lacks_is_told_by_a_small_product(monkeypatc
     """One that runs at 1 GFLOP/s took 16 seconds at each start, at the size that suits the others."""
     monkeypatch.setattr(machine.time, "perf_counter", itertools.count().__next__)  # every product takes a second
     assert machine.matmul_speed(torch.bfloat16) == pytest.approx(2 * 128**3 / 1e9)
+
+
+def test_what_is_captured_where_and_why():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert machine.choose_capture("auto", device=cpu, precision="bf16", processes=1) == (
+        "off",
+        "there are no CUDA graphs on cpu",
+    )
+    on, reason = machine.choose_capture("auto", device=cuda, precision="bf16", processes=1)
+    assert on == "on" and "one for each shape" in reason
+    for obstacle, words in (({"processes": 2}, "2 processes"), ({"precision": "fp16"}, "scaler")):
+        given = {"device": cuda, "precision": "bf16", "processes": 1} | obstacle
+        off, reason = machine.choose_capture("auto", **given)
+        assert off == "off" and words in reason
+        with pytest.raises(UserError, match=rf"train.capture = on: .*{words}.* use --train.capture auto"):
+            machine.choose_capture("on", **given)
+    assert machine.choose_capture("off", device=cuda, precision="bf16", processes=1) == ("off", "as requested")

@@ -13,7 +13,7 @@ from hjepa.data.bad_images import BadImage
 from hjepa.data.loader import MicroBatchDataset, MicroBatchSampler, RankShard, micro_batches
 from hjepa.data.resident import Draw, ResidentImages
 from hjepa.errors import UserError
-from hjepa.masking import Masks, MaskSampler
+from hjepa.masking import MaskSampler
 from hjepa.models.encoder import normalise_pixels
 from hjepa.training.trainer import MicroBatch
 
@@ -85,7 +85,7 @@ class Batches:
 
     def _of_this_rank(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
         pixels = self._pixels(first_attempt)
-        masks: Iterator[Masks] | None = None
+        masks: Iterator[tuple[Tensor, Tensor]] | None = None
         try:
             while True:
                 batch = []
@@ -115,22 +115,24 @@ class Batches:
             draw = resident.draw(*self.images.drawn(index))
             yield Draw(*(self._pinned(part) for part in draw))
 
-    def _masks(self, first_attempt: int) -> Iterator[Masks]:
-        """Yield the masks of micro-batches; the masks of one image are adjacent."""
+    def _masks(self, first_attempt: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield context and targets of micro-batches; the masks of one image are adjacent."""
         each = self.contexts
         for attempt, rows in MicroBatchSampler(self.shard, first_attempt):
             of_rows = slice(each * rows.start, each * rows.stop)
-            yield self.masks.sample(attempt, each * self.shard.batch_size, of_rows)
+            masks = self.masks.sample(attempt, each * self.shard.batch_size, of_rows)
+            yield self._pinned(torch.from_numpy(masks.context)), self._pinned(torch.from_numpy(masks.targets))
 
-    def _micro_batch(self, images: Tensor | Draw, masks: Masks) -> MicroBatch:
-        context, targets = (self._on_device(torch.from_numpy(part)) for part in (masks.context, masks.targets))
+    def _micro_batch(self, images: Tensor | Draw, masks: tuple[Tensor, Tensor]) -> MicroBatch:
+        context, targets = (self._on_device(part) for part in masks)
         if isinstance(images, Draw):
             assert self.resident is not None
             drawn = Draw(*(None if part is None else self._on_device(part) for part in images))  # type: ignore[arg-type]
             images = self.resident.batch(drawn)
         return MicroBatch(self.normalised(images), context, targets)
 
-    def _pinned(self, tensor: Tensor | None) -> Any:
+    def _pinned(self, tensor: Any) -> Any:
+        """Return a tensor in memory from which a card copies by itself: for other memory the host waits."""
         return tensor.pin_memory() if tensor is not None and self.on_cuda else tensor
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -66,10 +66,13 @@ class Recording(NamedTuple, Generic[T]):
 
 
 class Captured(Generic[B, T]):
-    """A function of micro-batches that is recorded and replayed; in the beginning it runs as it is."""
+    """A function of micro-batches that is recorded and replayed; in the beginning it runs as it is.
 
-    def __init__(self, function: Callable[[Sequence[B]], T], recorder: Recorder) -> None:
-        self._function, self._recorder = function, recorder
+    ``tidy`` removes what a recording leaves behind that failed on the way, such as gradients.
+    """
+
+    def __init__(self, function: Callable[[Sequence[B]], T], recorder: Recorder, tidy: Callable[[], None]) -> None:
+        self._function, self._recorder, self._tidy = function, recorder, tidy
         self._buffers: dict[tuple[int, int, torch.Size, torch.dtype], Tensor] = {}
         self._recordings: dict[Shapes, Recording[T]] = {}
         self._seen: Counter[Shapes] = Counter()
@@ -106,6 +109,7 @@ class Captured(Generic[B, T]):
             recording = Recording(*self._recorder.record(lambda: self._function(static)))
         except RuntimeError as error:  # such as too little memory: training goes on as it did
             self.given_up = str(error).splitlines()[0]
+            self._tidy()
             return None
         self._recordings[shapes] = recording
         return recording

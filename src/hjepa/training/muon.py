@@ -55,7 +55,8 @@ class Muon(AdamW):
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         momentum = torch.stack(momenta)
         if self.found_inf is not None:
-            gradients = torch.where(self.found_inf > 0, momentum, gradients)  # a gradient like it leaves it as it is
+            stays = (self.found_inf > 0).to(momentum.device)
+            gradients = torch.where(stays, momentum, gradients)  # a gradient like the momentum leaves it as it is
         momentum = momentum.lerp(gradients, 1 - MOMENTUM)
         torch._foreach_copy_(momenta, list(momentum.unbind()))
         moves = orthogonal(gradients.lerp(momentum, MOMENTUM), self.products).to(gradients.dtype)  # Nesterov's

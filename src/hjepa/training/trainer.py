@@ -120,9 +120,10 @@ class Trainer:
         device = next(model.parameters()).device
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.counters = torch.zeros(3, dtype=torch.int64, device=self.place)  # steps, skipped, skipped in a row
+        self._one = torch.ones((), dtype=torch.float64, device=self.place)  # a number of the host would be copied there
         self.rates = RateTable(self.place)
         self._known, self._since = [0, 0, 0], 0  # the counters as last read, and the attempts since
-        self.captured = None if recorder is None else Captured(self._step_on_device, recorder)
+        self.captured = None if recorder is None else Captured(self._step_on_device, recorder, optimizer.zero_grad)
         self.capturing = False
 
     def train_step(self, micro_batches: Sequence[MicroBatch]) -> StepResult:
@@ -163,14 +164,14 @@ class Trainer:
         stepped = norm.isfinite().to(self.place)
         optimizer.found_inf = 1.0 - stepped.float()  # 1: parameters, their state and the target encoder stay
         optimizer.step()
-        momentum = torch.where(stepped, rates.momentum, 1.0)
+        momentum = torch.where(stepped, rates.momentum, self._one)
         model.target_encoder.update(model.context_encoder, momentum)
         self._count(stepped)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
         numbers = [self.counters[0], *torch.stack(losses).mean(0), norm, stepped, *rates[:2], momentum]
-        return torch.stack([n.detach().to(self.place, torch.float64) for n in numbers]), forward.detached()
+        return torch.stack([n.detach().to(self.place).double() for n in numbers]), forward.detached()
 
     def _count(self, stepped: Tensor) -> None:
         """Count the step as taken or skipped."""
