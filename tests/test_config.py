@@ -208,3 +208,25 @@ def test_a_patch_size_left_open_divides_the_image_size(size, patch):
 def test_other_levels_than_a_recipe_has_take_its_weights_with_them(given, levels, weights):
     config = resolve([read_recipe("hjepa-tiny"), read_options(given)]).config
     assert (config.model.levels, config.loss.level_weights) == (levels, weights)
+
+
+def test_a_recipe_knows_its_device_and_what_is_given_wins():
+    from hjepa.config import on_device
+
+    resolved = resolve([read_recipe("hjepa-tiny")])
+    assert on_device(resolved, "cpu") == resolved
+    card = on_device(resolved, "cuda")
+    assert card.config.optim.batch_size == 512 and card.config.optim.lr == resolved.config.optim.lr
+    reason = "derived: recipe hjepa-tiny on cuda: a card is idle with 16 images"
+    assert card.origin["optim.batch_size"] == reason and f"batch_size: 512  # {reason}" in dump(card)
+    given = resolve([read_recipe("hjepa-tiny"), read_options(["--optim.batch_size", "64"])])
+    assert on_device(given, "cuda") == given
+    assert on_device(load(dump(card)), "cuda").config == card.config, "a run that goes on keeps its values"
+
+
+@pytest.mark.parametrize("name", configuration.recipe_names())
+def test_what_recipes_say_about_devices_is_valid(name):
+    from hjepa.config import on_device
+
+    for device in ("cpu", "cuda", "mps"):
+        assert on_device(resolve([read_recipe(name)]), device).config.recipe == name

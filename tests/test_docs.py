@@ -245,10 +245,10 @@ def test_every_file_of_the_reading_list_exists_and_the_step_is_one_screen():
     assert "src/hjepa/training/trainer.py" in files
     assert [file for file in files if not (ROOT / file).is_file()] == []
     tree = ast.parse((ROOT / "src/hjepa/training/trainer.py").read_text())
-    step = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "train_step")
+    step = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_step_on_device")
     assert step.end_lineno - step.lineno < 60
     source = ast.unparse(step)
-    assert source.index("scaler.step(optimizer)") < source.index("update_from_context_encoder")
+    assert source.index("optimizer.step()") < source.index("target_encoder.update(")
 
 
 def test_every_package_of_the_core_is_named_with_its_reason():

@@ -17,8 +17,9 @@ from hjepa.models.hjepa import build_hjepa
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
 from hjepa.training.parameters import build_optimizer
+from hjepa.training.rates import Schedules
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
-from hjepa.training.trainer import MicroBatch, Schedules, Trainer
+from hjepa.training.trainer import MicroBatch, Trainer
 
 STEM = Path(os.environ.get("HJEPA_REFERENCE", Path(__file__).parent / "reference" / "ijepa_small"))
 RELATIVE = 1e-9

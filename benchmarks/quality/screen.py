@@ -375,7 +375,7 @@ def one_step(s: dict, parts: Parts, images: Tensor, masks: tuple[Tensor, Tensor]
         goal = normalise_cells(last.mean(1), s["norm"]).repeat(s["views"], 1)
         loss = loss + s["glob"] * F.smooth_l1_loss(parts.extra["glob"](context.float().mean(1)), goal)
     if s["vc"]:
-        loss = loss + fall * s["vc"] * context_variance_covariance(context, context_index)
+        loss = loss + fall * s["vc"] * context_variance_covariance(context, context_index, levels[0].shape[1])
     if s["vcgrid"]:
         loss = loss + fall * s["vcgrid"] * variance_covariance(context.float().mean(1))
     return loss, float(own.detach())

@@ -21,7 +21,7 @@ from hjepa.models.hjepa import HJEPA
 from hjepa.models.levels import Level, last_level, level_widths
 from hjepa.models.predictor import Predictor
 from hjepa.models.target import TargetEncoder
-from hjepa.training.objective import levels_loss, normalised_weights
+from hjepa.training.objective import levels_loss
 
 Masks = tuple[torch.Tensor, torch.Tensor]
 
@@ -62,7 +62,7 @@ def counted(size: Size, masks: Masks) -> tuple[float, float, int]:
         set_attention(model, "plain")
         with FlopCounterMode(display=False) as ours:
             forward = model(images, context, targets)
-            levels_loss(forward, "smooth-l1", normalised_weights(None, len(model.levels))).backward()
+            levels_loss(forward, "smooth-l1", [1 / len(model.levels)] * len(model.levels)).backward()
         side = size.image // size.patch
         student, teacher = (Encoder(*size.encoder, size.patch, side) for _ in range(2))
         predictor = PlainPredictor(size.encoder[0], *size.predictor, side)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import environment
 
+from hjepa.errors import UserError
 from hjepa.setup import machine
 
 FAULTS = """
@@ -105,3 +106,20 @@ def test_a_plan_says_what_threads_do_while_they_wait(threads, policy, said, monk
         assert re.match(said, machine.threads_in_words(), flags=re.IGNORECASE)
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_is_captured_where_and_why():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert machine.choose_capture("auto", device=cpu, precision="bf16", processes=1) == (
+        "off",
+        "there are no CUDA graphs on cpu",
+    )
+    on, reason = machine.choose_capture("auto", device=cuda, precision="bf16", processes=1)
+    assert on == "on" and "one for each shape" in reason
+    for obstacle, words in (({"processes": 2}, "2 processes"), ({"precision": "fp16"}, "scaler")):
+        given = {"device": cuda, "precision": "bf16", "processes": 1} | obstacle
+        off, reason = machine.choose_capture("auto", **given)
+        assert off == "off" and words in reason
+        with pytest.raises(UserError, match=rf"train.capture = on: .*{words}.* use --train.capture auto"):
+            machine.choose_capture("on", **given)
+    assert machine.choose_capture("off", device=cuda, precision="bf16", processes=1) == ("off", "as requested")

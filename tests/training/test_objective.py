@@ -40,10 +40,10 @@ def test_tokens_that_say_where_only_are_nothing_without_their_position(images, v
     rng = np.random.default_rng(seed)
     patches = torch.from_numpy(np.stack([rng.permutation(6)[:visible] for _ in range(images)]))
     where = drawn(6, 3, seed=seed)
-    assert without_position(where[patches], patches).abs().max() < 1e-12
+    assert without_position(where[patches], patches, 6).abs().max() < 1e-12
     tokens = drawn(images, visible, 3, seed=seed + 1)
     torch.testing.assert_close(
-        without_position(tokens + where[patches], patches), without_position(tokens, patches), rtol=0, atol=1e-12
+        without_position(tokens + where[patches], patches, 6), without_position(tokens, patches, 6), rtol=0, atol=1e-12
     )
 
 
@@ -53,7 +53,7 @@ def test_a_step_minimises_it_and_logs_the_loss_of_the_predictions_apart():
     with torch.no_grad():
         forward = trainer.model(*batch)
     prediction = levels_loss(forward, config.loss.kind, (1.0,))
-    term = context_variance_covariance(forward.context, batch.context_index)
+    term = context_variance_covariance(forward.context, batch.context_index, 16)
     context, index = forward.context.float().flatten(0, 1).numpy(), batch.context_index.flatten().numpy()
     apart = context.copy()
     for place in np.unique(index):

@@ -11,7 +11,8 @@ from runs import pictures, same, trainer_of, weights
 
 import hjepa
 from hjepa.training.parameters import build_optimizer
-from hjepa.training.trainer import MicroBatch, Schedules, Trainer
+from hjepa.training.rates import Schedules
+from hjepa.training.trainer import MicroBatch, Trainer
 
 
 def test_accumulating_4_x_16_equals_1_x_64():

@@ -55,6 +55,7 @@ def audit_first_steps(session: Session, *, from_weights: bool = False) -> Iterat
     first = trainer.step + 1
 
     def done() -> None:
+        trainer.capturing = True  # a replayed step calls none of the audit's hooks, so it begins after them
         if session.main:
             write_audit(session, audit.report(), first)
 

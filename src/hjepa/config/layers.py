@@ -97,12 +97,30 @@ def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolve
 
 
 def read_recipe(name: str) -> Layer:
-    """Read a recipe that ships with hjepa."""
+    """Read a recipe that ships with hjepa; values for some device only are left out (``on_device``)."""
+    return Layer(f"recipe {name}", {"recipe": name, **_recipe(name)[0]})
+
+
+def on_device(resolved: Resolved, device: str) -> Resolved:
+    """Return a configuration with what its recipe says about a device, where nothing else says otherwise."""
+    if resolved.config.recipe is None:
+        return resolved
+    recipe = resolved.config.recipe
+    values, reason = dict(_recipe(recipe)[1].get(device, {})), f"recipe {recipe} on {device}"
+    if because := values.pop("because", None):
+        reason = f"{reason}: {because}"
+    changes = {name: (value, reason) for name, value in _leaves(values) if resolved.origin[name] == f"recipe {recipe}"}
+    return derive(resolved, changes)
+
+
+def _recipe(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the values of a recipe, and those for each device that differ."""
     names = recipe_names()
     if name not in names:
         raise UserError(f"unknown recipe {name!r}{did_you_mean(name, names)}: the recipes are {', '.join(names)}")
     text = resources.files("hjepa.recipes").joinpath(f"{name}.yaml").read_text()
-    return Layer(f"recipe {name}", {"recipe": name, **yaml.safe_load(text)})
+    values = yaml.safe_load(text)
+    return values, values.pop("devices", {})
 
 
 def recipe_names() -> list[str]:

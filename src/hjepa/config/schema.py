@@ -167,6 +167,11 @@ class TrainConfig(Section):
     attention: Literal["auto", "fused", "plain"] = Field(
         "auto", description="Attention kernel. auto: the faster one, measured."
     )
+    capture: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether steps are recorded as CUDA graphs and replayed. auto: on a GPU, unless several processes "
+        "train together or precision is fp16.",
+    )
     log_every: int = Field(20, ge=1, description="Steps between two lines of metrics.jsonl.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints.")
     keep_checkpoints: int = Field(

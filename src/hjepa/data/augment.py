@@ -116,21 +116,33 @@ def channels_first(image: np.ndarray) -> Tensor:
 def crop_box(
     size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: np.ndarray
 ) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a random crop of an image of (H, W) pixels.
+    """Return (top, left, height, width) of a random crop of an image of (H, W) pixels."""
+    top, left, height, width = crop_boxes(size, scale, ratio, draws[None])[0].tolist()
+    return top, left, height, width
+
+
+def crop_boxes(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: np.ndarray
+) -> np.ndarray:
+    """Return (top, left, height, width) [B, 4] of random crops of images of (H, W) pixels, for ``draws`` [B, DRAWS].
 
     Area uniform in ``scale``, aspect (width / height) log-uniform in ``ratio``, first of ten tries that
     fits; Szegedy et al. 2015, as in torchvision's RandomResizedCrop.
     """
-    tries = draws[: 2 * CROP_TRIES].reshape(CROP_TRIES, 2)
-    area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * tries[:, 0])
+    tries = draws[:, : 2 * CROP_TRIES].reshape(-1, CROP_TRIES, 2)
+    area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = np.log(ratio[0]), np.log(ratio[1])
-    aspect = np.exp(low + (high - low) * tries[:, 1])
-    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = np.flatnonzero((heights >= 1) & (widths >= 1) & (heights <= size[0]) & (widths <= size[1]))
-    if len(fits):
-        height, width = int(heights[fits[0]]), int(widths[fits[0]])
-        top, left = (int(d * (s - b + 1)) for d, s, b in zip(draws[-3:-1], size, (height, width), strict=True))
-        return top, left, height, width
-    height = min(size[0], max(1, round(size[1] / ratio[0])))
-    width = min(size[1], max(1, round(size[0] * ratio[1])))
-    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+    aspect = np.exp(low + (high - low) * tries[..., 1])
+    sides = np.stack([np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))], -1)  # [B, tries, 2]
+    fits = np.all((sides >= 1) & (sides <= size), axis=-1)
+    taken = sides[np.arange(len(draws)), np.argmax(fits, axis=1)].astype(np.int64)  # [B, 2]
+    corner = (draws[:, -3:-1] * (np.array(size) - taken + 1)).astype(np.int64)
+    central = np.array(
+        [
+            min(size[0], max(1, round(size[1] / ratio[0]))),
+            min(size[1], max(1, round(size[0] * ratio[1]))),
+        ]
+    )
+    some = np.any(fits, axis=1, keepdims=True)
+    middle = (np.array(size) - central) // 2
+    return np.concatenate([np.where(some, corner, middle), np.where(some, taken, central)], axis=1)

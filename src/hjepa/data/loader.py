@@ -131,10 +131,15 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
             return error
         return loaded.sent() if get_worker_info() else loaded
 
-    def _images(self, index: MicroBatchIndex) -> LoadedMicroBatch:
+    def drawn(self, index: MicroBatchIndex) -> tuple[np.ndarray, np.ndarray]:
+        """Return which images a micro-batch has, int64 [b], and their numbers for crop and flip, [b, DRAWS]."""
         attempt, rows = index
         indices = sample_order(self.seed, len(self.source), attempt, self.batch_size)[rows]
-        draws = generator(self.seed, "augment", attempt).random((rows.stop, DRAWS))[rows]
+        return indices, generator(self.seed, "augment", attempt).random((rows.stop, DRAWS))[rows]
+
+    def _images(self, index: MicroBatchIndex) -> LoadedMicroBatch:
+        attempt, rows = index
+        indices, draws = self.drawn(index)
         whole_batch = getattr(self.source, "batch", None)
         if whole_batch is not None:
             return LoadedMicroBatch(self.augment.batch(whole_batch(indices), draws))

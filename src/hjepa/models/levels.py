@@ -75,7 +75,7 @@ def gradient_histograms(images: Tensor, grid: Grid) -> Tensor:
     down = F.pad(images, (0, 0, 1, 1), mode="replicate")
     dx, dy = across[..., 2:] - across[..., :-2], down[..., 2:, :] - down[..., :-2, :]  # [B, C, H, W]
     angle = dy.atan2(dx) % math.pi
-    number = (angle * (ORIENTATIONS / math.pi)).long().clamp_max(ORIENTATIONS - 1)
+    number = (angle * (ORIENTATIONS / math.pi)).long().clamp(0, ORIENTATIONS - 1)  # NaN would be no bin at all
     shape = (len(images), images.shape[1], ORIENTATIONS, *images.shape[-2:])
     votes = images.new_zeros(shape).scatter_(2, number[:, :, None], dx.hypot(dy)[:, :, None])
     cells = F.adaptive_avg_pool2d(votes.flatten(1, 2), grid).unflatten(1, shape[1:3])  # [B, C, 9, GH, GW]

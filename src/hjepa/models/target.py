@@ -33,19 +33,24 @@ class TargetEncoder(nn.Module):
         return self.encoder(images, depths=depths)
 
     @torch.no_grad()
-    def update(self, context_encoder: ContextEncoder, momentum: float) -> None:
+    def update(self, context_encoder: ContextEncoder, momentum: float | Tensor) -> None:
         """Apply ``t <- momentum * t + (1 - momentum) * c`` to every parameter and float buffer.
 
         Integer buffers are copied. Tensors are paired by name and updated in place. Raises ValueError
         if names, shapes or formats differ, or if momentum lies outside [0, 1] (Grill et al. 2020,
-        eq. 1; Assran et al. 2023, section 3).
+        eq. 1; Assran et al. 2023, section 3). A momentum on the device, a scalar in float64, is not looked at.
         """
-        if not 0.0 <= momentum <= 1.0:
+        if not isinstance(momentum, Tensor) and not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {momentum}")
         averaged, copied = self._pairs(context_encoder)
         teacher, student = [t for t, _ in averaged], [c for _, c in averaged]
-        torch._foreach_mul_(teacher, momentum)
-        torch._foreach_add_(teacher, student, alpha=1.0 - momentum)
+        if isinstance(momentum, Tensor):
+            kept, added = (share.to(teacher[0].dtype) for share in (momentum, 1.0 - momentum))
+            torch._foreach_mul_(teacher, kept)
+            torch._foreach_add_(teacher, torch._foreach_mul(student, added))
+        else:
+            torch._foreach_mul_(teacher, momentum)
+            torch._foreach_add_(teacher, student, alpha=1.0 - momentum)
         for target, source in copied:
             target.copy_(source)
 

@@ -24,6 +24,7 @@ FREE_TO_CHANGE = {
     "horizon.length",
     "horizon.steps",
     "horizon.corrections",
+    "train.capture",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -55,7 +55,6 @@ class Session:
         self.verdict: Verdict | None = None
         self.best_rank = 0.0
         self.content = ContentTracker(self.trainer)
-        self.skipped_in_a_row = 0
         self.signals = StopSignals(self.trainer.accelerator)
         self.first_step = self.trainer.step
         self.throughput = Throughput()
@@ -83,7 +82,7 @@ class Session:
                 raise Stopped(self.signals.agreed, trainer.step)
             else:
                 raise UserError(
-                    f"training diverged: {self.skipped_in_a_row} consecutive steps had non-finite gradients "
+                    f"training diverged: {trainer.skipped_in_a_row} consecutive steps had non-finite gradients "
                     f"(checkpoint at step {trainer.step}); restart with --optim.lr below {self.config.optim.lr:g}"
                 )
         finally:
@@ -112,23 +111,38 @@ class Session:
             raise
 
     def _after_step(self, result: StepResult, waited: float) -> bool:
-        """Log and save if due; return whether to stop."""
+        """Log and save if due; return whether to stop.
+
+        Numbers are read from the device only where something may be due: until then no more steps have been taken than
+        attempts made, so nothing is missed (decision 0026).
+        """
         self.throughput.add(self.config.optim.batch_size, waited)
         self._name_bad_images()
-        self.skipped_in_a_row = 0 if result.stepped else self.skipped_in_a_row + 1
-        if result.stepped:
-            self._keep_budget(result.step)
-        every = self.config.train.log_every
-        # Steps until the next line; the last step has one wherever it falls.
-        missing = min((-result.step) % every, max(0, self.total_steps - result.step))
+        may_be, config = self.trainer.step_at_most, self.config.train
+        missing = min((-may_be) % config.log_every, max(0, self.total_steps - may_be))
         if missing * result.batch.images.shape[0] < self.health.queue.length:
             self.health.queue.add(result.forward.pooled)
-        gave_up = self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
-        if (missing == 0 and result.stepped) or result.step == self.total_steps or gave_up:
-            self._log(result)
-        if result.stepped and result.step % self.config.train.checkpoint_every == 0:
-            self.save()
+        gave_up = False
+        if missing == 0 or self._is_due(may_be) or self.trainer.skipped_in_a_row_at_most >= MAX_SKIPPED_IN_A_ROW:
+            gave_up = self._after_read_step(result)
         return self.signals.agree() or gave_up
+
+    def _is_due(self, step: int) -> bool:
+        """Return whether something besides a line of metrics.jsonl is due after a step."""
+        budget = self.budget is not None and self.budget.is_due(step, self.total_steps)
+        return budget or step % self.config.train.checkpoint_every == 0
+
+    def _after_read_step(self, result: StepResult) -> bool:
+        """Do what is due after a step that is known to have been taken or skipped; return whether to give up."""
+        config, gave_up = self.config.train, self.trainer.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
+        if result.stepped:
+            self._keep_budget(result.step)
+        at_end = result.step == self.total_steps
+        if (result.stepped and result.step % config.log_every == 0) or at_end or gave_up:
+            self._log(result)
+        if result.stepped and result.step % config.checkpoint_every == 0:
+            self.save()
+        return gave_up
 
     def _keep_budget(self, step: int) -> None:
         """Correct the number of steps if the run would miss its budget."""
@@ -226,13 +240,13 @@ class Session:
             training={
                 "optimizer": trainer.optimizer.state_dict(),
                 "scaler": trainer.scaler.state_dict(),
-                "features": self.health.queue.features,
+                "features": None if self.health.queue.features is None else self.health.queue.features.cpu(),
                 "content": self.content.tensors(),
             },
             state={
                 "step": trainer.step,
                 "skipped_steps": trainer.skipped_steps,
-                "skipped_in_a_row": self.skipped_in_a_row,
+                "skipped_in_a_row": trainer.skipped_in_a_row,
                 "best_rank": self.best_rank,
                 "bad_images": [list(image) for image in self.batches.images.bad],
                 "content": self.content.state(),
@@ -250,7 +264,7 @@ class Session:
         trainer.model.load_state_dict(checkpoint.weights)
         trainer.optimizer.load_state_dict(checkpoint.training["optimizer"])
         trainer.scaler.load_state_dict(checkpoint.training["scaler"])
-        trainer.step, trainer.skipped_steps = state["step"], state["skipped_steps"]
+        trainer.restore(state["step"], state["skipped_steps"], state["skipped_in_a_row"])
         self.first_step = trainer.step
         self.health.queue.features = checkpoint.training["features"]
         if "content" in state:  # missing in checkpoints of versions that measured it on other images
@@ -259,7 +273,7 @@ class Session:
         self.batches.images.bad.add(still_bad(self.source, bad))
         self.health.history.extend(state["health"])
         self.verdict = Verdict(**state["verdict"]) if state["verdict"] else None
-        self.best_rank, self.skipped_in_a_row = state["best_rank"], state["skipped_in_a_row"]
+        self.best_rank = state["best_rank"]
         self.record["verdict_history"] = state["verdict_history"]
         self.record["seconds_before"] = state["seconds"]
         if self.budget is not None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hjepa.config import Config, Resolved, derive, parse_length
+from hjepa.config import Config, Resolved, derive, on_device, parse_length
 from hjepa.data.augment import ResizeToInput
 from hjepa.data.bad_images import BadImages
 from hjepa.data.loader import pixel_statistics
@@ -10,7 +10,7 @@ from hjepa.data.sources import FileSource, ImageSource
 from hjepa.data.value_range import images_of_more_than_8_bits, measure_value_range
 from hjepa.errors import UserError
 from hjepa.setup.image_sizes import with_sizes
-from hjepa.setup.machine import choose_attention, choose_device, choose_precision
+from hjepa.setup.machine import choose_attention, choose_capture, choose_device, choose_precision
 from hjepa.setup.memory import MaskShape, refuse_sizes_beyond_memory
 
 
@@ -19,6 +19,8 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
 
     Given values are kept, so the configuration of a run is returned unchanged.
     """
+    device = choose_device(resolved.config.train.device)
+    resolved = on_device(resolved, device.type)
     bad = BadImages(len(source), resolved.config.data.max_bad)  # met while measuring; training reports them
     resolved = _with_value_range(with_sizes(resolved, source, bad), source, bad)
     config = resolved.config
@@ -45,7 +47,6 @@ def resolve_auto(resolved: Resolved, source: ImageSource) -> Resolved:
     elif config.horizon.steps is None and length.unit == "epochs":
         steps = max(1, int(length.amount * len(source) / config.optim.batch_size))
         values["horizon.steps"] = (steps, f"{length.amount:g} epochs of {len(source):,} images")
-    device = choose_device(config.train.device)
     precision, reason = choose_precision(config.train.precision, device)
     if precision != config.train.precision:
         values["train.precision"] = (precision, reason)
@@ -64,6 +65,14 @@ def with_attention(resolved: Resolved, masks: MaskShape) -> Resolved:
         shapes=_attention_shapes(resolved.config, masks),
     )
     return resolved if attention == train.attention else derive(resolved, {"train.attention": (attention, reason)})
+
+
+def with_capture(resolved: Resolved, processes: int) -> Resolved:
+    """Choose whether the step is captured."""
+    train = resolved.config.train
+    device = choose_device(train.device)
+    capture, reason = choose_capture(train.capture, device=device, precision=train.precision, processes=processes)
+    return resolved if capture == train.capture else derive(resolved, {"train.capture": (capture, reason)})
 
 
 def resize_of(config: Config, channels: int | None = None) -> ResizeToInput:

@@ -10,6 +10,7 @@ from hjepa.config import Config, MultiblockMasking, RandomMasking, Resolved, der
 from hjepa.data.alike import refuse_images_all_alike
 from hjepa.data.augment import Augment
 from hjepa.data.loader import MicroBatchDataset, RankShard
+from hjepa.data.resident import ResidentImages, fit_on
 from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomPatchSampler, ReferenceSampler
@@ -17,16 +18,18 @@ from hjepa.models.encoder import set_attention
 from hjepa.models.hjepa import HJEPA, build_hjepa, initialise_hjepa
 from hjepa.models.levels import Level
 from hjepa.setup.accelerator import broadcast_config, start_accelerator
-from hjepa.setup.autoconfig import resize_of, resolve_auto, with_attention
-from hjepa.setup.machine import autocast_dtype, grad_scaler
+from hjepa.setup.autoconfig import resize_of, resolve_auto, with_attention, with_capture
+from hjepa.setup.machine import autocast_dtype, available_memory_gb, grad_scaler
 from hjepa.setup.memory import MaskShape, mask_shape, refuse_too_large
 from hjepa.setup.timing import StepTime, time_steps, with_fitting_steps
 from hjepa.training.batches import Batches
+from hjepa.training.capture import CudaGraphs
 from hjepa.training.horizon import Horizon, along
 from hjepa.training.objective import Objective
 from hjepa.training.parameters import build_optimizer
+from hjepa.training.rates import Schedules
 from hjepa.training.schedules import Cosine, EMAScheduler, LevelWeights, WarmupCosine
-from hjepa.training.trainer import Schedules, Trainer
+from hjepa.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def build(resolved: Resolved, source: ImageSource, *, started: float | None = No
     resolved = broadcast_config(resolved)
     sampler = build_sampler(resolved.config)
     masks = mask_shape(sampler, resolved.config)
-    resolved = broadcast_config(with_attention(resolved, masks))
+    resolved = broadcast_config(with_attention(with_capture(resolved, accelerator.num_processes), masks))
     batches = build_batches(resolved.config, source, sampler, accelerator)
     refuse_too_large(resolved.config, masks, accelerator.num_processes)
     by_budget = resolved.config.horizon.steps is None
@@ -121,7 +124,15 @@ def build_batches(config: Config, source: ImageSource, sampler: MaskSampler, acc
         dtype=torch.float64 if config.train.precision == "float64" else torch.float32,
         workers=data.workers or 0,
         accelerator=accelerator,
+        resident=_resident(source, augment, accelerator.device),
     )
+
+
+def _resident(source: ImageSource, augment: Augment, device: torch.device) -> ResidentImages | None:
+    """Move images to the memory of a card, if they fit there."""
+    if device.type != "cuda" or not fit_on(source, augment, free=available_memory_gb(device) * 2**30):
+        return None
+    return ResidentImages(source, augment, device)
 
 
 def build_model(config: Config) -> HJEPA:
@@ -165,6 +176,7 @@ def build_trainer(config: Config, model: HJEPA, accelerator: Accelerator) -> Tra
         clip_gradient=config.optim.clip_gradient,
         autocast=autocast_dtype(config.train.precision),
         scaler=grad_scaler(config.train.precision, accelerator.device),
+        recorder=CudaGraphs(accelerator.device) if config.train.capture == "on" else None,
     )
 
 
@@ -173,7 +185,8 @@ def reset_trainer(trainer: Trainer, config: Config) -> None:
     initialise_hjepa(trainer.model, seed=config.train.seed, kind=config.model.initialisation)
     trainer.optimizer.state.clear()
     trainer.scaler = grad_scaler(config.train.precision, trainer.accelerator.device)
-    trainer.step = trainer.skipped_steps = 0
+    trainer.restore(0, 0, 0)
+    trainer.capturing = False
     set_schedules(trainer, config)
 
 
@@ -186,7 +199,7 @@ def set_schedules(trainer: Trainer, config: Config) -> None:
 def schedules_of(config: Config) -> Schedules:
     """Return learning rate, weight decay and the weights of the losses as functions of the step."""
     o, horizon = config.optim, horizon_of(config)
-    steps = horizon.planned_steps
+    steps, regulariser = horizon.planned_steps, config.loss.variance_covariance
     levels = len(config.model.levels or (None,))  # None: the last block alone
     level_weights = LevelWeights(
         config.loss.level_weights or (1.0,) * levels, warmup_steps=config.loss.level_warmup * steps
@@ -195,7 +208,7 @@ def schedules_of(config: Config) -> Schedules:
     return Schedules(
         lr=along(horizon, lr, ahead=1),
         weight_decay=along(horizon, Cosine(o.weight_decay, o.final_weight_decay, steps), ahead=1),
-        variance_covariance=along(horizon, Cosine(config.loss.variance_covariance, 0.0, steps), ahead=1),
+        variance_covariance=along(horizon, Cosine(regulariser, 0.0, steps), ahead=1) if regulariser else None,
         level_weights=along(horizon, level_weights),
     )
 

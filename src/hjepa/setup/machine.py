@@ -84,6 +84,22 @@ def choose_attention(
     return best, f"{other:.1f} times as fast as the other kernel at these sizes"
 
 
+def choose_capture(wanted: str, *, device: torch.device, precision: str, processes: int) -> tuple[str, str]:
+    """Return (on or off, reason): whether the step is recorded as CUDA graphs. Raises UserError if it cannot be."""
+    obstacle = ""
+    if device.type != "cuda":
+        obstacle = f"there are no CUDA graphs on {device.type}"
+    elif processes > 1:
+        obstacle = f"{processes} processes train together"
+    elif precision == "fp16":
+        obstacle = "the gradient scaler of fp16 cannot be recorded"
+    if wanted == "on" and obstacle:
+        raise UserError(f"train.capture = on: {obstacle}, use --train.capture auto")
+    if wanted != "auto":
+        return wanted, "as requested"
+    return ("off", obstacle) if obstacle else ("on", "CUDA graphs, one for each shape of masks")
+
+
 def matmul_speed(dtype: torch.dtype, *, repeats: int = 5) -> float:
     """Return the speed of a square matrix product on the CPU in GFLOP/s.
 

@@ -18,15 +18,38 @@ class StepTime(NamedTuple):
     target_tokens: int  # T
 
 
+WARM_UP = 2  # steps: the first ones allocate
+MAX_WARM_UP = 100  # steps to record as graphs what can be recorded
+QUIET = 8  # steps in a row without a new recording: the rare shapes of masks may come later
+
+
 def time_steps(trainer: Trainer, batches: Batches, steps: int) -> StepTime:
-    """Take a few steps and return their median time; the slowest rank counts."""
-    times, micro, stream = [], [], batches(0)
+    """Take steps until they run as they will in training, then time ``steps`` of them; the slowest rank counts.
+
+    Where the step is captured, that is after most shapes of masks have been recorded; there the mean counts, because
+    steps run one after the other without the host. On a CPU it is the median: others may use it as well.
+    """
+    stream, taken, quiet, times = batches(0), 0, 0, []
+    trainer.capturing = True
+    micro = next(stream)
+    while taken < WARM_UP or (trainer.captured is not None and quiet < QUIET and taken < MAX_WARM_UP):
+        recorded = 0 if trainer.captured is None else trainer.captured.recordings
+        trainer.train_step(micro)
+        micro, taken = next(stream), taken + 1
+        quiet = 0 if trainer.captured is None or trainer.captured.recordings > recorded else quiet + 1
+    trainer.read()  # wait until they are done
+    begun = time.perf_counter()
     for _ in range(steps):
         start = time.perf_counter()
-        micro = next(stream)
         trainer.train_step(micro)
+        micro = next(stream)
+        if trainer.captured is None:
+            trainer.read()
         times.append(time.perf_counter() - start)
-    seconds = sorted(times[1:])[len(times[1:]) // 2]  # the first step allocates
+    trainer.read()
+    mean = (time.perf_counter() - begun) / steps
+    seconds = sorted(times)[len(times) // 2] if trainer.captured is None else mean
+    trainer.capturing = False
     accelerator = trainer.accelerator
     if accelerator.num_processes > 1:
         seconds = float(accelerator.gather(torch.tensor([seconds], device=accelerator.device)).max())

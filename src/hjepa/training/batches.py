@@ -1,16 +1,19 @@
 """Images and masks joined into the micro-batches of one rank, on its device."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from hjepa.data.ahead import ahead
 from hjepa.data.bad_images import BadImage
-from hjepa.data.loader import MicroBatchDataset, RankShard, micro_batches
+from hjepa.data.loader import MicroBatchDataset, MicroBatchSampler, RankShard, micro_batches
+from hjepa.data.resident import Draw, ResidentImages
 from hjepa.errors import UserError
-from hjepa.masking import Masks, MaskSampler
+from hjepa.masking import MaskSampler
 from hjepa.models.encoder import normalise_pixels
 from hjepa.training.trainer import MicroBatch
 
@@ -34,9 +37,11 @@ class Batches:
         dtype: torch.dtype,
         workers: int,
         accelerator: Accelerator,
+        resident: ResidentImages | None = None,
     ) -> None:
         self.images, self.shard, self.masks = images, shard, masks
         self.contexts, self.workers = contexts, workers  # masks per image; loader processes
+        self.resident = resident  # the images on the device, if they stay there
         self.accelerator, self.device = accelerator, accelerator.device
         self.on_cuda = self.device.type == "cuda"
         self.mean, self.std = (
@@ -79,26 +84,56 @@ class Batches:
         return error
 
     def _of_this_rank(self, first_attempt: int) -> Iterator[list[MicroBatch]]:
+        pixels = self._pixels(first_attempt)
+        masks: Iterator[tuple[Tensor, Tensor]] | None = None
+        try:
+            while True:
+                batch = []
+                for _ in self.shard.rows():
+                    images = next(pixels)
+                    # A thread must not be there when loader processes are forked, with the first images.
+                    masks = masks or ahead(self._masks(first_attempt))
+                    batch.append(self._micro_batch(images, next(masks)))
+                yield batch
+        finally:
+            for stream in (pixels, masks):
+                if isinstance(stream, Generator):
+                    stream.close()
+
+    def _pixels(self, first_attempt: int) -> Iterator[Tensor | Draw]:
+        """Yield the images of micro-batches, or what is to be made of those on the device."""
+        if self.resident is not None:
+            return ahead(self._draws(first_attempt, self.resident))
         stream = micro_batches(
             self.images, self.shard, first_attempt=first_attempt, workers=self.workers, pin_memory=self.on_cuda
         )
-        attempt = first_attempt
-        while True:
-            batch = []
-            for rows in self.shard.rows():
-                masks = self._masks(attempt, rows)
-                batch.append(self._micro_batch(next(stream), masks))
-            yield batch
-            attempt += 1
+        in_memory = hasattr(self.images.source, "batch")  # none of these can be unreadable
+        return ahead(stream) if in_memory and self.workers == 0 else stream
 
-    def _masks(self, attempt: int, rows: slice) -> Masks:
-        """Return the masks of ``rows`` of the global batch; the masks of one image are adjacent."""
+    def _draws(self, first_attempt: int, resident: ResidentImages) -> Iterator[Draw]:
+        for index in MicroBatchSampler(self.shard, first_attempt):
+            draw = resident.draw(*self.images.drawn(index))
+            yield Draw(*(self._pinned(part) for part in draw))
+
+    def _masks(self, first_attempt: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield context and targets of micro-batches; the masks of one image are adjacent."""
         each = self.contexts
-        return self.masks.sample(attempt, each * self.shard.batch_size, slice(each * rows.start, each * rows.stop))
+        for attempt, rows in MicroBatchSampler(self.shard, first_attempt):
+            of_rows = slice(each * rows.start, each * rows.stop)
+            masks = self.masks.sample(attempt, each * self.shard.batch_size, of_rows)
+            yield self._pinned(torch.from_numpy(masks.context)), self._pinned(torch.from_numpy(masks.targets))
 
-    def _micro_batch(self, pixels: Tensor, masks: Masks) -> MicroBatch:
-        context, targets = (self._on_device(torch.from_numpy(part)) for part in (masks.context, masks.targets))
-        return MicroBatch(self.normalised(pixels), context, targets)
+    def _micro_batch(self, images: Tensor | Draw, masks: tuple[Tensor, Tensor]) -> MicroBatch:
+        context, targets = (self._on_device(part) for part in masks)
+        if isinstance(images, Draw):
+            assert self.resident is not None
+            drawn = Draw(*(None if part is None else self._on_device(part) for part in images))  # type: ignore[arg-type]
+            images = self.resident.batch(drawn)
+        return MicroBatch(self.normalised(images), context, targets)
+
+    def _pinned(self, tensor: Any) -> Any:
+        """Return a tensor in memory from which a card copies by itself: for other memory the host waits."""
+        return tensor.pin_memory() if tensor is not None and self.on_cuda else tensor
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return images [B, C, H, W], uint8 or in 0..1, on the device and normalised as in training."""

@@ -116,12 +116,14 @@ class FeatureQueue:
 
     def add(self, pooled: Tensor) -> None:
         """Append features [B, D]; the oldest beyond ``length`` are dropped."""
-        rows = pooled.detach().float().cpu()
-        self.features = (rows if self.features is None else torch.cat([self.features, rows]))[-self.length :].clone()
+        rows = pooled.detach().float()  # they stay on the device: nothing waits for them before they are asked for
+        self.features = (rows if self.features is None else torch.cat([self.features.to(rows.device), rows]))[
+            -self.length :
+        ].clone()
 
     def rank(self) -> float:
         """Return the effective rank of the most recent features."""
-        return float("nan") if self.features is None else effective_rank(self.features)
+        return float("nan") if self.features is None else effective_rank(self.features.cpu())
 
 
 @dataclass(frozen=True)

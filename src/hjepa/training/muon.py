@@ -1,20 +1,19 @@
 """Muon: orthogonalised updates for weight matrices, AdamW for everything else."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.adamw import adamw
+
+from hjepa.training.adamw import AdamW
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, five rounds of it: Jordan et al. 2024
 ROUNDS = 5
 
 
-class Muon(Optimizer):
+class Muon(AdamW):
     """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for groups marked ``orthogonal``, else AdamW.
 
     It is one optimizer with one state, so schedules, scaler and checkpoints need no special case. Updates are scaled by
@@ -31,65 +30,39 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         products: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "betas": betas, "eps": eps, "orthogonal": False})
+        super().__init__(groups, betas=betas, eps=eps, orthogonal=False)
         self.products = products
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            moving = [(p, p.grad) for p in group["params"] if p.grad is not None]
-            (self._orthogonal_step if group["orthogonal"] else self._adamw_step)(group, moving)
-        return loss
-
-    def _orthogonal_step(self, group: dict[str, Any], moving: list[tuple[Tensor, Tensor]]) -> None:
-        matrices = [matrix for matrix, _ in moving]
-        for matrix in matrices:
-            if not self.state[matrix]:
-                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
-        gradients = [gradient for _, gradient in moving]
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+    def move(self, group: dict[str, Any], moving: list[Tensor]) -> None:
+        """Update the parameters of a group that have a gradient."""
+        if not group["orthogonal"]:
+            super().move(group, moving)
+            return
+        self.decay(group, moving)
         # One stack for each shape: a small model has dozens of small matrices, and a call for each costs more than
         # its products.
-        alike: dict[torch.Size, list[int]] = {}
-        for number, matrix in enumerate(matrices):
-            alike.setdefault(matrix.shape, []).append(number)
-        for shape, numbers in alike.items():
-            moves = orthogonal(torch.stack([ahead[number] for number in numbers]), self.products).to(matrices[0].dtype)
-            length = 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_([matrices[number] for number in numbers], moves.unbind(), alpha=-group["lr"] * length)
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for matrix in moving:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+            alike.setdefault(matrix.shape, []).append(matrix)
+        for matrices in alike.values():
+            self._orthogonal_step(group["lr"], matrices)
 
-    def _adamw_step(self, group: dict[str, Any], moving: list[tuple[Tensor, Tensor]]) -> None:
-        parameters = [parameter for parameter, _ in moving]
-        for parameter in parameters:
-            if not self.state[parameter]:
-                zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
-        states = [self.state[parameter] for parameter in parameters]
-        beta1, beta2 = group["betas"]
-        adamw(
-            parameters,
-            [gradient for _, gradient in moving],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            foreach=True,
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+    def _orthogonal_step(self, lr: Any, matrices: list[Tensor]) -> None:
+        """Update matrices of one shape."""
+        gradients = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
+        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+        momentum = torch.stack(momenta)
+        if self.found_inf is not None:
+            stays = (self.found_inf > 0).to(momentum.device)
+            gradients = torch.where(stays, momentum, gradients)  # a gradient like the momentum leaves it as it is
+        momentum = momentum.lerp(gradients, 1 - MOMENTUM)
+        torch._foreach_copy_(momenta, list(momentum.unbind()))
+        moves = orthogonal(gradients.lerp(momentum, MOMENTUM), self.products).to(gradients.dtype)  # Nesterov's
+        length = lr * (0.2 * math.sqrt(max(matrices[0].shape)))
+        moves = moves * -self.if_moving(length)
+        torch._foreach_add_(matrices, list(moves.unbind()))
 
 
 def orthogonal(matrices: Tensor, products: torch.dtype = torch.float32) -> Tensor:

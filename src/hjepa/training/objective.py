@@ -19,8 +19,8 @@ LossName = Literal["smooth-l1", "l2"]
 class LossWeights(NamedTuple):
     """The weights of the objective's terms in one step."""
 
-    levels: tuple[float, ...]  # of each level's prediction loss; sum to 1
-    variance_covariance: float  # of the regulariser
+    levels: Sequence[float] | Tensor  # of each level's prediction loss, [L]; sum to 1
+    variance_covariance: float | Tensor | None = None  # of the regulariser; None: there is none
 
 
 class Losses(NamedTuple):
@@ -36,13 +36,16 @@ class Objective:
 
     kind: LossName = "smooth-l1"
 
-    def __call__(self, forward: Forward, context_index: Tensor, weights: LossWeights) -> Losses:
-        """Return the losses of a forward pass whose context patches were ``context_index`` [B, V]."""
+    def __call__(self, forward: Forward, context_index: Tensor, weights: LossWeights, patches: int = 0) -> Losses:
+        """Return the losses of a forward pass whose context patches were ``context_index`` [B, V].
+
+        ``patches`` is the number N of patches in an image, which only the regulariser needs.
+        """
         prediction = levels_loss(forward, self.kind, weights.levels)
-        if not weights.variance_covariance:
+        if weights.variance_covariance is None:
             return Losses(prediction, prediction.new_zeros(()))
-        spread = context_variance_covariance(forward.context, context_index)
-        return Losses(prediction, weights.variance_covariance * spread)
+        spread = context_variance_covariance(forward.context, context_index, patches)
+        return Losses(prediction, torch.as_tensor(weights.variance_covariance, dtype=spread.dtype) * spread)
 
 
 def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smooth-l1") -> Tensor:
@@ -57,22 +60,24 @@ def prediction_loss(predictions: Tensor, targets: Tensor, kind: LossName = "smoo
     return F.mse_loss(predictions, targets)
 
 
-def levels_loss(forward: Forward, kind: LossName, weights: Sequence[float]) -> Tensor:
-    """Return the weighted mean of the levels' losses, a scalar; ``weights`` sum to 1."""
-    losses = (prediction_loss(level.predictions, level.targets, kind) for level in forward.levels)
-    total: Tensor = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))  # type: ignore[assignment]
+def levels_loss(forward: Forward, kind: LossName, weights: Sequence[float] | Tensor) -> Tensor:
+    """Return the weighted mean of the levels' losses, a scalar; ``weights`` [L] sum to 1."""
+    losses = [prediction_loss(level.predictions, level.targets, kind) for level in forward.levels]
+    # In the format of the losses: a float64 scalar on the device would make the sum float64, too.
+    shares = zip(torch.as_tensor(weights, dtype=losses[0].dtype), losses, strict=True)
+    total: Tensor = sum(weight * loss for weight, loss in shares)
     return total
 
 
-def context_variance_covariance(context: Tensor, context_index: Tensor) -> Tensor:
+def context_variance_covariance(context: Tensor, context_index: Tensor, patches: int) -> Tensor:
     """Return the VICReg variance-covariance loss on context tokens [B, V, D], a scalar.
 
     The batch mean of each patch position is subtracted first. This prevents features that encode position only, which
     is all that targets contain in the first thousands of steps. ``context_index`` [B, V] holds the patch index of each
-    token. With several ranks, the images of all of them are compared.
+    token, below ``patches``. With several ranks, the images of all of them are compared.
     """
-    tokens, patches = _gather_ranks(at_least_float32(context)), _gather_ranks(context_index)
-    return variance_covariance(without_position(tokens, patches))
+    tokens, index = _gather_ranks(at_least_float32(context)), _gather_ranks(context_index)
+    return variance_covariance(without_position(tokens, index, patches))
 
 
 def variance_covariance(features: Tensor) -> Tensor:
@@ -88,11 +93,12 @@ def variance_covariance(features: Tensor) -> Tensor:
     return spread + (covariance.square().sum() - variances.square().sum()) / len(variances)
 
 
-def without_position(tokens: Tensor, patches: Tensor) -> Tensor:
-    """Subtract from tokens [B, V, D] the batch mean of their patch position ``patches`` [B, V]; rows [B*V, D]."""
-    rows, place = tokens.flatten(0, 1), patches.flatten()
-    counts = torch.bincount(place)[:, None]  # [N, 1], up to the last patch that occurs
-    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add(0, place, rows)
+def without_position(tokens: Tensor, index: Tensor, patches: int) -> Tensor:
+    """Subtract from tokens [B, V, D] the batch mean of their patch position ``index`` [B, V]; rows [B*V, D]."""
+    rows, place = tokens.flatten(0, 1), index.flatten()
+    # Not bincount: its result is as long as the largest index is high, and the host would wait to be told.
+    counts = rows.new_zeros(patches).index_add(0, place, torch.ones_like(place, dtype=rows.dtype))[:, None]  # [N, 1]
+    sums = rows.new_zeros(patches, rows.shape[1]).index_add(0, place, rows)
     means = sums / counts.clamp_min(1)
     return rows - means[place]
 

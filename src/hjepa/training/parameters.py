@@ -3,10 +3,11 @@
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hjepa.models.hjepa import HJEPA
+from hjepa.training.adamw import AdamW
 from hjepa.training.muon import Muon
 
 
@@ -45,19 +46,17 @@ def build_optimizer(
     eps: float = 1e-8,
     kind: Literal["adamw", "muon"] = "adamw",
     products: torch.dtype = torch.float32,
-) -> Optimizer:
+) -> AdamW:
     """Return AdamW over the trained parameters, or Muon; the learning rate is set in every step.
 
     ``products`` is the dtype of Muon's matrix products.
     """
     groups = parameter_groups(model)
-    optimizer: Optimizer
+    optimizer: AdamW
     if kind == "muon":
         optimizer = Muon(with_orthogonal(groups, model), betas=betas, eps=eps, products=products)
     else:
-        device = next(model.parameters()).device
-        # The fused kernel is one pass over memory; MPS has it only for some versions, so not there.
-        optimizer = AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=device.type != "mps")
+        optimizer = AdamW(groups, betas=betas, eps=eps)
     refuse_target_parameters(optimizer, model.target_encoder)
     return optimizer
 
@@ -73,14 +72,14 @@ def refuse_target_parameters(optimizer: Optimizer, target_encoder: nn.Module) ->
         )
 
 
-def set_rates(optimizer: Optimizer, *, lr: float, weight_decay: float) -> None:
-    """Set the learning rate, and the weight decay of groups that have one."""
+def set_rates(optimizer: Optimizer, *, lr: Tensor, weight_decay: Tensor) -> None:
+    """Set the learning rate, and the weight decay of groups that have one: scalars on the device."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         if group["decays"]:
             group["weight_decay"] = weight_decay
 
 
-def trained_parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
     """Return every parameter the optimizer holds."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

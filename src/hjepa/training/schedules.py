@@ -84,9 +84,7 @@ class EMAScheduler:
     kind: str = "linear"
 
     def __post_init__(self) -> None:
-        for value in (self.base_value, self.final_value):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {value}")
+        refuse_momentum(self.base_value, self.final_value)
         if self.kind not in ("linear", "cosine", "constant"):
             raise ValueError(f"momentum kind must be linear, cosine or constant, got {self.kind!r}")
 
@@ -100,6 +98,13 @@ class EMAScheduler:
         if self.kind == "cosine":
             return _half_cosine(self.base_value, self.final_value, share)
         return self.base_value + (self.final_value - self.base_value) * share
+
+
+def refuse_momentum(*values: float) -> None:
+    """Raise ValueError for a momentum that is no share."""
+    for value in values:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"momentum is the weight of the teacher and must lie in [0, 1], got {value}")
 
 
 def half_life_images(momentum: float, batch_size: int) -> float:
