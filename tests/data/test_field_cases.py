@@ -116,7 +116,9 @@ def test_the_range_can_be_given_and_8_bits_need_none(tmp_path):
     assert resolved(flat)[0].config.data.value_range is None and resolved(flat)[1](flat[0]).dtype == torch.uint8
     with pytest.raises(UserError, match=r"data\.value_range = 0,9 .*more than 8 bits.*flat has none: omit it"):
         resolved(flat, value_range=[0, 9])
-    with pytest.raises(UserError, match=r"more than 8 bits \(uint16\).*encoder is trained on images of 8 bits: convert"):
+    with pytest.raises(
+        UserError, match=r"more than 8 bits \(uint16\).*encoder is trained on images of 8 bits: convert"
+    ):
         ResizeToInput((16, 16), 1)(deep[0])
 
 

@@ -1,6 +1,6 @@
 """What a rule gets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hjepa.audit.measure.measurement import Measurement
@@ -9,6 +9,16 @@ from hjepa.audit.observe.program.call_site import stands_after
 from hjepa.audit.observe.program.tensor_pairs import Part, Tensors
 from hjepa.audit.observe.recording import Event, Kind, Recording
 from hjepa.audit.specs import Spec
+
+
+def one_network(parts: Sequence[Part]) -> bool:
+    """Return whether the teacher has no parameter that is not the student's own: one network under two names."""
+
+    def same(part: Part) -> bool:
+        mine, theirs = ({id(p) for p in module.parameters()} for module in (part.student, part.teacher))
+        return part.student is part.teacher or (bool(theirs) and theirs <= mine)
+
+    return bool(parts) and all(same(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,12 @@ class AuditContext:
     def updates(self) -> list[Update]:
         """All updates that were seen."""
         return self.measured.updates
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether every tensor of the teacher lay in the student's memory in every step."""
+        steps = [event.facts["aliased"] for event in self.events(Kind.STEP) if "aliased" in event.facts]
+        return bool(steps) and all(len(names) >= len(self.tensors.pairs) > 0 for names in steps)
 
     @property
     def only_decays(self) -> bool:

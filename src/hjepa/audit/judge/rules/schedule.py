@@ -7,6 +7,7 @@ from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity, Status
 from hjepa.audit.judge.momentum_series import (
     TOLERANCE,
+    begins_again,
     best_shift,
     compared,
     explained_elsewhere,
@@ -118,8 +119,8 @@ def schedule_kind(audit: AuditContext) -> Outcome:
         return unchecked(f"the momentum is explained by {explained_elsewhere(audit)}")
     if fits_spec(audit):
         return passed(f"the measured momentum follows the specified curve ({audit.spec.kind})")
-    if restarts(audit) is not None:
-        return unchecked("the momentum drops back: see schedule-restarted")
+    if restarts(audit) is not None or begins_again(audit) is not None:
+        return unchecked("the schedule starts again: see schedule-restarted")
     if audit.schedule == "per-epoch":
         return _kind_of_stairs(audit)
     other = other_kind(audit)
@@ -209,7 +210,8 @@ def schedule_horizon(audit: AuditContext) -> Outcome:
         return noted(f"momentum 1 is reached at update {reached[0]}") if reached else unchecked(NO_SPEC)
     if len(values) < 4:
         return unchecked(TOO_FEW)
-    if restarts(audit) is not None or audit.schedule == "per-epoch" or explained_elsewhere(audit):
+    restarted = restarts(audit) is not None or begins_again(audit) is not None
+    if restarted or audit.schedule == "per-epoch" or explained_elsewhere(audit):
         return unchecked("another rule explains the momentum")
     stretch = stretch_of(audit)
     if stretch is None or best_shift(audit) is not None or other_kind(audit) is not None:
@@ -309,6 +311,13 @@ def schedule_restarted(audit: AuditContext) -> Outcome:
                 f"{digits(wanted)}, the value for step {audit.start_step}",
                 location=audit.update_location(),
             )
+    again = begins_again(audit)
+    if again is not None:
+        return failed(
+            f"the momenta are those of steps 0 to {len(values) - 1}, from {digits(values[0])} on",
+            f"those from step {audit.start_step:,} on, {digits(again.momentum(audit.start_step) or 0.0)}",
+            location=audit.update_location(),
+        )
     if audit.start_step >= RESUMED and _starts_again(audit, values):
         return failed(
             f"the momentum at step {audit.start_step:,} is {digits(values[0])} and continues as at the start of a run",
