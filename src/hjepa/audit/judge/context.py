@@ -1,6 +1,6 @@
 """What a rule gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hjepa.audit.measure.measurement import Measurement
@@ -9,16 +9,6 @@ from hjepa.audit.observe.program.call_site import stands_after
 from hjepa.audit.observe.program.tensor_pairs import Part, Tensors
 from hjepa.audit.observe.recording import Event, Kind, Recording
 from hjepa.audit.specs import Spec
-
-
-def one_network(parts: Sequence[Part]) -> bool:
-    """Return whether the teacher has no parameter that is not the student's own: one network under two names."""
-
-    def same(part: Part) -> bool:
-        mine, theirs = ({id(p) for p in module.parameters()} for module in (part.student, part.teacher))
-        return part.student is part.teacher or (bool(theirs) and theirs <= mine)
-
-    return bool(parts) and all(same(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -69,6 +59,13 @@ class AuditContext:
     def updates(self) -> list[Update]:
         """All updates that were seen."""
         return self.measured.updates
+
+    @property
+    def one_network(self) -> bool:
+        """Whether the teacher has no parameter that is not the student's own: one network under two names."""
+        steps = [event.facts["one_network"] for event in self.events(Kind.STEP) if "one_network" in event.facts]
+        same = bool(self.parts) and all(part.student is part.teacher for part in self.parts)
+        return same or (bool(steps) and all(steps))
 
     @property
     def shares_memory(self) -> bool:

@@ -1,6 +1,6 @@
 """The rules of an audit: one small function each."""
 
-from hjepa.audit.judge.context import AuditContext, one_network
+from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Finding
 from hjepa.audit.judge.rule import rules_of
 from hjepa.audit.judge.rules import buffers, formula, gradient, jepa, order, schedule, target
@@ -21,7 +21,7 @@ RULES = [rule for family in _FAMILIES for rule in rules_of(family)]
 
 def judge(audit: AuditContext) -> list[Finding]:
     """Return the finding of every rule."""
-    if one_network(audit.parts):
+    if audit.one_network:
         return [rule.judge(audit) if rule.name in _OF_ANY_NETWORK else rule.skipped(ONE_NETWORK) for rule in RULES]
     if audit.shares_memory:  # each write to one is a write to the other
         return [rule.skipped(SHARED) if rule.name in _OF_SEPARATE_NETWORKS else rule.judge(audit) for rule in RULES]

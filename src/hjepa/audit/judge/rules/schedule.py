@@ -42,16 +42,17 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
     if not found:
         return unchecked("no update with a measurable momentum was observed")
     values = [u.fit.momentum for _, u in found if u.fit is not None]
-    shown = f"{digits(values[0])} to {digits(values[-1])} over {len(values)} updates"
+    first, last = digits(values[0]), digits(values[-1])
+    shown = f"{first}{f' to {last}' if last != first else ''} over {len(values)} updates"
     if not audit.spec.prescribed:
         return noted(f"the measured momentum is {shown}; none is specified", momentum=values)
     pairs = compared(audit)
     if not pairs:
-        first = audit.spec.momentum(audit.start_step)
-        if first is None or abs(values[0] - first) < 0.2 * (1 - first) + TOLERANCE:
+        start = audit.spec.momentum(audit.start_step)
+        if start is None or abs(values[0] - start) < 0.2 * (1 - start) + TOLERANCE:
             return noted(f"{shown}; pass --total-steps to compare it step by step", momentum=values)
         return failed(
-            f"the measured momentum is {shown}", f"{digits(first)} at the start", location=audit.update_location()
+            f"the measured momentum is {shown}", f"{digits(start)} at the start", location=audit.update_location()
         )
     other = explained_elsewhere(audit) or _schedule_fault(audit)
     worst = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
@@ -67,6 +68,7 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
             f"{shown}; the given {given:.6g} is 1 - {1 - given:.6g}, as in the convention in which momentum is the "
             "student's coefficient",
             f"--momentum {1 - given:.6g}, the teacher's coefficient",
+            remedy=f"- hjepa audit --momentum {given:.6g}\n+ hjepa audit --momentum {1 - given:.6g}",
             momentum=values,
         )
     if other:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hjepa.audit.judge.context import AuditContext, one_network
+from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity
 from hjepa.audit.judge.rule import Outcome, counted, failed, noted, passed, rule, unchecked
 from hjepa.audit.measure.updates import Update
@@ -86,7 +86,7 @@ def aliased_teacher(audit: AuditContext) -> Outcome:
     steps = _steps(audit)
     if not steps:
         return unchecked(NO_STEP)
-    if one_network(audit.parts):
+    if audit.one_network:
         return failed(
             "student and teacher are the same network, which the optimizer trains",
             "a copy of the student that changes only by averaging",
