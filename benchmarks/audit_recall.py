@@ -60,11 +60,13 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     lines = ["| loop | options | injected bug | detected | other rules fired | verdict |", "|---|---|---|---|---|---|"]
-    faulty = caught = besides = sound = alarms = found = 0
+    faulty = caught = besides = sound = alarms = 0
+    found: list[bool] = []
     with ThreadPoolExecutor(options.workers) as workers:
         for loop, report in zip(LOOPS, workers.map(audit, LOOPS), strict=True):
             fired = {f["rule"] for f in report["findings"] if f["status"] in ("fail", "warn")}
-            found += bool(report["steps"] and report["subject"].get("teacher"))
+            if "--student" not in loop.options:
+                found.append(bool(report["steps"] and report["subject"].get("teacher")))
             extra = fired - {loop.rule} - loop.implied
             if loop.rule is None:
                 sound, alarms = sound + 1, alarms + bool(fired)
@@ -85,7 +87,7 @@ def main() -> None:
         f"injected bugs detected by the expected rule: {caught} of {faulty} audits ({scripts[0]} scripts)",
         f"audits of faulty loops in which an unrelated rule fired: {besides} of {faulty}",
         f"audits of correct loops with a failure or a warning: {alarms} of {sound} ({scripts[1]} scripts)",
-        f"audits in which teacher and student were detected without arguments: {found} of {len(LOOPS)}",
+        f"audits in which teacher and student were detected without arguments: {sum(found)} of {len(found)}",
     ]
     for forks in FORKS:  # the system counts the time of processes that have ended
         forks.close()

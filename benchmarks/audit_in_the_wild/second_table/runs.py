@@ -44,8 +44,9 @@ RUNS = (
         "denoising-diffusion-pytorch", "denoising_diffusion", ("--momentum", "0.995"),
         "`Trainer(GaussianDiffusion(...))` on a folder of random images, 2 micro-batches",
         "lucidrains/denoising-diffusion-pytorch: README",
-        note="Its average is ema-pytorch's `EMA` with `ema_update_every=10`, both by default: the first table's rows "
-        "on ema-pytorch describe the copies and the interval.",
+        note="Its average is ema-pytorch's `EMA` with `ema_update_every=10`, the Trainer's default. Both "
+        "failures are as documented: the first 100 steps copy the model, and updates come every tenth step (first "
+        "table, ema-pytorch).",
     ),
     run(
         "stable-baselines3", "stable_baselines3", ("--momentum", "0.995"), "`SAC`, defaults (tau=0.005), random "
@@ -67,7 +68,8 @@ RUNS = (
         "lightly", "lightly_dinov2", profile("dinov2"), "DINOv2 building blocks in the example's loop, ViT of 2 layers",
         "lightly-ai/lightly: examples/pytorch/dinov2.py",
         note="The example passes `model.parameters()` to the optimizer and builds the heads of teacher and student "
-        "separately. Its header states that its settings do not follow the reference settings of the paper.",
+        "separately; `cosine_schedule` reaches its end in the last step, so it is one step shorter than the run. Its "
+        "header states that its settings do not follow the reference settings of the paper.",
     ),
     run(
         "solo-learn", "solo_learn", profile("byol"), "`MomentumUpdater(0.996, 1.0)` in the order of "
