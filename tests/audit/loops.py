@@ -23,7 +23,8 @@ class Loop:
 
 TOTAL = ("--total-steps", "30")
 IJEPA = ("--spec", "ijepa", *TOTAL)
-RESUMED = ("--spec", "ijepa", "--total-steps", "1000", "--start-step", "500")
+LONG = ("--total-steps", "1000", "--start-step", "500")
+RESUMED = ("--spec", "ijepa", *LONG)
 BYOL = ("--spec", "byol", *TOTAL)
 DINO = ("--spec", "dino", *TOTAL)
 CONSTANT_099 = ("--spec", "custom", "--momentum", "0.99")
@@ -210,6 +211,33 @@ FAULTY: list[Loop] = [
     faulty("stale_student_evaluation_mode", "stale-student"),
     faulty("update_per_microbatch_evaluation_mode", "update-per-microbatch"),
     faulty("schedule_horizon_linspace", "schedule-horizon", *IJEPA, implied=VALUES),
+    # the same faults in other dress
+    faulty("stale_student_closure", "stale-student", style="closure"),
+    faulty("stale_student_before_scaler", "stale-student", style="amp"),
+    faulty("update_per_microbatch_no_sync", "update-per-microbatch", style="ddp"),
+    faulty("trained_module_on_target_branch_tokens", "trained-module-on-target-branch"),
+    faulty(
+        "trained_module_on_target_branch_own_loss", "trained-module-on-target-branch", implied={"target-not-detached"}
+    ),
+    faulty("buffers_mishandled_blended", "buffers-mishandled", style="byol"),
+    faulty("aliased_teacher_backbone", "aliased-teacher", "--student", "student", "--teacher", "teacher"),
+    faulty("aliased_teacher_dictionary", "aliased-teacher", implied={"hard-copy"}),
+    faulty("initial_mismatch_resumed_average", "initial-mismatch", "--start-step", "500"),
+    *(faulty("schedule_restarted_cosine", "schedule-restarted", "--spec", name, *LONG) for name in ("dino", "byol")),
+    faulty("student_modified_kept_by_reference", "student-modified"),
+    faulty("student_modified_swapped_once", "student-modified", implied={"teacher-replaced"}),
+    faulty("schedule_per_epoch_lambda", "schedule-per-epoch"),
+    faulty("trained_by_no_optimizer_mask_token", "trained-by-no-optimizer", style="one model class"),
+    faulty("trained_by_no_optimizer_replaced_head", "trained-by-no-optimizer"),
+    faulty("update_without_student_foreach", "update-without-student"),
+    faulty("update_without_student_itself", "update-without-student"),
+    faulty("clip_per_microbatch_value", "clip-per-microbatch", style="accumulation"),
+    faulty("never_updated_stale_shadow", "never-updated"),
+    faulty("partial_update_untied_children", "partial-update"),
+    faulty("swapped_coefficients_blended", "swapped-coefficients"),
+    faulty("sparse_update_last_microbatch", "sparse-update", style="accumulation"),
+    faulty("teacher_replaced_each_epoch", "teacher-replaced"),
+    faulty("double_update_hook", "double-update", style="optimizer hook"),
     # several processes
     # On all ranks but the first the teacher never moves.
     faulty(
@@ -316,6 +344,52 @@ SOUND: list[Loop] = [
     *(sound("teacher_in_a_collection", arguments=(kind,)) for kind in ("dictionary", "list")),
     *(sound("lightning_weight_averaging", arguments=(kind,), style="lightning") for kind in ("ema", "equal")),
     *(sound("child_process", arguments=(method,)) for method in ("spawn", "fork")),
+    sound("accumulation_remainder"),
+    sound("blended_state_dict", style="byol"),
+    sound("both_in_evaluation_mode"),
+    sound("checkpointed_student"),
+    sound("data_parallel"),
+    sound("ddp_no_sync", style="ddp"),
+    sound("ddp_unused_parameters", style="ddp"),
+    sound("encoder_by_method"),
+    sound("encoder_by_parts"),
+    sound("finetuned_in_the_middle"),
+    sound("flat_vector"),
+    sound("frozen_anchor"),
+    sound("frozen_at_first"),
+    sound("frozen_batchnorm", style="byol"),
+    sound("functional_gradients"),
+    sound("functional_training"),
+    sound("generator_average"),
+    sound("inference_mode_teacher"),
+    sound("labelled_and_unlabelled"),
+    sound("last_layer_frozen_first"),
+    sound("line_search"),
+    sound("lookahead"),
+    sound("matrices_and_vectors"),
+    sound("online_probe"),
+    sound("optimizer_each_epoch"),
+    sound("orthogonal_projection"),
+    sound("overlapping_targets"),
+    sound("perturbed_by_hand"),
+    sound("rate_zero_in_the_middle"),
+    sound("retained_graph"),
+    sound("schedule_free"),
+    sound("shadow_beside_frozen"),
+    sound("shadow_store_restore"),
+    sound("skipped_batches"),
+    sound("slow_second_average"),
+    sound("spectral_norm_student"),
+    sound("supervised_at_first"),
+    sound("supervised_average"),
+    sound("validation_every_step"),
+    sound("validation_fresh_copy"),
+    sound("validation_swapped_attributes"),
+    sound("validation_with_statistics", style="byol"),
+    sound("warmup_scheduler"),
+    sound("weight_normalised_head"),
+    sound("warmup_scheduler", *DINO),
+    *(sound(name, "--spec", name) for name in ("dino", "byol", "vjepa2")),  # published, without its length
 ]
 
 LOOPS: list[Loop] = FAULTY + SOUND

@@ -322,7 +322,10 @@ class TeacherAudit:
                 "function, or start the processes with torchrun ... -m hjepa.audit"
             )
         else:
-            reason = "no torch optimizer took a step in this process"
+            reason = (
+                "no torch optimizer took a step in this process; if the script starts its training as another program, "
+                "audit that program, or use TeacherAudit inside it"
+            )
         subject = Subject(script=self.script, candidates=self._found.candidates)
         return Report(
             verdict=Verdict.INCONCLUSIVE, spec=self.spec.name, spec_source=self.spec.source, nearest=(), steps=0,

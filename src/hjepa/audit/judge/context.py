@@ -61,6 +61,19 @@ class AuditContext:
         return self.measured.updates
 
     @property
+    def one_network(self) -> bool:
+        """Whether the teacher has no parameter that is not the student's own: one network under two names."""
+        steps = [event.facts["one_network"] for event in self.events(Kind.STEP) if "one_network" in event.facts]
+        same = bool(self.parts) and all(part.student is part.teacher for part in self.parts)
+        return same or (bool(steps) and all(steps))
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether every tensor of the teacher lay in the student's memory in every step."""
+        steps = [event.facts["aliased"] for event in self.events(Kind.STEP) if "aliased" in event.facts]
+        return bool(steps) and all(len(names) >= len(self.tensors.pairs) > 0 for names in steps)
+
+    @property
     def only_decays(self) -> bool:
         """Whether most updates took in nothing of the student; the rules on averages have nothing to judge then."""
         decayed = sum(update.decay is not None for update in self.updates)

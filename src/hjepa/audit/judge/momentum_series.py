@@ -2,6 +2,7 @@
 
 from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.measure.updates import AFTER_STEP, INSIDE_STEP, Update
+from hjepa.audit.specs import Spec
 
 TOLERANCE = 2e-6  # of the momentum itself: float32 rounding of the coefficient and of the update
 SHIFTS = 10  # steps by which a schedule is moved to look for an offset
@@ -133,6 +134,20 @@ def restarts(audit: AuditContext) -> int | None:
         surely = 10 * TOLERANCE + 12 * max(errors[0], errors[n - 1], errors[n])
         if rise > surely and values[n] < values[n - 1] - 0.5 * rise:
             return n
+    return None
+
+
+def begins_again(audit: AuditContext) -> Spec | None:
+    """Return the published setting whose first steps a resumed run repeats, where the momentum is not as specified."""
+    if not audit.start_step or not audit.spec.prescribed or fits_spec(audit):
+        return None
+    found = [u.fit for _, u in series(audit) if u.fit is not None]
+    for setting in (audit.spec, *audit.spec.variants):
+        first = [(fit, setting.momentum(number)) for number, fit in enumerate(found)]
+        same = [m is not None and abs(fit.momentum - m) <= max(TOLERANCE, 6 * fit.error) for fit, m in first]
+        wanted = setting.momentum(audit.start_step)
+        if same[:1] == [True] and all(same) and wanted is not None and abs(setting.start - wanted) > TOLERANCE:
+            return setting
     return None
 
 

@@ -119,10 +119,16 @@ def failed(
 
 
 def warned(
-    saw: str, expected: str = "", *, location: str | None = None, severity: Severity | None = None, **evidence: Any
+    saw: str,
+    expected: str = "",
+    *,
+    location: str | None = None,
+    severity: Severity | None = None,
+    remedy: str = "",
+    **evidence: Any,
 ) -> Outcome:
     """The rule may be broken, or the loop is at risk."""
-    return Outcome(Status.WARN, saw, expected, evidence, location, severity=severity)
+    return Outcome(Status.WARN, saw, expected, evidence, location, severity=severity, remedy=remedy)
 
 
 def unchecked(reason: str) -> Outcome:

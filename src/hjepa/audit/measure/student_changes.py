@@ -7,6 +7,8 @@ from torch import Tensor
 
 from hjepa.audit.measure.updates import Change
 
+HALF = 0.5  # of the weights, or of the way to the earlier teacher, from which on the student is no longer itself
+
 
 @dataclass(frozen=True)
 class StudentChange:
@@ -25,19 +27,25 @@ def kind_of_change(change: Change, segments: Tensor) -> str:
     moved = change.before != change.after
     if _copied_tensors(change, moved, segments):
         return "copied"
-    before, after, teacher = (values[moved] for values in (change.before, change.after, change.teacher))
-    apart = change.before != change.teacher
-    whole = int((moved & apart).sum()) > 0.5 * int(apart.sum())  # clipped weights may meet the teacher's by chance
+    before, after = change.before[moved], change.after[moved]
     spacing = 4.8e-7 * torch.maximum(before.abs(), after.abs()) + 1e-30
-    for kind, line in (("pulled", teacher - before), ("scaled", before)):
+    # An exchange leaves the average in the student, and takes it off the teacher.
+    ends = (("pulled", change.teacher), ("copied", change.teacher_before), ("scaled", torch.zeros_like(change.before)))
+    for kind, end in ends:
+        line = end[moved] - before
         share = float((line * (after - before)).sum() / (line * line).sum().clamp(min=1e-300))
-        left = (after - before - share * line).norm()
-        fits = bool(left < 1e-3 * (after - before).norm()) or bool(
-            ((after - before - share * line).abs() <= spacing).all()
-        )
-        if fits and (share > 0 or kind == "scaled") and whole:
+        left = (after - before - share * line).abs()
+        fits = bool(left.norm() < 1e-3 * (after - before).norm()) or bool((left <= spacing).all())
+        enough = {"pulled": share > 0, "copied": share > HALF, "scaled": True}[kind]
+        if fits and enough and _whole(change, moved, change.teacher if kind == "scaled" else end):
             return kind
     return "constraint"
+
+
+def _whole(change: Change, moved: Tensor, other: Tensor) -> bool:
+    """Return whether most of what differed from the other values moved: clipped weights may meet them by chance."""
+    apart = change.before != other
+    return int((moved & apart).sum()) > HALF * int(apart.sum())
 
 
 def _copied_tensors(change: Change, moved: Tensor, segments: Tensor) -> int:

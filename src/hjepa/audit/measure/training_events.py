@@ -61,7 +61,7 @@ class TrainingEvents:
         found |= _taken_back([event for event in cycle if id(event) not in found])
         self.lent += bool(found)
         if begins and settled and not same(own.student, used.student):
-            self.changes.append(Change(cycle[-1].step, own.student, used.student, used.teacher))
+            self.changes.append(Change(cycle[-1].step, own.student, used.student, used.teacher, own.teacher))
         return found
 
     def _exchanged_inside(self, cycle: Sequence[Event]) -> set[int]:
@@ -82,9 +82,8 @@ class TrainingEvents:
             and last.snapshot is not None
             and not same(last.snapshot.student, before.snapshot.student)
         ):
-            self.changes.append(
-                Change(before.step, before.snapshot.student, last.snapshot.student, last.snapshot.teacher)
-            )
+            mine, theirs = before.snapshot, last.snapshot
+            self.changes.append(Change(before.step, mine.student, theirs.student, theirs.teacher, mine.teacher))
             return set()
         return {
             id(event)

@@ -43,6 +43,7 @@ class Change:
     before: Tensor = field(repr=False)
     after: Tensor = field(repr=False)
     teacher: Tensor = field(repr=False)  # when the student was trained again
+    teacher_before: Tensor = field(repr=False)  # at the end of the last step
 
 
 def same(a: Tensor, b: Tensor) -> bool:

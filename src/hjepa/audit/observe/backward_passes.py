@@ -45,6 +45,7 @@ class BackwardPasses:
         seen["event"], seen["gradients"] = event, self._networks.gradients()
         if self._log.recording.steps < GRAPH_STEPS:
             event.facts["criteria"] = self._criterion.watch(roots)
+            self._window.terms.look(roots, self._networks.student_ids)
         if self._log.recording.steps in UNHELD_STEPS:
             self._unheld.backward_begins(roots)
 

@@ -176,8 +176,9 @@ class ForwardPasses:
     def _online_on_target(self, module: nn.Module) -> None:
         if any(True for p in module.parameters() if p.requires_grad):
             event = self._log.record(Kind.ONLINE_ON_TARGET, snapshot=False)
+            trained = [p for p in module.parameters() if p.requires_grad]
+            event.facts["parameters"] = [id(p) for p in trained]
             if id(module) not in self._module_names:
-                trained = [p for p in module.parameters() if p.requires_grad]
                 self._module_names[id(module)] = sorted(parameter_names(trained).values())
             event.facts["tensors"] = self._module_names[id(module)]
 

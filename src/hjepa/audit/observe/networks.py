@@ -151,6 +151,7 @@ class Networks:
             "teacher_tensors": len(teachers),
             "found_inf": _found_inf(optimizer),
             "aliased": self._aliased(),
+            "one_network": bool(teachers) and {id(p) for p in teachers} <= self.student_ids,
         }
 
     def _aliased(self) -> list[str]:

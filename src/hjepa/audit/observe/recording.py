@@ -16,6 +16,7 @@ class Kind(enum.StrEnum):
     STUDENT_END = "student forward ends"
     PREDICTOR = "predictor forward"  # a trained module outside both got token positions
     ONLINE_ON_TARGET = "trained module on the target branch"
+    PROBE = "probe of the teacher"  # trained on its output by a term of the loss without the student
     BACKWARD = "backward"  # B begins
     BACKWARD_END = "backward ends"
     OTHER_BACKWARD = "backward of other networks"  # the student has no part in it

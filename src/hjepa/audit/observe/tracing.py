@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa.audit.observe.event_log import EventLog
+from hjepa.audit.observe.graph.loss_terms import LossTerms
 from hjepa.audit.observe.hooks.dispatch_modes import push_to_bottom, remove_mode, suspended_modes
 from hjepa.audit.observe.program.call_site import caller, stack
 from hjepa.audit.observe.program.program_names import parameter_names
@@ -28,8 +29,9 @@ class Tracer(TorchDispatchMode):
     ``error`` is one of ours; the observer ends the audit at its next hook, as a mode cannot be taken out at work.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, terms: LossTerms) -> None:
         super().__init__()
+        self._terms = terms
         self._log, self._networks = log, log.networks
         self.trace = log.recording.trace
         self._lent: list[tuple[Tensor, int]] = []  # the teacher's inputs: what they were before its forward
@@ -68,13 +70,17 @@ class Tracer(TorchDispatchMode):
 
     def _give_names(self) -> None:
         """Put the program's names of parameters in place of their numbers; looking for them takes a while."""
-        found = self.trace.online_on_target
+        found = {key: place for key, place in self.trace.online_on_target.items() if not self._is_probe(key)}
+        self.trace.online_on_target = found
         if not found:
             return
         named = parameter_names(self._parameters[number] for number in found if number in self._parameters)
         self.trace.online_on_target = {
             named[id(self._parameters[key])] if key in self._parameters else key: place for key, place in found.items()
         }
+
+    def _is_probe(self, key: str) -> bool:
+        return key in self._parameters and self._terms.apart([id(self._parameters[key])])
 
     def enter_teacher(self, inputs: list[Tensor]) -> None:
         """Note the teacher's inputs; one computed with trained parameters is a finding."""
@@ -186,11 +192,22 @@ class Tracer(TorchDispatchMode):
                     self.trace.online_on_target.setdefault(name, caller())
             origin = origin or FROM_STUDENT
             names += tuple(trained)
+        if origin == FROM_TEACHER | FROM_STUDENT and names and self.trace.online_on_target:
+            self._note_meeting(inputs)
         for tensor in _flat(result):
             place = _storage(tensor)
             if place in self._trained or place in self._teacher:
                 continue
             self._origins.put(tensor, origin, names)
+
+    def _note_meeting(self, inputs: list[Tensor]) -> None:
+        """Note trained tensors of the target branch whose result is compared with the student's, term by term."""
+        whole = [tensor for tensor in inputs if tensor.numel() > 1]
+        if any(self._origins.of(tensor) & FROM_STUDENT for tensor in whole):
+            for tensor in whole:
+                if self._origins.of(tensor) & FROM_TEACHER:
+                    met = (self._parameters[name] for name in self._origins.names(tensor) if name in self._parameters)
+                    self._terms.met.update(map(id, met))
 
 
 class _Origins:

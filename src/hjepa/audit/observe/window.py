@@ -8,6 +8,7 @@ import torch
 
 from hjepa.audit.observe.event_log import EventLog
 from hjepa.audit.observe.graph.gradients import UnheldParameters
+from hjepa.audit.observe.graph.loss_terms import LossTerms
 from hjepa.audit.observe.hooks.dispatch_modes import suspended_modes
 from hjepa.audit.observe.recording import Kind
 from hjepa.audit.observe.tracing import Tracer
@@ -22,6 +23,7 @@ class Window:
         self.log, self.steps = log, steps
         self.attached = contextlib.ExitStack()
         self.unheld = UnheldParameters()
+        self.terms = LossTerms()
         self.tracer: Tracer | None = None
         self._trace_steps = frozenset(trace)
         self._on_done = on_done
@@ -80,10 +82,17 @@ class Window:
 
     def _close(self) -> None:
         self._detach()
+        self._set_probes_apart()
         self.log.recording.unheld = self.unheld.settled() if self.unheld.looked else None
         if self._on_done is not None:
             with suspended_modes():
                 self._on_done()
+
+    def _set_probes_apart(self) -> None:
+        """What is trained on the teacher's features by a term of its own, with no way to the student, is no target."""
+        for event in self.log.recording.events:
+            if event.kind is Kind.ONLINE_ON_TARGET and self.terms.apart(event.facts["parameters"]):
+                event.kind = Kind.PROBE
 
     def _detach(self) -> None:
         self.log.recording.finished = True
@@ -96,7 +105,7 @@ class Window:
         """Begin to trace if the next step is one to be traced, end it if not."""
         step = self.log.recording.steps
         if step in self._trace_steps and self.tracer is None and not self.log.networks.compiled():
-            self.tracer = Tracer(self.log)
+            self.tracer = Tracer(self.log, self.terms)
             self.tracer.begin(step)
         elif self.tracer is not None and step not in self._trace_steps:
             self._stop_tracing()

@@ -237,6 +237,8 @@ def update_facts(report: Result) -> str:
     if measured.lag is not None:
         error = f" ± {measured.lag_error:.2g}" if measured.lag_error else ""
         facts.append(f"lag of {measured.lag:.2f}{error} steps at the teacher's forward")
+    if not report.steps:
+        return "Measured: nothing."
     facts.append(f"{measured.schedule} schedule" if measured.schedule else "schedule not identifiable from these steps")
     return f"Measured: {'; '.join(facts)}."
 

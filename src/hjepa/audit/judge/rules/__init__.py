@@ -12,6 +12,8 @@ _OF_ANY_NETWORK = (
     "aliased-teacher", "clip-before-unscale", "clip-per-microbatch", "accumulation-not-scaled",
     "trained-by-no-optimizer", "mask-coverage",
 )  # fmt: skip
+SHARED = "teacher and student share memory: see aliased-teacher"
+_OF_SEPARATE_NETWORKS = ("student-modified", "double-update")
 # The order of the findings in every report.
 _FAMILIES = (formula, buffers, gradient, jepa, order, schedule, target)
 RULES = [rule for family in _FAMILIES for rule in rules_of(family)]
@@ -19,6 +21,8 @@ RULES = [rule for family in _FAMILIES for rule in rules_of(family)]
 
 def judge(audit: AuditContext) -> list[Finding]:
     """Return the finding of every rule."""
-    if audit.parts and all(part.student is part.teacher for part in audit.parts):
+    if audit.one_network:
         return [rule.judge(audit) if rule.name in _OF_ANY_NETWORK else rule.skipped(ONE_NETWORK) for rule in RULES]
+    if audit.shares_memory:  # each write to one is a write to the other
+        return [rule.skipped(SHARED) if rule.name in _OF_SEPARATE_NETWORKS else rule.judge(audit) for rule in RULES]
     return [rule.judge(audit) for rule in RULES]

@@ -32,13 +32,8 @@ def buffers_mishandled(audit: AuditContext) -> Outcome:
         return unchecked("fewer than two snapshots were taken")
     first, last = snapshots[0], snapshots[-1]
     for name, (teacher, student, place) in audit.recording.trace.counters.items():
-        return failed(
-            f"an update wrote {teacher:g} into the integer buffer {name} while the student's value was {student:g}: "
-            "counters cannot be averaged",
-            "a copy of the student's value, or the teacher's own count",
-            location=place,
-            buffer=name,
-        )
+        saw = f"an update wrote {teacher:g} into the integer buffer {name} while the student's value was {student:g}"
+        return _counter_averaged(audit, name, saw, place)
     for pair in buffers:
         part = pair.sampled
         before, after, mine = first.teacher_buffers[part], last.teacher_buffers[part], last.student_buffers[part]
@@ -47,13 +42,11 @@ def buffers_mishandled(audit: AuditContext) -> Outcome:
             averaged = _averaged_count(audit, part)
             if averaged is not None:
                 old, new, student = averaged
-                return failed(
+                saw = (
                     f"the integer buffer {pair.name} went from {old:g} to {new:g} in an update while the student's "
-                    f"value was {student:g}: counters cannot be averaged",
-                    "a copy of the student's value, or the teacher's own count",
-                    location=audit.update_location(),
-                    buffer=pair.name,
+                    f"value was {student:g}"
                 )
+                return _counter_averaged(audit, pair.name, saw, audit.update_location())
         elif moves and torch.equal(before, after) and "running" in pair.name and _in_evaluation(audit):
             return failed(
                 f"the teacher's {pair.name} never changed although the student's did, and the teacher runs in "
@@ -65,6 +58,22 @@ def buffers_mishandled(audit: AuditContext) -> Outcome:
     said = f"{counted(len(buffers), 'buffer')} checked"
     others = [words for words in (_other_treatment(audit), _other_mode(audit)) if words]
     return noted("; ".join([said, *others])) if others else passed(said)
+
+
+def _counter_averaged(audit: AuditContext, name: str, saw: str, place: str | None) -> Outcome:
+    """Judge a counter that an update averages; BatchNorm reads its count only where it has no momentum of its own."""
+    norms = [module for part in audit.parts for module in part.teacher.modules() if hasattr(module, "running_mean")]
+    unread = name.endswith("num_batches_tracked") and all(module.momentum is not None for module in norms)
+    why = ": counters cannot be averaged" + ("; BatchNorm with a momentum does not read this one" if unread else "")
+    if unread and audit.averager:
+        return noted(f"{saw}{why}; {audit.averager} averages integers, too", buffer=name)
+    return failed(
+        f"{saw}{why}",
+        "a copy of the student's value, or the teacher's own count",
+        location=place,
+        severity=Severity.MINOR if unread else None,
+        buffer=name,
+    )
 
 
 def _other_treatment(audit: AuditContext) -> str:

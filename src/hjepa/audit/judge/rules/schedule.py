@@ -7,6 +7,7 @@ from hjepa.audit.judge.context import AuditContext
 from hjepa.audit.judge.findings import Severity, Status
 from hjepa.audit.judge.momentum_series import (
     TOLERANCE,
+    begins_again,
     best_shift,
     compared,
     explained_elsewhere,
@@ -41,16 +42,17 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
     if not found:
         return unchecked("no update with a measurable momentum was observed")
     values = [u.fit.momentum for _, u in found if u.fit is not None]
-    shown = f"{digits(values[0])} to {digits(values[-1])} over {len(values)} updates"
+    first, last = digits(values[0]), digits(values[-1])
+    shown = f"{first}{f' to {last}' if last != first else ''} over {len(values)} updates"
     if not audit.spec.prescribed:
         return noted(f"the measured momentum is {shown}; none is specified", momentum=values)
     pairs = compared(audit)
     if not pairs:
-        first = audit.spec.momentum(audit.start_step)
-        if first is None or abs(values[0] - first) < 0.2 * (1 - first) + TOLERANCE:
+        start = audit.spec.momentum(audit.start_step)
+        if start is None or abs(values[0] - start) < 0.2 * (1 - start) + TOLERANCE:
             return noted(f"{shown}; pass --total-steps to compare it step by step", momentum=values)
         return failed(
-            f"the measured momentum is {shown}", f"{digits(first)} at the start", location=audit.update_location()
+            f"the measured momentum is {shown}", f"{digits(start)} at the start", location=audit.update_location()
         )
     other = explained_elsewhere(audit) or _schedule_fault(audit)
     worst = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
@@ -66,6 +68,7 @@ def momentum_mismatch(audit: AuditContext) -> Outcome:
             f"{shown}; the given {given:.6g} is 1 - {1 - given:.6g}, as in the convention in which momentum is the "
             "student's coefficient",
             f"--momentum {1 - given:.6g}, the teacher's coefficient",
+            remedy=f"- hjepa audit --momentum {given:.6g}\n+ hjepa audit --momentum {1 - given:.6g}",
             momentum=values,
         )
     if other:
@@ -118,8 +121,8 @@ def schedule_kind(audit: AuditContext) -> Outcome:
         return unchecked(f"the momentum is explained by {explained_elsewhere(audit)}")
     if fits_spec(audit):
         return passed(f"the measured momentum follows the specified curve ({audit.spec.kind})")
-    if restarts(audit) is not None:
-        return unchecked("the momentum drops back: see schedule-restarted")
+    if restarts(audit) is not None or begins_again(audit) is not None:
+        return unchecked("the schedule starts again: see schedule-restarted")
     if audit.schedule == "per-epoch":
         return _kind_of_stairs(audit)
     other = other_kind(audit)
@@ -209,7 +212,8 @@ def schedule_horizon(audit: AuditContext) -> Outcome:
         return noted(f"momentum 1 is reached at update {reached[0]}") if reached else unchecked(NO_SPEC)
     if len(values) < 4:
         return unchecked(TOO_FEW)
-    if restarts(audit) is not None or audit.schedule == "per-epoch" or explained_elsewhere(audit):
+    restarted = restarts(audit) is not None or begins_again(audit) is not None
+    if restarted or audit.schedule == "per-epoch" or explained_elsewhere(audit):
         return unchecked("another rule explains the momentum")
     stretch = stretch_of(audit)
     if stretch is None or best_shift(audit) is not None or other_kind(audit) is not None:
@@ -309,6 +313,13 @@ def schedule_restarted(audit: AuditContext) -> Outcome:
                 f"{digits(wanted)}, the value for step {audit.start_step}",
                 location=audit.update_location(),
             )
+    again = begins_again(audit)
+    if again is not None:
+        return failed(
+            f"the momenta are those of steps 0 to {len(values) - 1}, from {digits(values[0])} on",
+            f"those from step {audit.start_step:,} on, {digits(again.momentum(audit.start_step) or 0.0)}",
+            location=audit.update_location(),
+        )
     if audit.start_step >= RESUMED and _starts_again(audit, values):
         return failed(
             f"the momentum at step {audit.start_step:,} is {digits(values[0])} and continues as at the start of a run",

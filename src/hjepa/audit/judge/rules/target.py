@@ -86,7 +86,7 @@ def aliased_teacher(audit: AuditContext) -> Outcome:
     steps = _steps(audit)
     if not steps:
         return unchecked(NO_STEP)
-    if all(part.student is part.teacher for part in audit.parts):
+    if audit.one_network:
         return failed(
             "student and teacher are the same network, which the optimizer trains",
             "a copy of the student that changes only by averaging",

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,12 @@ from hjepa.audit.observe.recording import Unheld
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the leaves that the tensor depends on through its graph."""
-    stack, seen = [tensor.grad_fn], set()
+    yield from leaves_below([tensor.grad_fn])
+
+
+def leaves_below(nodes: Sequence[Any]) -> Iterator[Tensor]:
+    """Yield the leaves that nodes of a graph depend on."""
+    stack, seen = list(nodes), set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:

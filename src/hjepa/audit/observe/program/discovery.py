@@ -54,8 +54,9 @@ def discover(optimizer: Optimizer, student: str | None = None, teacher: str | No
     if student or teacher:
         pairs = _chosen(pairs, names, student, teacher)
     found = _decide(pairs, names)
-    if not found.parts and not found.candidates and not (student or teacher):
-        found = _shadow(modules, trained, names)
+    if not found.candidates and not (student or teacher) and not any(_looks_averaged(p, names) for p in found.parts):
+        shadow = _shadow(modules, trained, names)
+        found = shadow if shadow.parts else found
     if not found.parts and not found.candidates:
         found.problem = names.one_network(trained)
     return found
@@ -123,6 +124,11 @@ def averager_of(parts: Iterable[Part]) -> str:
         if kind in LIBRARY_AVERAGES and any(id(child) in teachers for child in module.children()):
             return kind
     return ""
+
+
+def _looks_averaged(part: Part, names: "ProgramNames") -> bool:
+    """Return whether a teacher holds nearly the student's values or is called one; a frozen stranger is neither."""
+    return called_teacher(names.of(part.teacher)) or _near(part.student, part.teacher)
 
 
 def _signature(module: nn.Module) -> frozenset[tuple[str, torch.Size]]:

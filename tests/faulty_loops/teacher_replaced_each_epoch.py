@@ -1,0 +1,23 @@
+"""Fault: at the beginning of every epoch the average is thrown away and the student is copied again."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "loop_parts"))
+from tiny_teacher import average, loss_of, network, teacher_of
+
+torch.manual_seed(0)
+student = network()
+teacher = teacher_of(student)
+optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+for epoch in range(5):
+    if epoch:
+        teacher.load_state_dict(student.state_dict())  # FAULT
+    for _ in range(6):
+        loss = loss_of(student, teacher)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average(teacher.parameters(), student.parameters())
