@@ -57,16 +57,19 @@ def checks(device: str, _images: str | None) -> dict[str, Any]:
     """Captured and plain steps compute the same; a skipped step moves nothing; crops are those of the CPU."""
     found: dict[str, Any] = {}
     source, numbers = ArraySource("noise", images_of(32, 256)), {}
+    steps, size = (20, 64) if device == "cuda" else (3, 4)
     for precision in ("float32", "bf16"):
         for capture in ("off", "auto"):
             layer = settings(device, train={"length": 200, "precision": precision, "capture": capture},
-                             optim={"batch_size": 64})  # fmt: skip
+                             optim={"batch_size": size})  # fmt: skip
             parts = build(resolve([read_recipe("hjepa-tiny"), Layer("card", layer)]), source)
             trainer, stream = parts.trainer, parts.batches(0)
             trainer.capturing = True
-            numbers[capture] = torch.stack([trainer.train_step(next(stream)).numbers for _ in range(20)]).cpu()
+            numbers[capture] = torch.stack([trainer.train_step(next(stream)).numbers for _ in range(steps)]).cpu()
         apart = (numbers["off"] - numbers["auto"]).abs()[:, 1] / numbers["off"][:, 1]
-        found[f"largest relative difference of the loss, captured and not, 20 steps, {precision}"] = float(apart.max())
+        found[f"largest relative difference of the loss, captured and not, {steps} steps, {precision}"] = float(
+            apart.max()
+        )
     found["recordings"] = trainer.captured.recordings if trainer.captured else "none: not captured"
     (broken,) = next(stream)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -97,7 +100,9 @@ def silent_step(device: str, _images: str | None) -> dict[str, Any]:
     """Take plain steps while torch refuses every operation that waits for the card."""
     source = ArraySource("noise", images_of(32, 256))
     for recipe in ("hjepa-tiny", "hjepa-small"):
-        layer = settings(device, train={"length": 200, "capture": "off"}, optim={"batch_size": 64})
+        layer = settings(
+            device, train={"length": 200, "capture": "off"}, optim={"batch_size": 64 if device == "cuda" else 4}
+        )
         parts = build(resolve([read_recipe(recipe), Layer("card", layer)]), source)
         stream = parts.batches(0)
         parts.trainer.train_step(next(stream))
