@@ -275,7 +275,7 @@ def test_init_from_a_run_starts_anew_from_its_weights(undisturbed, tmp_path):
     out = tmp_path / "second"
     done = call(*pretrain(out, "--init-from", undisturbed, "--train.length", 1))
     assert done.returncode == 0, done.stderr
-    assert f"--init-from {undisturbed}: context_encoder: 29 of 29 tensors matched" in done.stdout
+    assert f"--init-from {undisturbed}: encoder: 29 of 29 tensors matched" in done.stdout
     assert metrics(out)[0]["step"] == 1
     third = call(*pretrain(tmp_path / "third", "--init-from", undisturbed / "encoder.safetensors", "--train.length", 1))
     assert "encoder: 29 of 29 tensors matched" in third.stdout, third.stderr
