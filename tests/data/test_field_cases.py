@@ -290,14 +290,23 @@ def test_a_huge_image_is_read_without_a_warning(tmp_path, monkeypatch, ending):
     assert Image.MAX_IMAGE_PIXELS == 50
 
 
-@pytest.mark.parametrize("number", [258, 277])
-def test_a_header_whose_numbers_are_text_is_one_line(tmp_path, number):
+@pytest.mark.parametrize(("number", "kind", "value"), [(258, 7, b"ab"), (277, 7, b"ab"), (277, 3, 0), (256, 3, 0)])
+def test_a_header_whose_numbers_make_no_sense_is_one_line(tmp_path, number, kind, value):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in {256: 4, 257: 4, 258: 16, 262: 1, 277: 1}.items():
         tags[tag] = value
-    tags.tagtype[number], tags[number] = 7, b"ab"
+    tags.tagtype[number], tags[number] = kind, value
     (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + tags.tobytes(8) + bytes(99))
     with pytest.raises(UserError, match=r"a\.tif: cannot decode"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_header_that_claims_more_than_its_file_can_hold(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", pattern(0).astype(np.uint16), photometric="rgb")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(60_000_000)
+    with pytest.raises(UserError, match=r"a\.tif: cannot decode.*claims 1\.4e\+10 bytes of pixels in a file of"):
         read_image(tmp_path / "a.tif")
 
 

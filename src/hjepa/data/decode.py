@@ -52,6 +52,14 @@ def read_image(path: ImageFile, channels: int | None = None, reduction: Reductio
     ``reduction`` says how much smaller the image may be read; without it every pixel of the file is there.
     Raises UnreadableImage with the file's name if it cannot be decoded completely.
     """
+    try:
+        return _read(path, channels, reduction)
+    except MemoryError:
+        problem = "cannot decode the image (it needs more memory than there is)"
+        raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
+
+
+def _read(path: ImageFile, channels: int | None, reduction: Reduction | None) -> np.ndarray:
     path = path.held() if isinstance(path, Page) else held(path)  # it is opened several times below
     tiff = tiff_header(path)
     if tiff is not None:

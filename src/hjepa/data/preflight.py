@@ -205,7 +205,8 @@ class _Look:
             row["kind"] = UNREADABLE
             try:
                 seen = self._file(index, row, part) if isinstance(self.source, FileSource) else self._array(index, row)
-            except (UserError, OSError) as error:
+                thumbnail, moments = _thumbnail(seen.pixels), _moments(seen.pixels)
+            except (UserError, OSError, MemoryError) as error:
                 part.errors[index] = shown(str(error))
                 continue
             if seen.kind not in part.kinds:
@@ -213,8 +214,8 @@ class _Look:
             row["kind"] = part.kinds.index(seen.kind)
             row["height"], row["width"] = seen.size
             row["orientation"], row["pages"] = seen.orientation, seen.pages
-            row["thumbnail"] = _thumbnail(seen.pixels)
-            _add_moments(part, seen.pixels)
+            row["thumbnail"] = thumbnail
+            _add_moments(part, moments, seen.pixels)
         return part
 
     def _file(self, index: int, row: Any, part: _Part) -> _Seen:
@@ -307,7 +308,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX)).round().astype(np.uint8)
 
 
-def _add_moments(part: _Part, pixels: np.ndarray) -> None:
+def _moments(pixels: np.ndarray) -> Moments:
     step = max(1, math.ceil(min(pixels.shape[:2]) / ENOUGH))
     values = pixels[::step, ::step].reshape(-1, pixels.shape[-1]).astype(np.float64)
     deep = pixels.dtype != np.uint8
@@ -315,8 +316,11 @@ def _add_moments(part: _Part, pixels: np.ndarray) -> None:
         values = np.nan_to_num(values)
     else:
         values /= 255.0
-    moments = Moments(1, values.mean(0), np.square(values).mean(0), float(values.min()), float(values.max()))
-    key = (pixels.shape[-1], deep)
+    return Moments(1, values.mean(0), np.square(values).mean(0), float(values.min()), float(values.max()))
+
+
+def _add_moments(part: _Part, moments: Moments, pixels: np.ndarray) -> None:
+    key = (pixels.shape[-1], pixels.dtype != np.uint8)
     if key in part.moments:
         part.moments[key].add(moments)
     else:

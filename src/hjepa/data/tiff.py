@@ -17,7 +17,7 @@ _RGB, _CMYK, _YCBCR, _LAB = 2, 5, 6, 8  # values of PhotometricInterpretation
 _PREMULTIPLIED = 1
 _ALPHA = frozenset({_PREMULTIPLIED, 2})  # values of ExtraSamples that mean transparency
 # A file that claims more bytes of pixels than this is damaged: pixels that are not there would be filled with zeros.
-_MOST_COMPRESSED, _ANY_FILE = 2000, 1 << 30
+_MOST_COMPRESSED, _ANY_FILE = 2000, 1 << 28
 
 
 class TiffHeader(NamedTuple):
@@ -91,7 +91,7 @@ def tiff_header(path: ImageFile) -> TiffHeader | None:
             file.seek(tags.next)
             tags.load(file)
         bits, formats = _numbers(tags.get(258, 1)), _numbers(tags.get(339, 1))
-        return TiffHeader(
+        header = TiffHeader(
             size=(int(tags[257]), int(tags[256])),
             bands=int(tags.get(277, 1)),
             bits=int(max(bits)),
@@ -100,6 +100,7 @@ def tiff_header(path: ImageFile) -> TiffHeader | None:
             extra=_numbers(tags.get(338, ())),
             orientation=int(tags.get(274, 1)),
         )
+        return header if min(*header.size, header.bands, header.bits) > 0 else None
     except Exception:  # noqa: BLE001  (a hostile header: whoever reads the image reports what is wrong with it)
         return None
 
