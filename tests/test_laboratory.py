@@ -42,7 +42,7 @@ def lab(folder: Path, experiment: dict, *words: str) -> subprocess.CompletedProc
     places = ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
     return subprocess.run(
         [sys.executable, str(LAB), str(file), *places, *words],
-        capture_output=True, text=True, check=False, env=environment(), timeout=400,
+        capture_output=True, text=True, check=False, env=environment(), timeout=1200,
     )  # fmt: skip
 
 

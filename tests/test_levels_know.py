@@ -31,6 +31,7 @@ def test_levels_are_probed_as_evaluate_does(tmp_path, monkeypatch):
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **settings)
     words = ["--train", "scenes:train", "--test", "scenes:test", "--max-train", "80", "--max-test", "60"]
     words += ["--protocols", "knn", "--pixel-factors", "--out", str(tmp_path / "table")]
+    monkeypatch.setattr("hjepa.commands.evaluate.choose_precision", lambda *_: ("float32", "as the table"))
     monkeypatch.setattr(sys, "argv", ["levels_know.py", str(run.path), *words])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     found = json.loads((tmp_path / "table.json").read_text())
@@ -42,8 +43,7 @@ def test_levels_are_probed_as_evaluate_does(tmp_path, monkeypatch):
         for result in expected.results:
             asked = (result.labels, "trained", level)
             [ours] = [r for r in found["runs"][0]["rows"] if (r["factor"], r["network"], r["level"]) == asked]
-            # Matrix products may be in bf16 there: two of 60 images.
-            assert ours["accuracy"] == pytest.approx(result.accuracy, abs=0.035), asked
+            assert ours["accuracy"] == result.accuracy, asked
     table = (tmp_path / "table.md").read_text()
     assert "| factor | probe | level 0 (depth 0, stride 1) | level 1 (depth 1, stride 1) |" in table
     assert table.count("\n| layout | knn | ") == 1

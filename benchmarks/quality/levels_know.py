@@ -152,7 +152,7 @@ def page(found: dict[str, Any]) -> str:
     lines += [
         f"{found['train']} ({found['n_train']:,} images) to fit, {found['test']} ({found['n_test']:,}) to test; "
         f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {found['steps']} steps. Per cent, intervals over {over}; "
-        "the untrained encoder in parentheses. Raw pixels by k-NN.",
+        "the untrained encoder in parentheses. Encoders in float32; raw pixels by k-NN.",
         "",
         f"| factor | probe | {' | '.join(levels.values())} | raw pixels | largest class |",
         "|---|---|" + "---|" * (len(levels) + 2),
