@@ -120,6 +120,7 @@ def test_an_encoder_that_training_has_ruined_is_called_so_on_the_terminal_and_on
     assert 'id="harm"' not in run.report.read_text()
 
 
+@pytest.mark.slow
 def test_what_was_evaluated_before_stays_beside_what_is_measured_now(run):
     """Each call replaced the whole file: of three levels only the last one asked for was left."""
     source, other = labelled(60), labelled(40)
@@ -304,6 +305,7 @@ def test_images_that_are_neither_bytes_nor_in_0_to_1_are_refused(run):
     assert hjepa.load_encoder(run)(torch.full((1, 3, 16, 16), 1.05)).pooled.shape == (1, 32)  # a resize overshoots
 
 
+@pytest.mark.slow
 def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = hjepa.pretrain("scenes", out="first", **TINY)
@@ -380,6 +382,7 @@ def test_a_budget_chooses_for_the_device_that_was_asked_for(monkeypatch):
     assert asked == ["cpu", "cpu", "auto"]
 
 
+@pytest.mark.slow
 def test_the_next_step_of_a_verdict_can_be_copied(tmp_path, capsys):
     """The command that had --overwrite was advised again, with --resume, which contradict each other."""
     out = tmp_path / "a run"

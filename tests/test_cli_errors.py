@@ -380,6 +380,7 @@ def test_missing_labels_say_what_to_do(complaint, photos, capsys):
     assert re.search(r"^photos \(label\).*one class.*\(class a, 1 image", line)
 
 
+@pytest.mark.slow
 def test_in_a_real_process_too(tmp_path):
     done = hjepa("pretrain", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert done.returncode == 2

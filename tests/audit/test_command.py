@@ -529,6 +529,7 @@ def package(folder: Path, train: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["project.train", "project"], ids=["module", "package"])
+@pytest.mark.slow
 def test_a_module_runs_as_python_runs_it(name, tmp_path):
     package(tmp_path, "import sys\nfrom .nets import train\ntrain(8)\nprint(__package__, sys.argv)\n")
     ran = audit("--steps", "5", "-m", name, "--epochs", "3", cwd=tmp_path)

@@ -41,6 +41,7 @@ def test_a_run_shorter_than_the_window_is_audited_at_its_end(tmp_path):
     assert run(tmp_path, TINY)["steps"] == TINY["train"]["length"]
 
 
+@pytest.mark.slow
 def test_with_accumulation_there_is_still_one_update(tmp_path):
     report = run(tmp_path, {**LONG, "optim": {**TINY["optim"], "accumulate": 2}})
     assert (report["verdict"], report["measured"]["updates_per_step"]) == ("conforms", 1)
@@ -53,12 +54,14 @@ def test_a_forgotten_update_is_found(tmp_path, monkeypatch):
     assert "never-updated" in fired(report)
 
 
+@pytest.mark.slow
 def test_a_wrong_momentum_is_found(tmp_path, monkeypatch):
     right = TargetEncoder.update
     monkeypatch.setattr(TargetEncoder, "update", lambda self, encoder, momentum: right(self, encoder, momentum - 0.01))
     assert fired(run(tmp_path)) == {"momentum-mismatch"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_audited_from_its_step_on(tmp_path):
     hjepa.pretrain("scenes", out=tmp_path / "run", **TINY)
     hjepa.pretrain("scenes", out=tmp_path / "run", resume=True, extend_to=40)
@@ -81,6 +84,7 @@ def verdict_of(out):
     return json.loads((out / "run.json").read_text())["audit"]
 
 
+@pytest.mark.slow
 def test_a_run_from_weights_may_start_with_a_teacher_of_its_own(tmp_path):
     hjepa.pretrain("scenes", out=tmp_path / "first", **LONG)
     report = run(tmp_path, init_from=tmp_path / "first")

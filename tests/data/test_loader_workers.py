@@ -85,17 +85,20 @@ def compare() -> None:
     say("equal")
 
 
+@pytest.mark.slow
 def test_batches_arrive_when_shared_memory_is_full():
     assert in_a_process("without_shared_memory") == ["equal"]
 
 
 @pytest.mark.skipif(not ROOT, reason="needs the right to mount a small /dev/shm")
+@pytest.mark.slow
 def test_batches_arrive_in_a_container_with_a_small_shared_memory():
     mount = 'mount -t tmpfs -o size=160k tmpfs /dev/shm && exec "$@"'  # semaphores and one batch
     assert in_a_process("compare", "unshare", "-m", "sh", "-c", mount, "sh") == ["equal"]
 
 
 @pytest.mark.skipif(not ROOT, reason="needs the right to mount a small /dev/shm")
+@pytest.mark.slow
 def test_without_any_shared_memory_one_line_says_what_to_do():
     mount = 'mount -t tmpfs -o size=4k,nr_inodes=1 tmpfs /dev/shm && exec "$@"'
     words = in_a_process("refused", "unshare", "-m", "sh", "-c", mount, "sh")
@@ -122,6 +125,7 @@ def test_a_worker_that_waits_for_ever_ends_with_the_stream():
     assert time.monotonic() - started < 4  # torch waits 10 s for each, and then leaves it
 
 
+@pytest.mark.slow
 def test_a_program_ends_although_a_worker_waits_for_ever():
     assert in_a_process("left_open") == ["open"]
 

@@ -31,6 +31,7 @@ def test_accelerate_launches_the_command(alone, tmp_path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(alone, tmp_path):
     out = tmp_path / "run"
     done = launch("torchrun", out, "pretrain", "scenes", *OPTIONS)

@@ -51,6 +51,7 @@ def cut_back(out):
 
 
 @pytest.mark.parametrize("what", ["kept", "removed", "replaced", "gone and another damaged alike"])
+@pytest.mark.slow
 def test_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, what):
     told = trained(folder, tmp_path / "whole")
     assert told.count("03.bmp: cannot decode") == told.count("09.bmp: cannot decode") == 1

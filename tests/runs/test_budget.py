@@ -141,6 +141,7 @@ def test_every_correction_is_recorded_and_only_a_large_one_is_said(tmp_path, slo
     assert 1 <= len(corrections) < len(run.record["corrections"])
 
 
+@pytest.mark.slow
 def test_a_run_shortens_itself_and_can_be_repeated_from_its_own_configuration(tmp_path, slow_machine):
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", budget="20s", **OPEN)
     assert slow_machine["now"] == pytest.approx(20.0, rel=0.1)
@@ -157,6 +158,7 @@ def test_a_run_shortens_itself_and_can_be_repeated_from_its_own_configuration(tm
         assert [ours[k] for k in ("loss", "lr", "momentum")] == [theirs[k] for k in ("loss", "lr", "momentum")]
 
 
+@pytest.mark.slow
 def test_a_corrected_run_that_was_stopped_resumes_to_the_same_weights(tmp_path, slow_machine, monkeypatch):
     whole = hjepa.pretrain(pictures(), out=tmp_path / "whole", budget="20s", **OPEN)
     config = whole.path / "config.yaml"

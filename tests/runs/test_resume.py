@@ -114,6 +114,7 @@ def test_begun_again_it_has_the_weights_it_started_from(undisturbed, tmp_path):
     assert_identical(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_its_checkpoints_is_not_begun_again(copy):
     for folder in (copy / "checkpoints").iterdir():
         folder.unlink() if folder.is_symlink() else subprocess.run(["rm", "-r", folder], check=True)
@@ -133,6 +134,7 @@ def test_killed_at_twenty_random_moments_is_bit_identical(undisturbed, tmp_path)
     assert_identical(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_143(undisturbed, tmp_path):
     out = tmp_path / "run"
     process = start(pretrain(out), tmp_path / "log")
@@ -212,6 +214,7 @@ def test_a_changed_setting_is_refused(copy):
         ["--recipe", "hjepa-tiny", "--loss.level_weights", "1,2,1"],  # the defaults have one level
     ],
 )
+@pytest.mark.slow
 def test_the_same_command_resumes_whatever_the_defaults_are(words, tmp_path):
     """What was given was checked on its own with the defaults, and refused over numbers that no run had."""
     small = [

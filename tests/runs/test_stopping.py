@@ -77,6 +77,7 @@ def stalled(tmp_path, request):
 
 
 @pytest.mark.parametrize("stalled", [0, 2], indirect=True)
+@pytest.mark.slow
 def test_a_second_signal_ends_a_stalled_run_at_once(stalled):
     process, folder = stalled
     workers = children_of(process.pid)
@@ -93,6 +94,7 @@ def test_a_second_signal_ends_a_stalled_run_at_once(stalled):
 
 
 @pytest.mark.parametrize("stalled", [0], indirect=True)
+@pytest.mark.slow
 def test_a_signal_that_a_launcher_passes_on_is_the_same_one(stalled):
     process, folder = stalled
     process.send_signal(signal.SIGTERM)
@@ -103,6 +105,7 @@ def test_a_signal_that_a_launcher_passes_on_is_the_same_one(stalled):
     assert "second" not in (folder / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_stalls_before_its_first_step_ends_as_well(tmp_path):
     (tmp_path / "early").touch()
     process = start(tmp_path, 0)

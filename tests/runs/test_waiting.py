@@ -34,6 +34,7 @@ def scans(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_begins_a_cache_and_computes_the_same(scans, tmp_path):
     done = call("pretrain", scans, "--out", tmp_path / "cached", *OPTIONS)
     assert done.returncode == 0, done.stderr

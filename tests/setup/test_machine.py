@@ -39,6 +39,7 @@ def faults(mode: str, **variables: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.slow
 def test_freed_memory_is_used_again_without_asking_the_system():
     # 240 tensors of 3,072 pages each pass by.
     assert faults("asked anew") > 100_000
@@ -46,6 +47,7 @@ def test_freed_memory_is_used_again_without_asking_the_system():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.slow
 def test_a_users_choice_of_allocator_is_left_alone():
     assert faults("user keeps", MALLOC_MMAP_THRESHOLD_="65536") > 100_000
 

@@ -44,6 +44,7 @@ print(json.dumps([peak - before, estimate_memory_gb(parts.resolved.config, parts
 
 # Without bf16 in the processor, a step of this size takes minutes.
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_estimate_is_within_a_factor_of_two_of_a_measurement(precision):
     sections = SIZES | {"optim": {"batch_size": 256}, "train": {"precision": precision}}
     done = subprocess.run(

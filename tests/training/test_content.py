@@ -133,6 +133,7 @@ def test_what_was_known_before_training_is_of_the_untrained_encoder(tmp_path):
     assert run.verdict.verdict != "healthy"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_compares_with_the_same_start(tmp_path):
     train = TINY["train"] | {"length": 60, "log_every": 10, "checkpoint_every": 20}
     whole = hjepa.pretrain(pictures(), out=tmp_path / "whole", **(TINY | {"train": train}))

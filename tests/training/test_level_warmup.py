@@ -69,6 +69,7 @@ def test_the_first_step_is_that_of_the_first_level_alone():
     assert heads[4].all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_weights_of_an_undisturbed_one(tmp_path):
     settings = TINY | {"model": TINY["model"] | THREE["model"], "loss": THREE["loss"]}
     settings["train"] = TINY["train"] | {"keep_checkpoints": 3}
