@@ -26,7 +26,7 @@ demo: $(STAMP) ## pretrain on synthetic scenes for about three minutes, evaluate
 	$(BIN)/hjepa pretrain scenes --out $(DEMO) --recipe demo --overwrite
 	$(BIN)/hjepa evaluate $(DEMO) --train scenes:train --test scenes:test --protocols knn --pooling grid4 --max-train 4000 --max-test 2000
 
-test: $(STAMP) ## the fast tests, about 10 minutes on 2 slow cores
+test: $(STAMP) ## the fast tests, about 5 minutes on 2 idle cores
 	$(PYTEST)
 
 test-slow: $(STAMP) ## only the slow tests
