@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image
 
 from hjepa.data.encoded import EncodedImage, ImageFile, held
-from hjepa.errors import UserError
 
 _NO_IMAGE = 0x1 | 0x4  # bits of NewSubfileType: a smaller copy of another page, and a mask
 _NEW_SUBFILE_TYPE = 254
@@ -116,8 +115,6 @@ def page_places(path: ImageFile) -> list[int]:
             return [0]
         with path.open("rb") as file, Image.open(file) as image:
             return [0] * max(1, getattr(image, "n_frames", 1)) if image.format in _ANIMATED else [0]
-    except UserError:
-        return [0]
     except Exception:  # noqa: BLE001  (whoever reads the image says what is wrong with it)
         return [0]
 
