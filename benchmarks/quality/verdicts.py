@@ -5,8 +5,9 @@
 A run's gain is its k-NN (or linear) accuracy on averaged tokens less that of its untrained encoder, in points, the
 mean over the kinds of labels. Its score is what its features know of their images more than before training, the
 smaller of the two ways of reading, over what was known. Below its random init is a run of which one of these probes is
-below it with 95 % intervals apart. Runs whose content was measured in another way (docs/decisions/0010), or not at
-all, are left out and counted.
+below it with 95 % intervals apart. Verdicts are today's: whether a run has learned is decided anew, from the content that
+it recorded (docs/decisions/0010). Runs whose content was measured in another way, or not at all, are left out and
+counted.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from scipy.stats import spearmanr
+
+from hjepa.training.health import content_changes, has_learned
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality"
 SCORE = "content, the smaller gain"
@@ -60,11 +63,24 @@ def _judged(experiment: str, run: dict[str, Any]) -> dict[str, Any]:
         "variant": run["variant"],
         "seed": run["seed"],
         "steps": run["record"]["steps"],
-        "verdict": run["record"]["verdict"]["verdict"],
+        "verdict": _verdict(run["record"]["verdict"]["verdict"], _learned(last)),
+        "learned": _learned(last),
         "gains": gains,
         "below": any(row["interval"][1] < row["control_intervals"]["random_init"][0] for row in rows),
         "measures": last,
     }
+
+
+def _learned(line: dict[str, Any]) -> bool:
+    changes = content_changes(line)
+    return changes is not None and has_learned(changes)
+
+
+def _verdict(recorded: str, learned: bool) -> str:
+    """Return what the run is called today; only a run that is otherwise sound is judged by its content."""
+    if recorded not in ("healthy", "not learned yet"):
+        return recorded
+    return "healthy" if learned else "not learned yet"
 
 
 def page(judged: list[dict[str, Any]], left_out: int) -> str:
@@ -87,6 +103,9 @@ def page(judged: list[dict[str, Any]], left_out: int) -> str:
         those = [run for run in judged if run["verdict"] == verdict]
         ranges = [_range([run["gains"][p] for run in those if p in run["gains"]]) for p in ("knn", "linear")]
         lines.append(f"| {verdict} | {len(those)} | {sum(run['below'] for run in those)} | {' | '.join(ranges)} |")
+    learned = [run for run in judged if run["learned"]]
+    below = sum(run["below"] for run in learned)
+    lines += ["", f"By their content alone, {len(learned)} runs have learned; {below} of these are below random init."]
     lines += ["", "## Every run", "", "| experiment | variant | seed | steps | verdict | k-NN gain | linear gain | "]
     lines[-1] += "content, linear | content, neighbours | rank | below random init |"
     lines.append("|" + "---|" * 11)
