@@ -55,6 +55,23 @@ def test_estimate_is_within_a_factor_of_two_of_a_measurement(precision):
     assert 0.5 < estimated / measured < 2.0, (estimated, measured)
 
 
+@pytest.mark.slow
+def test_the_planned_memory_is_what_a_run_takes(tmp_path):
+    """The peak of a whole run, with its checkpoints, its health and its verdict, is that of a few steps within 15 %."""
+    settings = ["--train.precision", "float32", "--train.length", "12", "--optim.batch_size", "64"]
+    command = [sys.executable, "-m", "hjepa.cli", "pretrain", "scenes", "--recipe", "demo", *settings]
+    planned = subprocess.run(
+        [*command, "--out", "planned", "--plan", "--json"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    peak = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+    peak += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    ran = subprocess.run(
+        [sys.executable, "-c", peak, *command, "--out", "run"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    ratio = json.loads(planned.stdout)["plan"]["peak_memory_gb"] / (int(ran.stdout) / 2**20)
+    assert 0.85 < ratio < 1.15
+
+
 def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch):
     config = resolve_auto(tiny(**SIZES, optim={"batch_size": 4096}), pictures()).config
     masks = mask_shape(build_sampler(config), config)

@@ -6,7 +6,6 @@ from typing import Any
 
 from hjepa.setup.build import Parts
 from hjepa.setup.machine import peak_memory_gb, threads_in_words
-from hjepa.setup.memory import estimate_memory_gb
 from hjepa.setup.timing import time_steps
 from hjepa.training.schedules import half_life_images
 
@@ -21,7 +20,6 @@ class Plan:
     images_per_second: float
     hours: float
     peak_memory_gb: float
-    estimated_memory_gb: float
     context_tokens: int
     target_tokens: int
     level_warmup_steps: int
@@ -46,7 +44,6 @@ def plan_of(parts: Parts) -> Plan:
         images_per_second=round(config.optim.batch_size / step.seconds, 1),
         hours=round(total * step.seconds / 3600, 3),
         peak_memory_gb=round(peak_memory_gb(parts.trainer.accelerator.device), 2),
-        estimated_memory_gb=round(estimate_memory_gb(config, parts.masks), 2),
         context_tokens=step.context_tokens,
         target_tokens=step.target_tokens,
         level_warmup_steps=round(config.loss.level_warmup * total),
