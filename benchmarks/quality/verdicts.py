@@ -5,8 +5,8 @@
 A run's gain is its k-NN (or linear) accuracy on averaged tokens less that of its untrained encoder, in points, the
 mean over the kinds of labels. Its score is what its features know of their images more than before training, the
 smaller of the two ways of reading, over what was known. Below its random init is a run of which one of these probes is
-below it with 95 % intervals apart. Verdicts are today's: whether a run has learned is decided anew, from the content that
-it recorded (docs/decisions/0010). Runs whose content was measured in another way, or not at all, are left out and
+below it with 95 % intervals apart. Verdicts are today's: whether a run has learned is decided anew, from the content
+that it recorded (docs/decisions/0010). Runs whose content was measured in another way, or not at all, are left out and
 counted.
 """
 

@@ -36,6 +36,8 @@ class Size:
                 "predictor_depth": shallow, "predictor_heads": predictor_heads,
                 "levels": None if self.levels is None else [list(level) for level in self.levels],
             },
+            # Blocks of an 8 x 8 grid have 9 patches: the released minimum, ten visible ones, is for 14 x 14.
+            "masking": {"min_keep": 10 if self.image // self.patch > 8 else 4},
             "optim": {"batch_size": self.batch},
             "train": {"length": total, "precision": precision, "device": device, "checkpoint_every": 1_000_000},
         }  # fmt: skip

@@ -43,10 +43,14 @@ print(json.dumps([peak - before, estimate_memory_gb(parts.resolved.config, parts
 
 
 # Without bf16 in the processor, a step of this size takes minutes.
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "train",
+    [{"precision": "float32"}, {"precision": "bf16"}, {"precision": "float32", "activation_checkpointing": "on"}],
+    ids=["float32", "bf16", "recomputed"],
+)
 @pytest.mark.slow
-def test_estimate_is_within_a_factor_of_two_of_a_measurement(precision):
-    sections = SIZES | {"optim": {"batch_size": 256}, "train": {"precision": precision}}
+def test_estimate_is_within_a_factor_of_two_of_a_measurement(train):
+    sections = SIZES | {"optim": {"batch_size": 256}, "train": train}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(sections)],
         capture_output=True, text=True, check=True, env=environment(PYTHONPATH=":".join(sys.path)),
@@ -81,6 +85,12 @@ def test_accumulation_lowers_the_estimate_and_is_the_remedy_offered(monkeypatch)
     whole = config.model_copy(update={"loss": config.loss.model_copy(update={"variance_covariance": 1.0})})
     with pytest.raises(UserError, match=r"free.*smaller model or image size, or a smaller --optim"):
         refuse_too_large(whole, masks)  # a batch whose images are all compared cannot be split
+    recomputed = whole.model_copy(update={"train": whole.train.model_copy(update={"activation_checkpointing": "on"})})
+    between = (estimate_memory_gb(whole, masks) + estimate_memory_gb(recomputed, masks)) / 2
+    monkeypatch.setattr(memory, "available_memory_gb", lambda _: between)
+    with pytest.raises(UserError, match=r"free; use --train\.activation_checkpointing on, or a smaller --optim"):
+        refuse_too_large(whole, masks)
+    refuse_too_large(recomputed, masks)
     monkeypatch.setattr(memory, "available_memory_gb", lambda _: 1000.0)
     refuse_too_large(config, masks)
 

@@ -39,6 +39,26 @@ def test_accumulating_4_x_16_equals_1_x_64():
         torch.testing.assert_close(tensor, weights(four.model)[name], rtol=1e-9, atol=1e-12)
 
 
+def test_activation_checkpointing_keeps_less_and_changes_no_number():
+    kept, after = {}, {}
+    for switch in ("off", "on"):
+        sections = {"train": {"activation_checkpointing": switch}, "optim": {"batch_size": 16}}
+        trainer, batches, _ = trainer_of(tiny(**sections))
+        sizes = []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        for _ in range(3):
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                trainer.train_step(next(batches))
+        kept[switch], after[switch] = sum(sizes), weights(trainer.model)
+    assert same(after["on"], after["off"])
+    # What is computed again in the backward pass is packed by checkpointing itself, not by us.
+    assert kept["on"] < 0.5 * kept["off"]
+
+
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_step_with_an_infinite_gradient_moves_nothing(value):
     trainer, batches, _ = trainer_of(tiny())

@@ -2,12 +2,12 @@
 
 import contextlib
 import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from hjepa.config.masking import Range
-from hjepa.config.section import AUTO, Section
+from hjepa.config.section import AUTO, ON_OFF, Section
 
 
 class DataConfig(Section):
@@ -48,7 +48,7 @@ class DataConfig(Section):
         description="Fraction of the images that may be unreadable, as 0.01 or 1%; they are skipped and named, and "
         "more of them end the run.",
     )
-    cache: str = Field(
+    cache: Annotated[str, ON_OFF] = Field(
         "auto",
         description="Whether decoded images are kept on disk: auto (if training waits for them and there is room), on, "
         "off, or the folder to keep them in.",
@@ -67,11 +67,6 @@ class DataConfig(Section):
             with contextlib.suppress(ValueError):
                 return float(value.strip().removesuffix("%")) / 100
         return value
-
-    @field_validator("cache", mode="before")
-    @classmethod
-    def _a_switch(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # as YAML reads them
 
     @field_validator("image_size", mode="before")
     @classmethod

@@ -1,11 +1,20 @@
 """What a group of settings is: strict, frozen, with ``auto`` for what is filled in later."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 AUTO: dict[str, Any] = {"auto": True}  # marks a setting whose value ``auto`` is None in Python
+
+
+def _on_or_off(value: Any) -> Any:
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+ON_OFF = BeforeValidator(_on_or_off)  # YAML reads a plain on or off as a truth value
+OnOff = Annotated[Literal["on", "off"], ON_OFF]
+AutoOnOff = Annotated[Literal["auto", "on", "off"], ON_OFF]
 
 
 class Section(BaseModel):

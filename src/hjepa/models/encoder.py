@@ -10,9 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from hjepa.models.positions import sincos_2d
+from hjepa.models.recompute import Recomputing
 
 
-class ContextEncoder(nn.Module):
+class ContextEncoder(Recomputing):
     """Encodes the visible patches of images; hidden patches never enter a block.
 
     The network is timm's ``VisionTransformer`` without class token, so ``vit.state_dict()`` loads in
@@ -60,7 +61,7 @@ class ContextEncoder(nn.Module):
         """
         tokens, taken = self.embed(images, visible), {}
         for depth, block in enumerate(self.vit.blocks, start=1):
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
             if depths and depth in depths:
                 taken[depth] = tokens
         taken[self.depth] = self.vit.norm(tokens)

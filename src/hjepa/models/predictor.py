@@ -8,6 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from hjepa.models.positions import sincos_2d
+from hjepa.models.recompute import Recomputing
 
 
 class QueryOnlyBlock(Block):  # type: ignore[misc]  # timm has no types
@@ -39,7 +40,7 @@ class QueryOnlyBlock(Block):  # type: ignore[misc]  # timm has no types
         return after + self.mlp(self.norm2(after))
 
 
-class Predictor(nn.Module):
+class Predictor(Recomputing):
     """Predicts each target block in a sequence of its own: ``[context ; mask tokens]``.
 
     One learned mask token plus the position of the patch it stands for is the query; attention is
@@ -83,7 +84,7 @@ class Predictor(nn.Module):
         tokens = torch.cat([seen.repeat_interleave(blocks, dim=0), queries], dim=1)  # [B*K, V+T, P]
         *earlier, last = self.predictor_blocks
         for block in earlier:
-            tokens = block(tokens)
-        outputs = last(tokens, size)  # [B*K, T, P]
+            tokens = self.run_block(block, tokens)
+        outputs = self.run_block(last, tokens, size)  # [B*K, T, P]
         predicted = self.predictor_proj(self.predictor_norm(outputs))  # [B*K, T, sum of D]
         return list(predicted.unflatten(0, (images, blocks)).split(self.target_widths, dim=-1))

@@ -17,6 +17,7 @@ from hjepa.masking import MaskSampler, MaskSettings, MultiBlockSampler, RandomPa
 from hjepa.models.encoder import set_attention
 from hjepa.models.hjepa import HJEPA, build_hjepa, initialise_hjepa
 from hjepa.models.levels import Level
+from hjepa.models.recompute import set_activation_checkpointing
 from hjepa.setup.accelerator import broadcast_config, start_accelerator
 from hjepa.setup.autoconfig import resize_of, resolve_auto, with_attention, with_capture
 from hjepa.setup.machine import autocast_dtype, available_memory_gb, grad_scaler
@@ -156,6 +157,7 @@ def build_model(config: Config) -> HJEPA:
         initialisation=m.initialisation,
     )
     set_attention(model, config.train.attention)
+    set_activation_checkpointing(model, config.train.activation_checkpointing == "on")
     return model.double() if config.train.precision == "float64" else model
 
 

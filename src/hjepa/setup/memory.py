@@ -1,13 +1,15 @@
 """Estimate the memory of a step before anything is built, and refuse what does not fit."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from hjepa.config import Config
 from hjepa.errors import UserError
 from hjepa.masking import MaskSampler
 from hjepa.setup.machine import available_memory_gb, choose_device
+
+RECOMPUTE = "use --train.activation_checkpointing on"
 
 
 class MaskShape(NamedTuple):
@@ -31,17 +33,20 @@ def estimate_memory_gb(config: Config, masks: MaskShape, processes: int = 1) -> 
 
     Activations kept for the backward pass of a transformer block: about 16 values per token and channel
     outside attention, and two tokens x tokens maps per head (plain attention); the target encoder
-    keeps none. ``tests/setup/test_plan.py`` compares this with a measurement.
+    keeps none. With activation checkpointing a block keeps its input alone, and one block at a time all of them.
+    ``tests/setup/test_plan.py`` compares this with a measurement.
     """
     m, optim = config.model, config.optim
     contexts = config.masking.contexts
     images = optim.batch_size // (optim.accumulate * processes)
     value = {"float64": 8, "float32": 4}.get(config.train.precision, 2)
     plain = config.train.attention == "plain"
+    recomputed = config.train.activation_checkpointing == "on"
+    residual = max(value, 4)  # between blocks, tokens are not 16-bit
 
     def activations(sequences: int, tokens: int, width: int, depth: int, heads: int) -> float:
-        inside = 2 * heads * tokens if plain else 0
-        return sequences * tokens * depth * (16 * width + inside) * value
+        inside = (16 * width + (2 * heads * tokens if plain else 0)) * value
+        return sequences * tokens * (depth * width * residual + inside if recomputed else depth * inside)
 
     patches = config.grid[0] * config.grid[1]
     tokens_alive = images * patches * m.width * (12 * value + 12)  # the target encoder's widest moment
@@ -62,23 +67,30 @@ def refuse_too_large(config: Config, masks: MaskShape, processes: int = 1) -> No
     """Raise UserError if a step would clearly not fit into memory."""
     device = choose_device(config.train.device)
     sharing = processes if device.type == "cpu" else 1  # processes on the same CPU share its memory
+    free = available_memory_gb(device)
 
-    def need(parts: int) -> float:
-        return sharing * estimate_memory_gb(_with_accumulate(config, parts), masks, processes)
+    def need(config: Config) -> float:
+        return sharing * estimate_memory_gb(config, masks, processes)
 
-    parts, free = config.optim.accumulate, available_memory_gb(device)
-    if need(parts) <= free:
-        return
-    wanted = need(parts)
-    while need(parts) > free and parts * processes < config.optim.batch_size // 2:
-        parts *= 2
-    fits = need(parts) <= free and config.optim.batch_size % (parts * processes) == 0
-    fits = fits and not config.loss.variance_covariance  # which compares all images of a step
-    remedy = f"use --optim.accumulate {parts}" if fits else "use a smaller model or image size"
-    raise UserError(
-        f"optim.batch_size = {config.optim.batch_size}: a step needs about {wanted:.0f} GB of memory, but "
-        f"{free:.0f} GB are free; {remedy}, or a smaller --optim.batch_size"
-    )
+    if need(config) > free:
+        remedy = _remedy(config, lambda config: need(config) <= free, processes)
+        raise UserError(
+            f"optim.batch_size = {config.optim.batch_size}: a step needs about {need(config):.0f} GB of memory, but "
+            f"{free:.0f} GB are free; {remedy}, or a smaller --optim.batch_size"
+        )
+
+
+def _remedy(config: Config, fits: Callable[[Config], bool], processes: int) -> str:
+    """Return what makes a step fit into memory: the cheapest of three."""
+    batch, parts = config.optim.batch_size, config.optim.accumulate
+    if not config.loss.variance_covariance:  # which compares all images of a step
+        while parts * processes < batch // 2 and not fits(_with(config, "optim", accumulate=parts)):
+            parts *= 2
+        if batch % (parts * processes) == 0 and fits(_with(config, "optim", accumulate=parts)):
+            return f"use --optim.accumulate {parts}"
+    if fits(_with(config, "train", activation_checkpointing="on")):
+        return RECOMPUTE
+    return "use a smaller model or image size"
 
 
 def refuse_sizes_beyond_memory(config: Config, channels: int) -> None:
@@ -108,7 +120,7 @@ def out_of_memory_in_words(config: Config) -> Iterator[None]:
             raise
         if config.loss.variance_covariance:
             raise UserError(
-                f"out of memory with optim.batch_size = {optim.batch_size}: use a smaller one "
+                f"out of memory with optim.batch_size = {optim.batch_size}: {RECOMPUTE} or a smaller batch "
                 "(it cannot be split, because loss.variance_covariance compares all images of a step)"
             ) from None
         raise UserError(
@@ -117,5 +129,5 @@ def out_of_memory_in_words(config: Config) -> Iterator[None]:
         ) from None
 
 
-def _with_accumulate(config: Config, parts: int) -> Config:
-    return config.model_copy(update={"optim": config.optim.model_copy(update={"accumulate": parts})})
+def _with(config: Config, section: str, **values: Any) -> Config:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
