@@ -86,6 +86,15 @@ def test_a_file_that_names_a_recipe_says_how_long_to_train(tmp_path, length):
     assert resolved.config.model.width == read_recipe("hjepa-small").values["model"]["width"]
 
 
+def test_on_and_off_are_read_from_yaml(tmp_path):
+    """YAML reads a plain on or off as a truth value."""
+    file = tmp_path / "mine.yaml"
+    switches = "data: {cache: off}\ntrain: {capture: off, activation_checkpointing: on, length: 2}\n"
+    file.write_text(f"recipe: hjepa-tiny\n{switches}")
+    config = resolve(configuration.read_file(file)).config
+    assert (config.data.cache, config.train.capture, config.train.activation_checkpointing) == ("off", "off", "on")
+
+
 def test_configurations_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Config().optim.lr = 3.0

@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--variant", action="append", required=True, help="options of hjepa pretrain, in one word")
-    parser.add_argument("--steps", type=int, default=25, help="steps of each that are counted")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each that are counted")
     asked = parser.parse_args()
     runs = [parts_of(asked.data, shlex.split(words)) for words in asked.variant]
     found = seconds_in_turns(runs, asked.steps)
