@@ -323,7 +323,7 @@ def test_the_command_in_the_record_repeats_the_run(tmp_path, monkeypatch):
     [
         ({"budget": "20min"}, "hjepa-tiny", "recipe chosen for 20min on cpu"),
         ({"budget": "2h"}, "hjepa-small", "recipe chosen for 2h on cpu"),
-        ({}, "hjepa-small", "recipe hjepa-small"),
+        ({}, "hjepa-tiny", "recipe chosen on cpu"),
         ({"budget": "20min", "recipe": "hjepa-small"}, "hjepa-small", "recipe hjepa-small"),
     ],
 )

@@ -41,7 +41,8 @@ def pretrain(
     out
         Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe
-        Name of a predefined configuration (default: hjepa-small, unless --config is given).
+        Name of a predefined configuration. By default hjepa-tiny (hjepa-small on a GPU) or, for a long --budget, the
+        next larger one; none with --config.
     config
         YAML file with settings, such as the config.yaml of another run.
     budget

@@ -9,8 +9,7 @@ from hjepa import config as configuration
 from hjepa.config import Layer
 from hjepa.errors import UserError
 
-DEFAULT_RECIPE = "hjepa-small"
-RECIPES_BY_BUDGET = {  # device -> recipe below so many seconds, recipe from there on
+RECIPES_BY_DEVICE = {  # device -> recipe below so many seconds and where no time is given, recipe from there on
     "cpu": ("hjepa-tiny", 3600, "hjepa-small"),
     "mps": ("hjepa-tiny", 3600, "hjepa-small"),
     "cuda": ("hjepa-small", 4 * 3600, "hjepa-base"),
@@ -54,14 +53,16 @@ def _refuse_budget(budget: str, given: Sequence[Layer]) -> None:
 
 
 def _chosen_recipe(length: Any, wanted: str) -> list[Layer]:
-    """Return the recipe for a time budget on this machine's device, and why; the default recipe without one."""
-    try:
-        seconds = configuration.budget_seconds(str(length))
-    except ValueError:  # not a time; what is not a length at all is refused where it is read
-        return [configuration.read_recipe(DEFAULT_RECIPE)]
+    """Return the recipe for this machine's device, and for the time if there is a budget; and why."""
     from hjepa.setup.machine import choose_device  # imports torch, which hjepa check does without
 
     device = choose_device(wanted).type
-    shorter, limit, longer = RECIPES_BY_BUDGET[device]
-    name = longer if seconds >= limit else shorter
-    return [configuration.read_recipe(name), Layer(f"recipe chosen for {length} on {device}", {"recipe": name})]
+    shorter, limit, longer = RECIPES_BY_DEVICE[device]
+    name, why = shorter, f"recipe chosen on {device}"
+    try:
+        seconds = configuration.budget_seconds(str(length))
+    except ValueError:  # not a time; what is not a length at all is refused where it is read
+        pass
+    else:
+        name, why = longer if seconds >= limit else shorter, f"recipe chosen for {length} on {device}"
+    return [configuration.read_recipe(name), Layer(why, {"recipe": name})]
