@@ -239,7 +239,15 @@ def test_four_bands_in_a_png(tmp_path):
 
 @pytest.mark.parametrize(
     ("bands", "kind", "photometric"),
-    [(5, np.uint8, 1), (5, np.uint8, 2), (13, np.uint16, 1), (3, np.float32, 1), (4, np.uint16, 2), (2, np.uint16, 1)],
+    [
+        (5, np.uint8, 1),
+        (5, np.uint8, 2),
+        (13, np.uint16, 1),
+        (3, np.float32, 1),
+        (4, np.uint16, 2),
+        (2, np.uint16, 1),
+        (2, np.uint8, 1),
+    ],
 )
 @pytest.mark.parametrize("reader", ["installed", "missing"])
 def test_many_bands(tmp_path, caplog, monkeypatch, bands, kind, photometric, reader):
