@@ -270,7 +270,9 @@ def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
     if not isinstance(image, Page) and (colour := deep_colour(image)) is not None:
         pixels = read_image(image, channels)
         values = "uint16" if pixels.dtype == np.uint16 else "uint16, of which 8 bits are kept"
-        return _Seen(Kind(colour.kind, values, 8 * pixels.dtype.itemsize, colour.bands, colour.alpha), pixels, _size(pixels))
+        return _Seen(
+            Kind(colour.kind, values, 8 * pixels.dtype.itemsize, colour.bands, colour.alpha), pixels, _size(pixels)
+        )
     with opened(image) as file:
         header = header_of(file)
         if file.format == "JPEG":
