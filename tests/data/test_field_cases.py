@@ -296,6 +296,14 @@ def test_a_second_band_is_no_transparency(tmp_path):
     assert np.array_equal(open_source(tmp_path, 1)[0], pattern(0, 6, 5, 2)[..., :1])
 
 
+def test_complex_numbers_are_refused_in_one_line(tmp_path):
+    """Case 28, of a kind that no encoder takes: half of it would be dropped."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", pattern(0, 6, 5, 1)[..., 0] * np.complex64(1j))
+    with pytest.raises(UserError, match=r"a\.tif holds complex numbers: convert it to their magnitudes$"):
+        open_source(tmp_path)[0]
+
+
 def test_bands_that_cannot_be_mixed_are_named(tmp_path):
     save(tmp_path / "a.png", pattern(0))
     raw_tiff(tmp_path / "b.tif", pattern(0, bands=5))

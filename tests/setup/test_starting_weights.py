@@ -61,6 +61,9 @@ WRAPS = {
     "target_encoder": lambda s: {"target_encoder": {f"module.{k}": t for k, t in s.items()}},
     "encoder": lambda s: {"encoder": s},
     "compiled": lambda s: {f"_orig_mod.{k}": t for k, t in s.items()},
+    "chunks of DINOv2": lambda s: {
+        "teacher": {"backbone." + re.sub(r"^blocks\.", "blocks.0.", name): t for name, t in s.items()}
+    },
     "encoder.": lambda s: {f"encoder.{k}": t for k, t in s.items()},
     "context_encoder.": lambda s: {f"context_encoder.{k}": t for k, t in s.items()},
     "student before teacher": lambda s: {
