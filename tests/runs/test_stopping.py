@@ -34,7 +34,7 @@ hjepa.pretrain(Stalling(), out="run", **sections)
 '''
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
+def wait_for(condition, seconds: float = 300.0) -> None:
     for _ in range(int(seconds / 0.05)):
         if condition():
             return
