@@ -1,13 +1,17 @@
 """Images per second from files to batches: ours, with and without the cache, beside PIL's and torchvision's reading.
 
     python benchmarks/data_speed.py > benchmarks/results/data_speed.md
+    python benchmarks/data_speed.py --only "JPEG 3000x2000" --workers 0 --rounds 5
 
 Files are made here, so that anybody can repeat it. Files lie in the page cache for all readers alike.
 """
 
+import argparse
 import functools
 import itertools
 import platform
+import shlex
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +32,6 @@ from hjepa.data.sources import open_source
 
 BATCH = 8
 SCALE, RATIO = (0.3, 1.0), (3 / 4, 4 / 3)  # our default crops, for all readers
-RUNS = 1  # of each measurement; the faster one counts
 
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
@@ -144,9 +147,14 @@ def plain(folder: Path, size: int, workers: int, read: Callable[[Path], torch.Te
     return per_second(iter(loader), len(paths), workers)
 
 
-def best(measure: Callable[[], float | None]) -> float | None:
-    found = [speed for speed in (measure() for _ in range(RUNS)) if speed is not None]
-    return max(found, default=None)
+def in_turns(readers: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+    """Return the speeds of every reader, measured one after the other in each round."""
+    found: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(rounds):
+        for name, measure in readers.items():
+            if (speed := measure()) is not None:
+                found[name].append(speed)
+    return found
 
 
 def cell(speed: float | None, base: float | None) -> str:
@@ -164,24 +172,36 @@ def difference(path: Path, size: int) -> tuple[float, float]:
     return float(np.mean(gaps)), float(np.percentile(gaps, 99))
 
 
-def report(name: str, folder: Path, size: int) -> None:
+def with_cache(folder: Path, size: int, workers: int, count: int) -> tuple[float, float]:
+    """Return the speed of the first epoch that fills a cache, and that of the following ones."""
+    with tempfile.TemporaryDirectory() as cache:
+        stream = ours(folder, size, workers, cache)
+        first = per_second(stream, count, workers)
+        if workers:  # they have read ahead: another stream, whose second epoch begins where all is decoded
+            stream = ours(folder, size, workers, cache)
+            next(stream)
+        return first, per_second(stream, 5 * count, workers)  # long enough for what was read ahead not to matter
+
+
+def report(name: str, folder: Path, size: int, counts_of_workers: list[int], rounds: int) -> None:
     count, megabytes = len(list(folder.iterdir())), sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     say(f"\n## {name}: {count} files of {megabytes / count:.2f} MB, crops of {size}\n")
     say("| workers | PIL | torchvision | hjepa, no cache | first epoch with cache | second epoch | second / first |")
     say("|---|---|---|---|---|---|---|")
-    for workers in (0, 1, 2):
-        pil = best(lambda w=workers: plain(folder, size, w, by_pil))  # type: ignore[misc]
-        vision = best(lambda w=workers: plain(folder, size, w, by_torchvision))  # type: ignore[misc]
-        bare = best(lambda w=workers: per_second(ours(folder, size, w, "off"), count, w))  # type: ignore[misc]
-        with tempfile.TemporaryDirectory() as cache:
-            stream = ours(folder, size, workers, cache)
-            first = per_second(stream, count, workers)
-            if workers:  # they have read ahead: another stream, whose second epoch begins where all is decoded
-                stream = ours(folder, size, workers, cache)
-                next(stream)
-            later = per_second(stream, 5 * count, workers)  # long enough for what workers have read ahead not to matter
-        row = [cell(speed, pil) for speed in (pil, vision, bare, first, later)]
+    for workers in counts_of_workers:
+        readers: dict[str, Callable[[], float | None]] = {
+            "PIL": functools.partial(plain, folder, size, workers, by_pil),
+            "torchvision": functools.partial(plain, folder, size, workers, by_torchvision),
+            "no cache": lambda w=workers: per_second(ours(folder, size, w, "off"), count, w),  # type: ignore[misc]
+        }
+        speeds = in_turns(readers, rounds)
+        first, later = with_cache(folder, size, workers, count)
+        pil, vision, uncached = (statistics.median(found) if found else None for found in speeds.values())
+        row = [cell(speed, pil) for speed in (pil, vision, uncached, first, later)]
         say(f"| {workers} | {' | '.join(row)} | {later / first:.1f}x |")
+        if rounds > 1:
+            ratios = [bare / base for bare, base in zip(speeds["no cache"], speeds["PIL"], strict=True)]
+            say(f"\nhjepa without cache / PIL, round by round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}\n")
 
 
 def identical(folder: Path, size: int) -> bool:
@@ -201,10 +221,19 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    """Measure all sets and print Markdown."""
+    """Measure all sets, or those named, and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="measure only the sets whose name contains this")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="numbers of loader workers")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="how often all readers are measured in turns; medians count"
+    )
+    given = parser.parse_args()
     torch.set_num_threads(1)
+    chosen = [each for each in SETS if given.only in each[0]]
     say("# Reading images\n")
-    say(f"`python benchmarks/data_speed.py`, Python {platform.python_version()}, torch {torch.__version__},")
+    words = " ".join(["python benchmarks/data_speed.py", *map(shlex.quote, sys.argv[1:])])
+    say(f"`{words}`, Python {platform.python_version()}, torch {torch.__version__},")
     say(
         f"{torch.multiprocessing.cpu_count()} processors (shared with others while this ran), files in the page cache. "
     )
@@ -212,22 +241,25 @@ def main() -> None:
     say("counts, which other processes hardly change; with workers the clock, the start of the workers included (but")
     say("for the second epoch). Random crops of 30 to 100 % of the area.")
     with tempfile.TemporaryDirectory() as root:
-        for name, make, size in SETS:
+        for name, make, size in chosen:
             folder = Path(root, make.__name__)
             folder.mkdir()
             make(folder)
-            report(name, folder, size)
-        say("\n## The same pixels\n")
-        for name, make, size in SETS:
-            same = identical(Path(root, make.__name__), size)
-            say(f"- {name}: batches with 0, 1, 2 workers, cache on and off are {'identical' if same else 'DIFFERENT'}")
-        say("\n## What reading smaller changes\n")
-        say(
-            "Difference between crops of the reduced and of the whole image, in levels of 255: mean, 99th percentile.\n"
-        )
-        for make, size, file in ((photos, 224, "0.jpg"), (stamps, 96, "0.png")):
-            mean, most = difference(Path(root, make.__name__, file), size)
-            say(f"- {make.__name__}: {mean:.2f}, {most:.0f}")
+            report(name, folder, size, given.workers, given.rounds)
+        if chosen == SETS:
+            tell_pixels(Path(root))
+
+
+def tell_pixels(root: Path) -> None:
+    say("\n## The same pixels\n")
+    for name, make, size in SETS:
+        same = identical(root / make.__name__, size)
+        say(f"- {name}: batches with 0, 1, 2 workers, cache on and off are {'identical' if same else 'DIFFERENT'}")
+    say("\n## What reading smaller changes\n")
+    say("Difference between crops of the reduced and of the whole image, in levels of 255: mean, 99th percentile.\n")
+    for make, size, file in ((photos, 224, "0.jpg"), (stamps, 96, "0.png")):
+        mean, most = difference(root / make.__name__ / file, size)
+        say(f"- {make.__name__}: {mean:.2f}, {most:.0f}")
 
 
 if __name__ == "__main__":

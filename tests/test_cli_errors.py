@@ -54,10 +54,14 @@ def complaint(capsys, here):
 
 
 def test_a_pattern_that_the_shell_has_spelled_out_ends_in_one_short_line(complaint):
-    """It was one line of 69,025 characters."""
+    """Case 34: it was one line of 69,025 characters."""
     line = complaint("pretrain", *(f"photos/{number}.jpg" for number in range(5000)), "--out", "run")
     assert re.search(r"one DATA.*photos/1\.jpg and 4,998 more.*folder.*\.txt", line) and len(line) < 300
+    for command in ("check", "embed --out e.npy run"):
+        line = complaint(*command.split(), *(f"photos/{number}.jpg" for number in range(5000)))
+        assert re.search(r"unexpected argument .* and 4,99\d more: pass the folder .*\.txt", line) and len(line) < 300
     assert re.search(r"unexpected argument more: .*hjepa doctor --help", complaint("doctor", "more"))
+    assert re.search(r"photos/\*\.jpg is a pattern: pass the folder, photos, or", complaint("check", "photos/*.jpg"))
 
 
 # What must stand in each line, in this order: the thing, its value, the remedy. The words between may change.

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hjepa.models.checkpoint_weights import load_released
 from hjepa.models.hjepa import build_hjepa
 from hjepa.models.levels import normalise_targets
 from hjepa.models.positions import sincos_2d
+from hjepa.setup.starting_weights import load_starting_weights
 from hjepa.training.parameters import build_optimizer
 from hjepa.training.rates import Schedules
 from hjepa.training.schedules import Cosine, EMAScheduler, WarmupCosine
@@ -34,8 +34,19 @@ def close(actual: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     assert error <= RELATIVE, f"{what}: relative difference {error:.2e}"
 
 
+def released_checkpoint(vectors: dict[str, torch.Tensor], folder: Path, prefix: str = "module.") -> Path:
+    """Write the recorded initial weights as the released I-JEPA saves a checkpoint: each part of a DDP wrapper."""
+    encoder, predictor = (
+        {prefix + name: tensor for name, tensor in section(vectors, f"init.{part}.").items()}
+        for part in ("encoder", "predictor")
+    )
+    parts = {"encoder": encoder, "predictor": predictor, "target_encoder": encoder}
+    torch.save(parts | {"opt": {}, "scaler": None, "epoch": 0, "loss": 0.0}, folder / "released.pth.tar")
+    return folder / "released.pth.tar"
+
+
 @pytest.fixture(scope="module")
-def replay():
+def replay(tmp_path_factory):
     """Run the recorded steps through Trainer.train_step and keep what each one did."""
     meta = json.loads(STEM.with_suffix(".json").read_text())
     vectors = load_file(STEM.with_suffix(".safetensors"))
@@ -57,8 +68,7 @@ def replay():
         momentum=EMAScheduler(*plan["ema"], epochs=epochs, steps_per_epoch=per_epoch),
         seed=0,
     ).double()
-    initial = {part: section(vectors, f"init.{part}.") for part in ("encoder", "predictor")}
-    matched = load_released(model, initial)
+    matched = load_starting_weights(model, released_checkpoint(vectors, tmp_path_factory.mktemp("released")))
     optimizer = build_optimizer(model, betas=tuple(meta["optimizer"]["betas"]), eps=meta["optimizer"]["eps"])
     schedules = Schedules(
         lr=WarmupCosine(plan["start_lr"], plan["lr"], plan["final_lr"], warmup, total),
@@ -170,15 +180,9 @@ def test_rates_used_in_each_step(replay):
         assert used == pytest.approx((recorded["lr"], recorded["weight_decay"], recorded["momentum"]), rel=RELATIVE)
 
 
-def test_module_prefixes_load_too(replay):
-    prefixed = {
-        part: {f"module.{n}": t for n, t in section(replay.vectors, f"init.{part}.").items()}
-        for part in ("encoder", "predictor")
-    }
-    matched = load_released(replay.model, prefixed)
-    assert [str(m) for m in matched] == [
-        f"{m.part}: {m.tensors} of {m.tensors} tensors matched" for m in replay.matched
-    ]
+def test_without_the_prefix_of_ddp_they_load_too(replay, tmp_path):
+    matched = load_starting_weights(replay.model, released_checkpoint(replay.vectors, tmp_path, prefix=""))
+    assert matched == replay.matched
     ours = replay.model.target_encoder.encoder.vit.state_dict()
     assert all(torch.equal(ours[n], t) for n, t in section(replay.vectors, "init.encoder.").items())
 

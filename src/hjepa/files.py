@@ -4,9 +4,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hjepa.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,6 +37,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> "dict[str, Tensor]":
+    """Read a safetensors file wherever it lies: its own reader refuses paths that are not UTF-8.
+
+    Raises SafetensorError for a damaged file, OSError for one that cannot be read.
+    """
+    from safetensors.torch import load, load_file
+
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return load(path.read_bytes())
+    return load_file(path)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -25,6 +25,7 @@ def deep_frames(folder, count: int = 16) -> None:
 
 
 def test_the_scale_of_deep_images_is_shown_kept_and_used_again(tmp_path):
+    """Case 25."""
     deep_frames(tmp_path / "frames")
     run = tmp_path / "run"
     done = call("pretrain", tmp_path / "frames", "--out", run, *tiny_options(train__length=2, **AUTO))
@@ -66,6 +67,7 @@ def test_an_encoder_of_8_bits_does_not_guess_the_scale_of_deep_images(tmp_path):
 
 
 def test_names_that_are_not_utf_8_and_files_beside_the_images(tmp_path):
+    """Cases 22 and 23."""
     folder = tmp_path / os.fsdecode(b"photos\xe9")
     for name in ("a", "b"):
         for number in range(4):
@@ -74,13 +76,15 @@ def test_names_that_are_not_utf_8_and_files_beside_the_images(tmp_path):
             Image.fromarray(values.astype(np.uint8).squeeze()).save(folder / name / f"{number}.png")
     (folder / "a" / "1.png").rename(folder / "a" / os.fsdecode(b"caf\xe9.png"))
     (folder / "list.xyz").write_text("no image")
-    run = tmp_path / "run"
+    run = tmp_path / os.fsdecode(b"run\xe9")
     done = call("pretrain", folder, "--out", run, *tiny_options(train__length=1, optim__batch_size=4))
     assert done.returncode == 0, done.stderr
     assert r"photos\xe9: 8 images" in done.stdout
-    assert "1 file left out, which Pillow cannot open as images: .xyz" in done.stdout
+    assert "1 file left out, which are not read as images: .xyz" in done.stdout
     assert "grey and colour images mixed: 3 channels" in done.stdout
     done = call("evaluate", run, "--train", folder, "--test", folder, "--protocols", "knn")
+    assert done.returncode == 0, done.stderr
+    done = call("pretrain", folder, "--out", run, "--resume", "--extend-to", "2")
     assert done.returncode == 0, done.stderr
     (folder / "b" / "0.png").rename(folder / "b" / os.fsdecode(b"\xff.png"))
     (folder / "b" / os.fsdecode(b"\xff.png")).write_bytes(b"damaged")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hjepa.config.images import DataConfig
 from hjepa.data.augment import Augment, ResizeToInput
 from hjepa.data.cache import DecodedCache, cache_key
 from hjepa.data.loader import MicroBatchDataset, RankShard, micro_batches
@@ -56,6 +57,38 @@ def test_batches_are_identical_with_workers_cache_and_bad_files(tmp_path):
         found, also_bad = batches(photos, place, workers=workers)
         assert torch.equal(found, expected) and also_bad == bad, (workers, cache)
     assert torch.equal(batches(photos, tmp_path / "cache0", workers=2)[0], expected)  # written by another process
+
+
+@pytest.fixture(scope="module")
+def one_in_a_hundred(tmp_path_factory):
+    """Return a hundred small photographs, 1 % of them damaged, and the batches read without workers or cache."""
+    photos = tmp_path_factory.mktemp("damaged") / "photos"
+    photos.mkdir()
+    for number in range(100):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number:03}.{('png', 'jpg')[number % 2]}")
+    (photos / "042.png").write_bytes((photos / "042.png").read_bytes()[:500])
+    return photos, default_batches(photos, "off")
+
+
+def default_batches(folder, cache, *, workers=0):
+    """Return the batches of an epoch and a half, as a run with the default data.max_bad reads them."""
+    data = MicroBatchDataset(
+        open_source(folder), CROPS, seed=5, batch_size=20, max_bad=DataConfig().max_bad, cache=str(cache)
+    )
+    stream = micro_batches(data, RankShard(20), first_attempt=0, workers=workers)
+    return torch.stack(list(itertools.islice(stream, 8))), sorted(image.number for image in data.bad)
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_with_one_file_in_a_hundred_damaged(one_in_a_hundred, tmp_path, workers, cache):
+    """The same images in the same places, and the same file counted: a first epoch, and what is kept of it."""
+    photos, (expected, bad) = one_in_a_hundred
+    assert bad == [42]
+    for _ in range(1 if cache == "off" else 2):
+        found, also_bad = default_batches(photos, cache if cache == "off" else tmp_path / "cache", workers=workers)
+        assert torch.equal(found, expected) and also_bad == bad
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from hjepa.data.decode import read_image, to_channels
+from hjepa.data.reduce import Reduction
 from hjepa.errors import UnreadableImage, UserError
 
 
@@ -28,6 +29,33 @@ def test_exif_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     image.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(noise(4, 8), -1))
+
+
+# What each orientation of EXIF asks for, to see the image upright.
+UPRIGHT = {
+    1: lambda seen: seen,
+    2: lambda seen: seen[:, ::-1],
+    3: lambda seen: seen[::-1, ::-1],
+    4: lambda seen: seen[::-1],
+    5: lambda seen: seen.swapaxes(0, 1),
+    6: lambda seen: np.rot90(seen, -1),
+    7: lambda seen: seen[::-1, ::-1].swapaxes(0, 1),
+    8: lambda seen: np.rot90(seen),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_all_eight_orientations(tmp_path, orientation):
+    blocks = noise(4, 6).repeat(16, 0).repeat(16, 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for ending in ("jpg", "png", "tif", "webp", "avif"):
+        Image.fromarray(blocks).save(tmp_path / f"a.{ending}", exif=exif, quality=100)
+        for reduction in (None, Reduction((16, 16))):
+            pixels = read_image(tmp_path / f"a.{ending}", 3, reduction)
+            side = blocks.shape[0] // min(pixels.shape[:2])
+            expected = UPRIGHT[orientation](blocks[::side, ::side]).astype(int)
+            assert pixels.shape == expected.shape and np.abs(pixels - expected).mean() < 8, (ending, reduction)
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.float32)])

@@ -18,7 +18,8 @@ tifffile = pytest.importorskip("tifffile")
 def ramp(levels: int, bands: int, *, step: int = 1) -> np.ndarray:
     """Return [256, levels / 256, bands] of every level once; each band runs another way."""
     values = (np.arange(levels) * step).astype(np.uint16).reshape(256, -1)
-    return np.stack([values, values[::-1], values[:, ::-1], np.full_like(values, 65535)][:bands], -1)
+    opaque = np.full_like(values, levels * step - 1)
+    return np.stack([values, values[::-1], values[:, ::-1], opaque][:bands], -1)
 
 
 def twelve_bits(file: Path, values: np.ndarray) -> None:
@@ -38,11 +39,18 @@ def write(file: Path, mode: str) -> int:
     if mode == "grey 16":
         Image.fromarray(ramp(65536, 1)[..., 0]).save(file)
         return 65536
-    if mode == "colour 12":
-        twelve_bits(file, ramp(4096, 3))
-        return 4096
     bands = 4 if "alpha" in mode else 3
-    if file.suffix == ".png":
+    if "12" in mode:
+        if file.suffix == ".tif":
+            twelve_bits(file, ramp(4096, bands))
+        else:
+            file.write_bytes(ENCODERS[file.suffix](ramp(4096, bands)))
+        return 4096
+    if file.suffix == ".ppm":
+        file.write_bytes(b"P6\n# a scanner\n256 256\n65535\n" + ramp(65536, 3).astype(">u2").tobytes())
+    elif file.suffix == ".jp2":
+        file.write_bytes(imagecodecs.jpeg2k_encode(ramp(65536, bands), level=0, codecformat="jp2"))
+    elif file.suffix == ".png":
         file.write_bytes(imagecodecs.png_encode(ramp(65536, bands)))
     else:
         extra = ["unassalpha"] if bands == 4 else None
@@ -50,12 +58,19 @@ def write(file: Path, mode: str) -> int:
     return 65536
 
 
+ENCODERS = {
+    ".jp2": lambda values: imagecodecs.jpeg2k_encode(values, level=0, bitspersample=12, codecformat="jp2"),
+    ".avif": lambda values: imagecodecs.avif_encode(values, level=100, bitspersample=12),
+}
 MODES = [
     ("a.png", "grey 16"), ("a.tif", "grey 16"), ("a.png", "colour 16"), ("a.tif", "colour 16"), ("a.tif", "colour 12"),
-    ("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"),
+    ("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.ppm", "colour 16"), ("a.jp2", "colour 16"),
+    ("a.jp2", "colour 12"), ("a.avif", "colour 12"),
 ]  # fmt: skip
+DEEP_ALPHA = [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.jp2", "colour 16, alpha")]
 
 
+# Cases 25 (grey) and 26 (colour) of the field log.
 @pytest.mark.parametrize(("name", "mode"), MODES)
 def test_every_level_is_left(tmp_path, name, mode):
     levels = write(tmp_path / name, mode)
@@ -71,19 +86,25 @@ def test_every_level_is_left(tmp_path, name, mode):
     assert all(len(band.unique()) == levels for band in tensor)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha")])
+@pytest.mark.parametrize(("name", "mode"), DEEP_ALPHA)
 def test_a_fourth_band_is_kept_if_it_is_wanted(tmp_path, name, mode):
-    write(tmp_path / name, mode)
-    assert np.array_equal(open_source(tmp_path, 4)[0], ramp(65536, 4))
+    levels = write(tmp_path / name, mode)
+    assert np.array_equal(open_source(tmp_path, 4)[0], ramp(levels, 4))
     assert any("alpha channel, which is composited on white" in text for text in open_source(tmp_path).notices())
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.avif"])
 def test_alpha_is_laid_on_white_with_all_bits(tmp_path, name):
     values = np.zeros((4, 4, 4), np.uint16)
     values[..., 0], values[..., 3] = 30001, 65535 // 3
     if name == "a.png":
         (tmp_path / name).write_bytes(imagecodecs.png_encode(values))
+    elif name == "a.avif":
+        values[..., 0], values[..., 3] = 3001, 4095 // 3
+        (tmp_path / name).write_bytes(imagecodecs.avif_encode(values, level=100, bitspersample=12))
+        assert read_image(tmp_path / name)[0, 0].tolist() == [1000 + 2730, 2730, 2730]
+        assert read_image(tmp_path / name, 4)[0, 0].tolist() == [3001, 0, 0, 1365]
+        return
     else:
         tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"])
     assert read_image(tmp_path / name)[0, 0].tolist() == [10000 + 43690, 43690, 43690]
@@ -107,7 +128,9 @@ def test_they_are_upright_as_images_of_8_bits_are(tmp_path, name, orientation):
     assert np.array_equal(read_image(tmp_path / name) // 257, read_image(tmp_path / f"8{name}"))
 
 
-@pytest.mark.parametrize(("name", "package"), [("a.png", "imagecodecs"), ("a.tif", "tifffile")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("a.png", "imagecodecs"), ("a.tif", "tifffile"), ("a.jp2", "imagecodecs")]
+)
 def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypatch, name, package):
     write(tmp_path / name, "colour 16")
     monkeypatch.setitem(sys.modules, package, None)
@@ -120,10 +143,11 @@ def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypa
     )
 
 
-def test_a_damaged_deep_png_is_named(tmp_path):
-    write(tmp_path / "a.png", "colour 16")
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"a\.png: cannot decode the image \(.*replace it"):
-        read_image(tmp_path / "a.png")
-    assert read_header(tmp_path / "a.png").deep
+@pytest.mark.parametrize("name", ["a.png", "a.ppm", "a.jp2"])
+def test_a_damaged_deep_image_is_named(tmp_path, name):
+    write(tmp_path / name, "colour 16")
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"{name}: cannot decode the image \(.*replace it"):
+        read_image(tmp_path / name)
+    assert read_header(tmp_path / name).deep

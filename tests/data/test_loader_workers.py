@@ -87,12 +87,14 @@ def compare() -> None:
 
 @pytest.mark.slow
 def test_batches_arrive_when_shared_memory_is_full():
+    """Case 20."""
     assert in_a_process("without_shared_memory") == ["equal"]
 
 
 @pytest.mark.skipif(not ROOT, reason="needs the right to mount a small /dev/shm")
 @pytest.mark.slow
 def test_batches_arrive_in_a_container_with_a_small_shared_memory():
+    """Case 20."""
     mount = 'mount -t tmpfs -o size=160k tmpfs /dev/shm && exec "$@"'  # semaphores and one batch
     assert in_a_process("compare", "unshare", "-m", "sh", "-c", mount, "sh") == ["equal"]
 
@@ -100,6 +102,7 @@ def test_batches_arrive_in_a_container_with_a_small_shared_memory():
 @pytest.mark.skipif(not ROOT, reason="needs the right to mount a small /dev/shm")
 @pytest.mark.slow
 def test_without_any_shared_memory_one_line_says_what_to_do():
+    """Case 20."""
     mount = 'mount -t tmpfs -o size=4k,nr_inodes=1 tmpfs /dev/shm && exec "$@"'
     words = in_a_process("refused", "unshare", "-m", "sh", "-c", mount, "sh")
     assert "/dev/shm" in words and words[-2:] == ["--data.workers", "0"]

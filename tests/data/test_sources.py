@@ -36,6 +36,7 @@ def test_class_folders_become_labels(tmp_path, classes):
 
 @pytest.mark.parametrize("name", ["scenes", "fashion-mnist", "cifar10"])
 def test_a_folder_that_is_called_as_a_data_set_is_not_passed_over_in_silence(name, tmp_path, monkeypatch):
+    """Case 33."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / name / "a.png")
     with pytest.raises(UserError, match=rf"^{name} .*folder.*data ?set.*\./{name} .*{name}:train"):

@@ -87,6 +87,7 @@ def test_timm_opens_a_run_by_itself(run, monkeypatch):
 
 @pytest.mark.parametrize("images", [torch.rand(2, 3, 16, 16), torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)])
 def test_it_can_be_exported(run, images):
+    """Case 37."""
     encoder = hjepa.load_encoder(run)
     exported = torch.export.export(encoder, (images,)).module()
     torch.testing.assert_close(exported(images).pooled, encoder(images).pooled)

@@ -53,6 +53,7 @@ def cut_back(out):
 @pytest.mark.parametrize("what", ["kept", "removed", "replaced", "gone and another damaged alike"])
 @pytest.mark.slow
 def test_it_goes_on_as_if_nothing_had_happened(folder, tmp_path, what):
+    """Case 24."""
     told = trained(folder, tmp_path / "whole")
     assert told.count("03.bmp: cannot decode") == told.count("09.bmp: cannot decode") == 1
     assert record(tmp_path / "whole")["count"] == 2
@@ -91,6 +92,7 @@ def test_other_images_are_refused_whatever_their_number(folder, tmp_path):
 
 
 def test_too_many_end_it_and_removing_them_lets_it_go_on(folder, tmp_path):
+    """Case 24: what was deleted as told is no reason to refuse a resume."""
     stopped = pretrain(folder, tmp_path / "run", "--data.max_bad", "10%")
     assert stopped.returncode == 2 and stopped.stderr.count("\n") == 1
     assert ".bmp: cannot decode" in stopped.stderr and "2 of 12 images cannot be read" in stopped.stderr

@@ -34,7 +34,7 @@ hjepa.pretrain(Stalling(), out="run", **sections)
 '''
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
+def wait_for(condition, seconds: float = 300.0) -> None:
     for _ in range(int(seconds / 0.05)):
         if condition():
             return
@@ -79,6 +79,7 @@ def stalled(tmp_path, request):
 @pytest.mark.parametrize("stalled", [0, 2], indirect=True)
 @pytest.mark.slow
 def test_a_second_signal_ends_a_stalled_run_at_once(stalled):
+    """Case 21."""
     process, folder = stalled
     workers = children_of(process.pid)
     process.send_signal(signal.SIGINT)

@@ -61,6 +61,9 @@ WRAPS = {
     "target_encoder": lambda s: {"target_encoder": {f"module.{k}": t for k, t in s.items()}},
     "encoder": lambda s: {"encoder": s},
     "compiled": lambda s: {f"_orig_mod.{k}": t for k, t in s.items()},
+    "chunks of DINOv2": lambda s: {
+        "teacher": {"backbone." + re.sub(r"^blocks\.", "blocks.0.", name): t for name, t in s.items()}
+    },
     "encoder.": lambda s: {f"encoder.{k}": t for k, t in s.items()},
     "context_encoder.": lambda s: {f"context_encoder.{k}": t for k, t in s.items()},
     "student before teacher": lambda s: {
@@ -72,6 +75,7 @@ WRAPS = {
 
 @pytest.mark.parametrize("name", WRAPS)
 def test_a_state_dict_of_timm_however_it_is_wrapped(name, tmp_path):
+    """Case 36."""
     network, model = theirs(), ours()
     torch.save(WRAPS[name](network.state_dict()), tmp_path / "weights.pth")
     (matched,) = load_starting_weights(model, tmp_path / "weights.pth")
@@ -88,6 +92,7 @@ def test_safetensors_of_timm(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "hf:", "shards", "bin", "file", "state dict in memory", "classifier"])
 def test_hugging_face_ijepa(kind, tmp_path):
+    """Case 36."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     network = IJepaModel(IJepaConfig(**sizes, image_size=16, patch_size=4)).eval()

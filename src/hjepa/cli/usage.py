@@ -4,6 +4,7 @@ from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from hjepa.cli.root import app
 
+OF_IMAGES = ("check", "duplicates", "embed", "evaluate", "map", "search")  # commands that look at images
 LONGEST_LINE = 240  # characters: three lines of a terminal
 
 
@@ -31,4 +32,6 @@ def _too_many_words(unused: list[str], words: list[str]) -> str:
             f"expected one DATA argument, but {shown} followed it: pass the folder that contains the images, or a .txt "
             "file with one path per line"
         )
+    if words[:1] and words[0] in OF_IMAGES:
+        return f"unexpected argument {shown}: pass the folder that contains the images, or a .txt file with their paths"
     return f"unexpected argument {shown}: see hjepa {' '.join(words[:1])} --help"

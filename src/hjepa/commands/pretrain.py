@@ -11,7 +11,7 @@ from typing import Any
 from hjepa.commands.given import given_layers
 from hjepa.commands.self_audit import audit_first_steps
 from hjepa.config import resolve
-from hjepa.data.alike import blank_notice
+from hjepa.data.alike import content_notices
 from hjepa.data.sources import FileSource, ImageSource, open_source
 from hjepa.errors import UserError
 from hjepa.models.hjepa import HJEPA
@@ -124,7 +124,7 @@ def _go_on(session: Session, before: Resumed) -> list[str]:
 def _about(source: ImageSource, parts: Parts) -> list[str]:
     """Return what the user should know of the images, such as files that were left out."""
     of_files = source.notices() if isinstance(source, FileSource) else []
-    return [*of_files, *blank_notice(source, resize_of(parts.resolved.config))]
+    return [*of_files, *content_notices(source, resize_of(parts.resolved.config))]
 
 
 def _load_into(model: HJEPA, path: str | os.PathLike[str] | None) -> list[str]:

@@ -9,7 +9,11 @@ from hjepa.data.sources import ImageSource
 from hjepa.errors import UserError
 
 SAMPLE = 512
-BLANK_SAMPLE, BLANK_FRACTION = 64, 0.1  # say so if at least this fraction of so many images is blank
+LITTLE_SAMPLE = 64  # images that are looked at for the notices
+BLANK_FRACTION = 0.1  # say so if at least this fraction is blank
+# Copies of a picture that were encoded anew, or the noise of a covered lens: so little do they differ, in levels of
+# 255 and against the contrast of all pixels.
+NEARLY_ALIKE, NEARLY_ALIKE_CONTRAST = 2.0, 0.1
 
 
 def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput) -> None:
@@ -31,12 +35,31 @@ def refuse_images_all_alike(source: ImageSource, resize: ResizeToInput) -> None:
     )
 
 
-def blank_notice(source: ImageSource, resize: ResizeToInput) -> list[str]:
-    """Return a notice if many images are of a single shade: their targets are constant."""
-    blank = [_is_blank(image) for image in sampled_images(source, resize, BLANK_SAMPLE, "alike")]
-    if not blank or sum(blank) < BLANK_FRACTION * len(blank):
-        return []
-    return [f"{sum(blank)} of {len(blank)} images looked at are blank (a single shade), so they teach nothing"]
+def content_notices(source: ImageSource, resize: ResizeToInput) -> list[str]:
+    """Return notices on images from which little can be learned: a verdict on the run would be about the settings."""
+    looked_at = list(sampled_images(source, resize, LITTLE_SAMPLE, "alike"))
+    count, blank = len(looked_at), sum(map(_is_blank, looked_at))
+    said = []
+    if blank and blank >= BLANK_FRACTION * count:
+        said.append(f"{blank} of {count} images looked at are blank (a single shade), so they teach nothing")
+    if count < 2 or blank == count:
+        return said
+    different = len({image.numpy().tobytes() for image in looked_at})
+    apart, contrast = _levels_apart(torch.cat(looked_at))
+    if different <= count / 2:
+        said.append(f"the {count} images looked at are only {different} different pictures: little can be learned")
+    elif apart < max(NEARLY_ALIKE, NEARLY_ALIKE_CONTRAST * contrast):
+        said.append(
+            f"the {count} images looked at are nearly the same picture (they differ by {apart:.1f} of 255 levels): if "
+            "little is learned, it is because of them"
+        )
+    return said
+
+
+def _levels_apart(images: Tensor) -> tuple[float, float]:
+    """Return standard deviations of pixels [n, C, H, W] in levels of 255: across images, and over all of them."""
+    values = images.float() * (255 if images.is_floating_point() else 1)
+    return float(values.var(0).mean().sqrt()), float(values.std())
 
 
 def _is_blank(image: Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hjepa.data.deep_colour import deep_png, is_installed, read_deep_png
+from hjepa.data.deep_colour import deep_colour, read_deep_colour
 from hjepa.data.encoded import ImageFile, held
 from hjepa.data.endings import reader_missing
 from hjepa.data.pages import Page, number_of_pages
@@ -69,9 +69,10 @@ def _read(path: ImageFile, channels: int | None, reduction: Reduction | None) ->
     try:
         with opened(path) as file:
             factor = 1 if reduction is None else reduction.factor(file.height, file.width)
-            if not isinstance(path, Page) and deep_png(path) and is_installed("imagecodecs"):
-                deep = read_deep_png(path, channels, int(file.getexif().get(ORIENTATION, 1)))
-                return reduce_pixels(deep, factor)
+            deep = None if isinstance(path, Page) else deep_colour(path)
+            if deep is not None and deep.readable:
+                orientation = int(file.getexif().get(ORIENTATION, 1))
+                return reduce_pixels(read_deep_colour(path, deep, channels, orientation), factor)
             factor //= decode_smaller(file, factor)
             image = ImageOps.exif_transpose(file)
             image.load()
@@ -111,10 +112,9 @@ def _header(path: ImageFile, channels: int | None) -> Header | None:
     ):
         kept, alpha = tiff.result(channels) if tiff.beyond_pillow(channels) else (tiff.bands, False)
         return Header(tiff.size, kept, tiff.deep and not tiff.cut, alpha, tiff.cut)
-    png = None if isinstance(path, Page) else deep_png(path)
-    if png is not None:
-        all_bits = is_installed("imagecodecs")
-        return Header(png.size, 1 if png.bands == 2 else 3, all_bits, png.alpha, cut=not all_bits)
+    deep = None if isinstance(path, Page) else deep_colour(path)
+    if deep is not None:
+        return Header(deep.size, 1 if deep.bands < 3 else 3, deep.readable, deep.alpha, cut=not deep.readable)
     try:
         with opened(path) as file:
             return header_of(file)._replace(cut=tiff is not None and tiff.cut)

@@ -1,6 +1,8 @@
-"""Colours of 16 bits: Pillow keeps eight of them, so other packages read these files where they are installed."""
+"""Colours of more than 8 bits: Pillow keeps eight of them, so other packages read these files where they are there."""
 
 import importlib.util
+import re
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +11,13 @@ import numpy as np
 from hjepa.data.encoded import ImageFile
 from hjepa.errors import UserError
 
-WHITE = 65535
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY_ALPHA, _COLOUR_ALPHA = 4, 6  # colour types of PNG
-_BANDS = {2: 3, _GREY_ALPHA: 2, _COLOUR_ALPHA: 4}  # grey without alpha is read by Pillow, with all its bits
+_START = 4096  # bytes of a file in which its header is looked for
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_BANDS = {2: 3, 4: 2, 6: 4}  # by colour type; grey without alpha is read by Pillow, with all its bits
+_PPM_HEADER = re.compile(rb"P6" + 3 * rb"(?:\s+|\s*#[^\n]*\n\s*)+(\d{1,9})" + rb"\s")
+_JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
+_SYCC = (18).to_bytes(4, "big")  # value of EnumCS
+_AVIF_ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
 _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
     3: lambda values: np.rot90(values, 2),
@@ -24,29 +29,84 @@ _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class DeepPng(NamedTuple):
-    """A PNG file of 16 bits that has colours or alpha."""
+class DeepColour(NamedTuple):
+    """A file of more than 8 bits that has colours or alpha, all of whose bits Pillow would not keep."""
 
+    kind: str  # PNG, PPM, JPEG2000 or AVIF
     size: tuple[int, int]  # (H, W)
     bands: int  # alpha included
+    bits: int  # of each band
 
     @property
     def alpha(self) -> bool:
         """Return whether the last band is transparency."""
         return self.bands in (2, 4)
 
+    @property
+    def readable(self) -> bool:
+        """Return whether all bits can be read here."""
+        return self.kind == "PPM" or is_installed("imagecodecs")
 
-def deep_png(path: ImageFile) -> DeepPng | None:
-    """Return what the header of a PNG file of 16-bit colours or alpha says; None for all other files."""
+
+def deep_colour(path: ImageFile) -> DeepColour | None:
+    """Return what the header of a file of deep colours or alpha says; None for all other files.
+
+    TIFF is looked at elsewhere, and grey without alpha is read by Pillow with all its bits. 10 bits in HEIC and 16 in
+    JPEG XL are not recognised.
+    """
     try:
         with path.open("rb") as file:
-            start = file.read(26)
+            start = file.read(_START)
     except (OSError, UserError):  # the latter of an archive that is damaged at this place
         return None
-    if len(start) < 26 or not start.startswith(_SIGNATURE) or start[24] != 16 or start[25] not in _BANDS:
+    if start.startswith(_PNG):
+        return _png(start)
+    if start.startswith(b"P6"):
+        return _ppm(start)
+    if start.startswith(_JPEG2000):
+        return _jpeg2000(start)
+    return _avif(start) if start[4:12] == b"ftypavif" else None
+
+
+def _png(start: bytes) -> DeepColour | None:
+    """ISO/IEC 15948: the header chunk comes first."""
+    if len(start) < 26 or start[24] != 16 or start[25] not in _PNG_BANDS:
         return None
-    width, height = (int.from_bytes(start[first : first + 4], "big") for first in (16, 20))
-    return DeepPng((height, width), _BANDS[start[25]])
+    width, height = struct.unpack(">II", start[16:24])
+    return DeepColour("PNG", (height, width), _PNG_BANDS[start[25]], 16)
+
+
+def _ppm(start: bytes) -> DeepColour | None:
+    """Netpbm's P6: width, height and the largest value as text, with comments; 16 bits if that is above 255."""
+    found = _PPM_HEADER.match(start)
+    if found is None or not 255 < int(found[3]) < 65536:
+        return None
+    return DeepColour("PPM", (int(found[2]), int(found[1])), 3, 16)
+
+
+def _jpeg2000(start: bytes) -> DeepColour | None:
+    """ISO/IEC 15444-1: the boxes ihdr (sizes, bands, bits) and colr (which is 18 for luminance and two differences)."""
+    box, colour = start.find(b"ihdr"), start.find(b"colr")
+    if box < 0 or len(start) < box + 15:
+        return None
+    height, width, bands, bits = struct.unpack(">IIHB", start[box + 4 : box + 15])
+    differences = colour >= 0 and start[colour + 4 : colour + 5] == b"\1" and start[colour + 7 : colour + 11] == _SYCC
+    if not 8 <= bits < 16 or bands not in (2, 3, 4) or differences:  # bits are one less; signed ones have bit 7 set
+        return None
+    return DeepColour("JPEG2000", (height, width), bands, bits + 1)
+
+
+def _avif(start: bytes) -> DeepColour | None:
+    """AV1 Image File Format: the boxes av1C (bits, grey) and ispe (size); alpha is another picture with its own."""
+    box, sizes = start.find(b"av1C"), [found.end() + 4 for found in re.finditer(b"ispe", start)]
+    if box < 0 or not sizes or len(start) < max(box + 7, sizes[-1] + 8):
+        return None
+    high, twelve, grey = (bool(start[box + 6] & bit) for bit in (0x40, 0x20, 0x10))
+    if not high:
+        return None
+    width, height = max(struct.unpack(">II", start[first : first + 8]) for first in sizes)
+    bands = (1 if grey else 3) + (_AVIF_ALPHA in start)
+    return DeepColour("AVIF", (height, width), bands, 12 if twelve else 10)
 
 
 def is_installed(package: str) -> bool:
@@ -54,26 +114,47 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def read_deep_png(path: ImageFile, channels: int | None, orientation: int) -> np.ndarray:
+def read_deep_colour(path: ImageFile, deep: DeepColour, channels: int | None, orientation: int) -> np.ndarray:
     """Read all bits: uint16 [H, W, 1 or 3]; with ``channels`` = 4 a fourth band is kept. Raises ValueError."""
-    import imagecodecs
-
+    with path.open("rb") as file:
+        content = file.read()
     try:
-        with path.open("rb") as file:
-            values = imagecodecs.png_decode(file.read())
-    except Exception as error:  # noqa: BLE001  (its codecs raise exceptions of many kinds)
+        values = _values_of_ppm(content) if deep.kind == "PPM" else _decoder(deep.kind)(content)
+    except Exception as error:  # noqa: BLE001  (the codecs raise exceptions of many kinds)
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-    upright = oriented(values, orientation)
+    upright = oriented(values[..., None] if values.ndim == 2 else values, orientation)
     if upright.shape[-1] in (2, 4) and channels != 4:
-        return on_white(upright, premultiplied=False)
+        return on_white(upright, (1 << deep.bits) - 1, premultiplied=False)
     return upright if upright.shape[-1] != 2 else upright[..., :1]
 
 
-def on_white(values: np.ndarray, *, premultiplied: bool) -> np.ndarray:
-    """Composite uint16 [H, W, C + alpha] on white: [H, W, C]."""
-    colours, alpha = values[..., :-1].astype(np.float64), values[..., -1:] / np.float64(WHITE)
+def _decoder(kind: str) -> Callable[[bytes], np.ndarray]:
+    import imagecodecs
+
+    decoders: dict[str, Callable[[bytes], np.ndarray]] = {
+        "PNG": imagecodecs.png_decode,
+        "JPEG2000": imagecodecs.jpeg2k_decode,
+        "AVIF": imagecodecs.avif_decode,
+    }
+    return decoders[kind]
+
+
+def _values_of_ppm(content: bytes) -> np.ndarray:
+    found = _PPM_HEADER.match(content)
+    if found is None:
+        raise ValueError("its header is damaged")
+    width, height = int(found[1]), int(found[2])
+    if len(content) < found.end() + 6 * width * height:
+        raise ValueError("image file is truncated")
+    values = np.frombuffer(content, ">u2", 3 * width * height, found.end())
+    return values.reshape(height, width, 3).astype(np.uint16)
+
+
+def on_white(values: np.ndarray, white: int, *, premultiplied: bool) -> np.ndarray:
+    """Composite uint16 [H, W, C + alpha] on white, the largest value: [H, W, C]."""
+    colours, alpha = values[..., :-1].astype(np.float64), values[..., -1:] / np.float64(white)
     lit = colours if premultiplied else colours * alpha
-    return np.rint(np.minimum(lit + WHITE * (1 - alpha), WHITE)).astype(np.uint16)
+    return np.rint(np.minimum(lit + white * (1 - alpha), white)).astype(np.uint16)
 
 
 def oriented(values: np.ndarray, orientation: int) -> np.ndarray:

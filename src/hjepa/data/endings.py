@@ -1,5 +1,7 @@
 """Which files of a folder are images: by their ending, and where that tells nothing, by their first bytes."""
 
+import functools
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,7 +22,8 @@ _STARTS = (
     b"\xff\x4f\xff\x51",
 )
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # alone, and in a container
-
+# What Pillow recognises but does not read, or not by itself, or with other values than are in the file.
+_NO_READER = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 
 # Photographs of phones: HEIC, and what begins like it.
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -47,7 +50,36 @@ def is_image(path: ImageFile) -> bool:
         if start[8:12] in HEIC_BRANDS:
             return heic_is_supported()
         return start[8:12] in (b"avif", b"avis") and _avif_is_supported()
-    return start[:2] == b"BM" and start[6:10] == bytes(4)
+    if start[:2] == b"BM" and start[6:10] == bytes(4):
+        return True
+    return path.suffix.lower() in _other_endings() and _pillow_opens(path)
+
+
+@functools.cache
+def _other_endings() -> frozenset[str]:
+    """Return the endings of the rarer kinds of images that Pillow reads: many of them begin like anything."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_READER
+    )
+
+
+def _pillow_opens(path: ImageFile) -> bool:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with path.open("rb") as file, Image.open(file):
+                return True
+        except Image.DecompressionBombError:
+            return True  # of any size
+        except Exception:  # noqa: BLE001  (whatever is wrong with it, the user hears that it was left out)
+            return False
 
 
 def left_out_text(left_out: Counter[str]) -> Iterator[str]:
@@ -62,7 +94,7 @@ def left_out_text(left_out: Counter[str]) -> Iterator[str]:
             are = "file is" if left_out[JPEG_XL_ENDING] == 1 else "files are"
             yield f"{left_out[JPEG_XL_ENDING]:,} {are} JPEG XL, which is read with: pip install 'hjepa[jxl]'"
         yield (
-            f"{count:,} {'file' if count == 1 else 'files'} left out, which Pillow cannot open as images: "
+            f"{count:,} {'file' if count == 1 else 'files'} left out, which are not read as images: "
             f"{', '.join(endings)}{more}"
         )
 

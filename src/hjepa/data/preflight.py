@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from hjepa.data.decode import Header, header_of, opened, pil_pixels, read_header, read_image
-from hjepa.data.deep_colour import deep_png
+from hjepa.data.deep_colour import deep_colour
 from hjepa.data.encoded import EncodedImage, ImageFile
 from hjepa.data.pages import Page, number_of_pages
 from hjepa.data.sources import FileSource, ImageSource
@@ -267,10 +267,12 @@ def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
         pixels = read_bands(image, tiff)
         values = f"float{tiff.bits}" if tiff.is_float else f"uint{tiff.bits}"
         return _Seen(Kind("TIFF", values, tiff.bits, tiff.bands, alpha=False), pixels, _size(pixels))
-    if not isinstance(image, Page) and (png := deep_png(image)) is not None:
+    if not isinstance(image, Page) and (colour := deep_colour(image)) is not None:
         pixels = read_image(image, channels)
         values = "uint16" if pixels.dtype == np.uint16 else "uint16, of which 8 bits are kept"
-        return _Seen(Kind("PNG", values, 8 * pixels.dtype.itemsize, png.bands, png.alpha), pixels, _size(pixels))
+        return _Seen(
+            Kind(colour.kind, values, 8 * pixels.dtype.itemsize, colour.bands, colour.alpha), pixels, _size(pixels)
+        )
     with opened(image) as file:
         header = header_of(file)
         if file.format == "JPEG":

@@ -57,6 +57,8 @@ class TiffHeader(NamedTuple):
                 return False
             keeps_bits = self.bits == 8 or (self.alpha and channels is None)
             return not keeps_bits or 0 in self.extra  # Pillow drops a fourth band that the file calls unspecified
+        if self.bands == 2 and not self.alpha and channels not in (1, 3):
+            return True  # Pillow drops the second one
         return self.bands > 4 or self.deep
 
     @property
@@ -139,6 +141,8 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         problem = f"cannot decode {header} ({reason})"
         raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem) from None
+    if values.dtype.kind == "c":
+        raise UnreadableImage(f"{shown(path)} holds complex numbers: convert it to their magnitudes")
     if not values.size:
         problem = f"cannot decode {header} (it has no pixels)"
         raise UnreadableImage(f"{shown(path)}: {problem}; exclude or replace it", problem)
@@ -153,7 +157,7 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
     values = oriented(native(values), header.orientation)
     kept, alpha = header.result(channels)
     if alpha and values.dtype == np.uint16:
-        return on_white(values, premultiplied=header.extra[0] == _PREMULTIPLIED)
+        return on_white(values, (1 << header.bits) - 1, premultiplied=header.extra[0] == _PREMULTIPLIED)
     return values[..., :kept]
 
 

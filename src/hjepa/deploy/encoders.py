@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hjepa.data.augment import ResizeToInput
 from hjepa.errors import UserError
 from hjepa.evaluation.features import LAST_BLOCKS, POOLINGS, check_known, pool
 from hjepa.evaluation.levels import views_of
+from hjepa.files import load_tensors
 from hjepa.models.checkpoint_weights import refuse_misfit
 from hjepa.models.frozen import FrozenEncoder, load_frozen
 
@@ -157,7 +157,7 @@ def _load_context_encoder(encoder: FrozenEncoder, folder: Path) -> None:
     """Replace the weights by those of the context encoder in the last checkpoint."""
     file = folder / "checkpoints" / "last" / "weights.safetensors"
     try:
-        state = load_file(file)
+        state = load_tensors(file)
     except (OSError, SafetensorError):
         raise UserError(f"{file} cannot be read: the context encoder is only in a run's last checkpoint") from None
     prefix = "context_encoder.vit."

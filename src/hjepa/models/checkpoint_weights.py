@@ -1,4 +1,4 @@
-"""Load weights by name, strictly; also those of released I-JEPA checkpoints."""
+"""Load weights by name, strictly: into an encoder, and into a predictor where it fits."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,6 @@ from hjepa.models.encoder import ContextEncoder
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.vit_names import with_channels
 
-PARTS = ("encoder", "predictor", "target_encoder")
-
 
 class Matched(NamedTuple):
     """How many tensors of a part were loaded."""
@@ -25,30 +23,6 @@ class Matched(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.part}: {self.tensors} of {self.total or self.tensors} tensors matched{self.remark}"
-
-
-def load_released(model: HJEPA, weights: Mapping[str, Mapping[str, Tensor]]) -> list[Matched]:
-    """Load the parts of a released checkpoint, strictly; return how many tensors matched.
-
-    ``weights`` maps ``encoder``, ``predictor`` and ``target_encoder`` to state dicts, each with or
-    without the prefix ``module.``. Without ``target_encoder`` the target is copied from the encoder.
-    Nothing is changed unless everything matches (UserError naming the first tensor that does not).
-    """
-    homes: dict[str, nn.Module] = {
-        "encoder": model.context_encoder.vit,
-        "predictor": model.predictor,
-        "target_encoder": model.target_encoder.encoder.vit,
-    }
-    given = {part: without_prefix(state) for part, state in weights.items() if part in homes}
-    if "encoder" not in given:
-        raise UserError(f"no 'encoder' among {sorted(weights)}: a released checkpoint has {', '.join(PARTS)}")
-    for part, state in given.items():
-        refuse_misfit(part, homes[part], state)
-    for part, state in given.items():
-        homes[part].load_state_dict(state)
-    if "target_encoder" not in given:
-        model.target_encoder.copy_from_context_encoder(model.context_encoder)
-    return [Matched(part, len(state)) for part, state in given.items()]
 
 
 def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = None) -> Matched:

@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hjepa.errors import UserError
+from hjepa.files import load_tensors
 from hjepa.models.checkpoint_weights import refuse_misfit
 from hjepa.models.encoder import TIMM_FIXED, ContextEncoder, build_encoder, normalise_pixels
 from hjepa.models.initialisation import Initialisation, initialise
@@ -180,7 +181,7 @@ def load_frozen(folder: Path) -> FrozenEncoder:
             f"{folder} contains no encoder (encoder.safetensors, encoder.json): pass a run that has saved one"
         )
     try:
-        card, state = json.loads(card_file.read_text()), load_file(weights)
+        card, state = json.loads(card_file.read_text()), load_tensors(weights)
     except (json.JSONDecodeError, SafetensorError):
         raise UserError(
             f"{folder} contains a damaged encoder: write it again with hjepa pretrain ... --resume"

@@ -53,6 +53,8 @@ def encoder_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         return None
     prefix = min(found)[1]
     state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    # DINOv2 trains its blocks in chunks, blocks.CHUNK.BLOCK; the numbers of blocks are those of the whole network.
+    state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): t for name, t in state.items()}
     return with_folded_scales(from_hugging_face(state) if TIMM_PATCHES not in state else state)
 
 

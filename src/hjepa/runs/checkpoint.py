@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hjepa.errors import UserError
-from hjepa.files import flush_to_disk
+from hjepa.files import flush_to_disk, load_tensors
 
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.pt", "state.json", "manifest.json"
 
@@ -80,7 +80,7 @@ def load(path: Path) -> Checkpoint:
             if _digest(path / file) != expected:
                 raise UserError(f"{path / file} is damaged (its checksum differs): {_older(path)}")
         return Checkpoint(
-            weights=load_file(path / WEIGHTS),
+            weights=load_tensors(path / WEIGHTS),
             training=torch.load(path / TRAINING, map_location="cpu", weights_only=True),
             state=json.loads((path / STATE).read_text()),
         )

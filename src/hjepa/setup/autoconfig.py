@@ -96,7 +96,8 @@ def _with_value_range(resolved: Resolved, source: ImageSource, bad: BadImages) -
         return resolved
     measured = measure_value_range(source, deep, bad)
     images = f"{len(deep):,} {'image' if len(deep) == 1 else 'images'}"
-    return derive(resolved, {"data.value_range": (measured, f"0.1 to 99.9 % of the pixels of {images}, clipped")})
+    reason = f"0.1 to 99.9 % of the pixels of {images}, clipped" if measured.clips else f"all pixels of {images}"
+    return derive(resolved, {"data.value_range": (measured[:2], reason)})
 
 
 def _attention_shapes(config: Config, masks: MaskShape) -> list[tuple[int, int, int, int]]:

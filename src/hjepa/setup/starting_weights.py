@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hjepa.errors import UserError
+from hjepa.files import load_tensors
 from hjepa.models.checkpoint_weights import Matched, load_encoder, load_predictor, without_prefix
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.vit_names import encoder_of, flattened
@@ -131,7 +131,7 @@ def _load_timm(model: HJEPA, name: str) -> list[Matched]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return load_tensors(path)
     except SafetensorError:
         raise UserError("damaged, or not a safetensors file") from None
 

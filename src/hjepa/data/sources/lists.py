@@ -10,6 +10,7 @@ from hjepa.data.name_table import NameTable, PathTable
 from hjepa.data.sources.files import DiskSource
 from hjepa.data.sources.protocol import number_classes
 from hjepa.errors import UserError
+from hjepa.files import shown
 
 LISTS = (".txt", ".csv", ".parquet")
 Rows = Iterator[tuple[str, str | None]]  # path and label
@@ -44,7 +45,10 @@ class ListSource(DiskSource):
 def _existing(file: Path, listed: str) -> str:
     path = os.path.join(file.parent, os.path.expanduser(listed))  # noqa: PTH111, PTH118  (of a million lines)
     if not os.path.isfile(path):  # noqa: PTH113
-        raise UserError(f"{file} lists {path}, which does not exist: correct the list")
+        told = f"{file} lists {shown(path)}, which does not exist"
+        if any("\udc80" <= letter <= "\udcff" for letter in listed):  # bytes that are not UTF-8
+            raise UserError(f"{told}; it is not UTF-8 text: save the list as UTF-8")
+        raise UserError(f"{told}: correct the list")
     return path
 
 
@@ -54,10 +58,14 @@ def _rows(file: Path, column: str | None) -> Rows:
         yield from _parquet_rows(file, column or "path")
         return
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        # Names of files may be any bytes, and so may a list of them.
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+            if "\0" in lines.read(1024):  # as in UTF-16
+                raise UserError(f"{file} is not UTF-8 text: save it as UTF-8")
+            lines.seek(0)
             yield from _csv_rows(file, lines, column or "path") if ending == ".csv" else _text_rows(lines)
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{file} cannot be read as a table ({error}): correct the list") from None
 
 
 def _text_rows(lines: Iterable[str]) -> Rows:
@@ -71,7 +79,8 @@ def _csv_rows(file: Path, lines: Iterable[str], column: str) -> Rows:
     for row in reader:
         if not row[column]:
             raise UserError(f"{file}, line {reader.line_num}: has no path")
-        yield row[column], row.get("label")
+        label = row.get("label")
+        yield row[column], label and shown(label)
 
 
 def _parquet_rows(file: Path, column: str) -> Rows:

@@ -95,6 +95,10 @@ def _open_by_name(spec: str, channels: int | None) -> ImageSource:
             f"{spec} is a file: pass a folder of images, a .txt, .csv or .parquet list of paths, a .zip or .tar of "
             "images, a .npy or .npz file of arrays, or an image file of several pages"
         )
+    if any(sign in path.name for sign in "*?["):
+        raise UserError(
+            f"{spec} is a pattern: pass the folder, {path.parent}, or a .txt file with the path of each image on a line"
+        )
     raise UserError(
         f"{spec} is neither a folder nor a known dataset: check the path, or use cifar10, fashion-mnist or scenes"
     )
