@@ -129,7 +129,7 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
     settings["data"] |= {"image_size": None, "mean": None, "std": None, "workers": None, "channels": None}
     run = hjepa.pretrain(pictures(), out=tmp_path / "run", **settings)
     assert run.record["steps"] == 2
-    for sampler in ("random", "ijepa-reference"):
+    for sampler in ("multiblock", "random", "ijepa-reference"):
         masking = {"contexts": 2, "sampler": sampler}
         hjepa.pretrain(pictures(), out=tmp_path / sampler, **(settings | {"masking": masking}))
     parts = (Config, *Section.__subclasses__(), *Masking.__subclasses__())
@@ -217,6 +217,22 @@ def test_a_patch_size_left_open_divides_the_image_size(size, patch):
 def test_other_levels_than_a_recipe_has_take_its_weights_with_them(given, levels, weights):
     config = resolve([read_recipe("hjepa-tiny"), read_options(given)]).config
     assert (config.model.levels, config.loss.level_weights) == (levels, weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "levels", "weights"),
+    [
+        (["--model.depth", "12"], ((0, 1), (6, 1), (12, 1)), (8, 1, 1)),
+        (["--model.depth", "2"], ((0, 1), (1, 1), (2, 1)), (8, 1, 1)),
+        (["--model.depth", "1"], ((0, 1), (1, 1)), None),
+        (["--model.depth", "12", "--model.levels", "0,3"], ((0, 1), (3, 1)), None),
+        (["--model.levels", "0,3", "--model.depth", "12"], ((0, 1), (3, 1)), None),
+    ],
+)
+def test_the_levels_of_a_recipe_follow_the_depth(given, levels, weights):
+    resolved = resolve([read_recipe("hjepa-tiny"), read_options(given)])
+    assert (resolved.config.model.levels, resolved.config.loss.level_weights) == (levels, weights)
+    assert load(dump(resolved)).config == resolved.config
 
 
 def test_a_recipe_knows_its_device_and_what_is_given_wins():

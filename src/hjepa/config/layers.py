@@ -43,6 +43,8 @@ def resolve(layers: list[Layer]) -> Resolved:
                     origin[other] = "default"
                     section, key = other.split(".")
                     del merged[section][key]
+            if name == "model.depth" and origin["model.levels"] not in ("default", layer.origin):
+                _let_levels_follow(value, merged, origin)
             origin[name] = layer.origin
             _put(merged, name, value)
     try:
@@ -81,6 +83,21 @@ def _taken_back_by(name: str, value: Any, merged: Mapping[str, Any]) -> list[str
         *([] if has_pixels else ["loss.pixel_targets"]),
         *([] if len(each) > 1 else ["loss.level_warmup"]),  # which is for deeper levels
     ]
+
+
+def _let_levels_follow(depth: Any, merged: dict[str, Any], origin: dict[str, str]) -> None:
+    """Give the levels of a recipe the same places in an encoder of another depth: 0, 2, 4 of 4 are 0, 6, 12 of 12."""
+    model = merged["model"]
+    levels, before = model.get("levels"), model.get("depth")
+    if not levels or not isinstance(depth, int) or not isinstance(before, int) or depth == before:
+        return
+    pairs = [tuple(level) if isinstance(level, list | tuple) else (level, 1) for level in levels]
+    followed = dict.fromkeys((round(at * depth / before), *stride) for at, *stride in pairs)
+    model["levels"] = [list(level) for level in followed]
+    origin["model.levels"] = "those of the recipe, in proportion to model.depth"
+    if len(followed) < len(levels) and origin["loss.level_weights"] != "default":  # in a shallow encoder, two may meet
+        merged["loss"].pop("level_weights", None)
+        origin["loss.level_weights"] = "default"
 
 
 def derive(resolved: Resolved, values: Mapping[str, tuple[Any, str]]) -> Resolved:
