@@ -1,5 +1,6 @@
 """Resize, crop and flip: from a source's image to the encoder's input size, seeded per sample."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,19 @@ class ResizeToInput:
         """Return the image before it is resized: uint8, or float32 in 0..1, [..., C, H', W']."""
         return channels_first(to_channels(self._scaled(image), self.channels))
 
+    def crop(self, image: np.ndarray, box: Sequence[int]) -> np.ndarray:
+        """Return a box (top, left, height, width) of an image [H', W', C'], stretched to ``size``: [C or 1, H, W].
+
+        Only the box is copied, as it lies in memory: torch resizes that twice as fast as other layouts. What is grey
+        stays one channel, to be repeated where it is stored.
+        """
+        top, left, height, width = box
+        part = self._scaled(image[top : top + height, left : left + width])
+        if part.shape[-1] != 1:
+            part = to_channels(part, self.channels)
+        stretched: np.ndarray = TF.resize(channels_first(part), list(self.size), antialias=True).numpy()
+        return stretched
+
     def _scaled(self, image: np.ndarray) -> np.ndarray:
         if self.value_range is None:
             if image.dtype != np.uint8:
@@ -82,21 +96,24 @@ class Augment:
 
     def __call__(self, image: np.ndarray, draws: np.ndarray) -> Tensor:
         """Return [C, H, W], uint8 or float32 in 0..1, from [H', W', C'] and ``DRAWS`` uniform numbers."""
-        if self.crop_scale is None:
-            pixels = self.resize(image)
-        else:
-            whole = self.resize.whole(image)
-            box = crop_box((whole.shape[1], whole.shape[2]), self.crop_scale, self.crop_ratio, draws)
-            pixels = TF.resized_crop(whole, *box, list(self.resize.size), antialias=True)
-        return pixels.flip(-1) if draws[-1] < self.flip else pixels
+        return self.batch([image], draws[None])[0]
 
-    def batch(self, images: np.ndarray, draws: np.ndarray) -> Tensor:
-        """Return uint8 [B, C, H, W] from uint8 [B, H', W', C'] and draws [B, DRAWS]; the same pixels."""
-        if self.crop_scale is not None:
-            return torch.stack([self(image, row) for image, row in zip(images, draws, strict=True)])
-        pixels = self.resize(images)
-        flipped = torch.from_numpy(draws[:, -1] < self.flip)
-        return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) if flipped.any() else pixels
+    def batch(self, images: np.ndarray | Sequence[np.ndarray], draws: np.ndarray) -> Tensor:
+        """Return [B, C, H, W] from images [B, H', W', C'], or from B images of any sizes, and draws [B, DRAWS]."""
+        flipped = draws[:, -1] < self.flip
+        if self.crop_scale is None:
+            whole = isinstance(images, np.ndarray)
+            pixels = self.resize(images) if whole else torch.stack([self.resize(image) for image in images])
+            flip = torch.from_numpy(flipped)[:, None, None, None]
+            return torch.where(flip, pixels.flip(-1), pixels) if flipped.any() else pixels
+        sizes = np.array([image.shape[:2] for image in images])
+        boxes = crop_boxes(sizes, self.crop_scale, self.crop_ratio, draws)
+        shape = (len(images), self.resize.channels, *self.resize.size)
+        crops = np.empty(shape, np.uint8 if self.resize.value_range is None else np.float32)
+        for place, image, box, mirrored in zip(crops, images, boxes.tolist(), flipped.tolist(), strict=True):
+            crop = self.resize.crop(image, box)
+            place[:] = crop[..., ::-1] if mirrored else crop
+        return torch.from_numpy(crops)
 
 
 def to_unit(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -122,27 +139,25 @@ def crop_box(
 
 
 def crop_boxes(
-    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: np.ndarray
+    size: np.ndarray | tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], draws: np.ndarray
 ) -> np.ndarray:
-    """Return (top, left, height, width) [B, 4] of random crops of images of (H, W) pixels, for ``draws`` [B, DRAWS].
+    """Return (top, left, height, width) [B, 4] of random crops, for ``draws`` [B, DRAWS].
 
-    Area uniform in ``scale``, aspect (width / height) log-uniform in ``ratio``, first of ten tries that
-    fits; Szegedy et al. 2015, as in torchvision's RandomResizedCrop.
+    ``size`` is (H, W) of the images in pixels: of all, or [B, 2] of each. Area uniform in ``scale``, aspect
+    (width / height) log-uniform in ``ratio``, first of ten tries that fits; Szegedy et al. 2015, as in torchvision's
+    RandomResizedCrop.
     """
+    sizes = np.broadcast_to(size, (len(draws), 2))
     tries = draws[:, : 2 * CROP_TRIES].reshape(-1, CROP_TRIES, 2)
-    area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
+    area = sizes.prod(axis=1)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
     low, high = np.log(ratio[0]), np.log(ratio[1])
     aspect = np.exp(low + (high - low) * tries[..., 1])
     sides = np.stack([np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))], -1)  # [B, tries, 2]
-    fits = np.all((sides >= 1) & (sides <= size), axis=-1)
+    fits = np.all((sides >= 1) & (sides <= sizes[:, None]), axis=-1)
     taken = sides[np.arange(len(draws)), np.argmax(fits, axis=1)].astype(np.int64)  # [B, 2]
-    corner = (draws[:, -3:-1] * (np.array(size) - taken + 1)).astype(np.int64)
-    central = np.array(
-        [
-            min(size[0], max(1, round(size[1] / ratio[0]))),
-            min(size[1], max(1, round(size[0] * ratio[1]))),
-        ]
-    )
+    corner = (draws[:, -3:-1] * (sizes - taken + 1)).astype(np.int64)
+    longest = np.stack([sizes[:, 1] / ratio[0], sizes[:, 0] * ratio[1]], -1)  # sides of crops as wide, as high
+    central = np.clip(np.rint(longest), 1, sizes).astype(np.int64)
     some = np.any(fits, axis=1, keepdims=True)
-    middle = (np.array(size) - central) // 2
+    middle = (sizes - central) // 2
     return np.concatenate([np.where(some, corner, middle), np.where(some, taken, central)], axis=1)
