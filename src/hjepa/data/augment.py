@@ -1,5 +1,7 @@
 """Resize, crop and flip: from a source's image to the encoder's input size, seeded per sample."""
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from hjepa.data.decode import to_channels
 from hjepa.data.reduce import Reduction
@@ -47,15 +50,13 @@ class ResizeToInput:
     def crop(self, image: np.ndarray, box: Sequence[int]) -> np.ndarray:
         """Return a box (top, left, height, width) of an image [H', W', C'], stretched to ``size``: [C or 1, H, W].
 
-        Only the box is copied, as it lies in memory: torch resizes that twice as fast as other layouts. What is grey
-        stays one channel, to be repeated where it is stored.
+        What is grey stays one channel, to be repeated where it is stored.
         """
         top, left, height, width = box
         part = self._scaled(image[top : top + height, left : left + width])
         if part.shape[-1] != 1:
             part = to_channels(part, self.channels)
-        stretched: np.ndarray = TF.resize(channels_first(part), list(self.size), antialias=True).numpy()
-        return stretched
+        return stretched(part, self.size)
 
     def _scaled(self, image: np.ndarray) -> np.ndarray:
         if self.value_range is None:
@@ -125,6 +126,29 @@ def to_unit(image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
     return np.nan_to_num(np.clip(unit, 0.0, 1.0), nan=0.0)  # a hole in a measurement is drawn dark
 
 
+def stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image [H', W', C] of uint8 or float32 resized to ``size``, antialiased: [C, H, W].
+
+    It is as ``torchvision.transforms.v2.functional.resize`` does it, but for the time that this spends on the way.
+    """
+    if image.shape[:2] == size:
+        return image.transpose(2, 0, 1)
+    # A copy, for torch cannot hold an array that is read-only; its values lie as the kernel for uint8 wants them.
+    pixels = torch.from_numpy(image.copy())[None].permute(0, 3, 1, 2)
+    if image.dtype == np.uint8 and not _resizes_bytes():
+        pixels = TF.resize(pixels, list(size), antialias=True)
+    else:
+        pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
+    resized: np.ndarray = pixels[0].numpy()
+    return resized
+
+
+@functools.cache
+def _resizes_bytes() -> bool:
+    """Return whether torch resizes uint8 as it is on this processor; or else torchvision takes the way over float."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
 def channels_first(image: np.ndarray) -> Tensor:
     """Return [..., H, W, C] as a tensor [..., C, H, W]; a read-only array is copied, torch cannot hold one."""
     return torch.from_numpy(np.require(image, requirements=["C", "W"])).movedim(-1, -3)
@@ -147,17 +171,21 @@ def crop_boxes(
     (width / height) log-uniform in ``ratio``, first of ten tries that fits; Szegedy et al. 2015, as in torchvision's
     RandomResizedCrop.
     """
-    sizes = np.broadcast_to(size, (len(draws), 2))
+    sizes = np.array(np.broadcast_to(size, (len(draws), 2)))
     tries = draws[:, : 2 * CROP_TRIES].reshape(-1, CROP_TRIES, 2)
-    area = sizes.prod(axis=1)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
-    low, high = np.log(ratio[0]), np.log(ratio[1])
+    area = (sizes[:, :1] * sizes[:, 1:]) * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = np.exp(low + (high - low) * tries[..., 1])
-    sides = np.stack([np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))], -1)  # [B, tries, 2]
-    fits = np.all((sides >= 1) & (sides <= sizes[:, None]), axis=-1)
-    taken = sides[np.arange(len(draws)), np.argmax(fits, axis=1)].astype(np.int64)  # [B, 2]
+    sides = np.empty_like(tries)  # [B, tries, 2]
+    np.sqrt(area / aspect, out=sides[..., 0])
+    np.sqrt(area * aspect, out=sides[..., 1])
+    np.rint(sides, out=sides)
+    fits = ((sides >= 1) & (sides <= sizes[:, None])).all(axis=2)
+    taken = sides[np.arange(len(draws)), fits.argmax(axis=1)].astype(np.int64)  # [B, 2]
     corner = (draws[:, -3:-1] * (sizes - taken + 1)).astype(np.int64)
-    longest = np.stack([sizes[:, 1] / ratio[0], sizes[:, 0] * ratio[1]], -1)  # sides of crops as wide, as high
-    central = np.clip(np.rint(longest), 1, sizes).astype(np.int64)
-    some = np.any(fits, axis=1, keepdims=True)
-    middle = (sizes - central) // 2
-    return np.concatenate([np.where(some, corner, middle), np.where(some, taken, central)], axis=1)
+    boxes = np.concatenate([corner, taken], axis=1)
+    if not (some := fits.any(axis=1)).all():
+        longest = np.stack([sizes[:, 1] / ratio[0], sizes[:, 0] * ratio[1]], -1)  # sides of crops as wide, as high
+        central = np.clip(np.rint(longest), 1, sizes).astype(np.int64)
+        boxes = np.where(some[:, None], boxes, np.concatenate([(sizes - central) // 2, central], axis=1))
+    return boxes

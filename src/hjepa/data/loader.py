@@ -215,19 +215,8 @@ def micro_batches(
     data: MicroBatchDataset, shard: RankShard, *, first_attempt: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Tensor]:
     """Yield the micro-batches of this rank for ever, starting at an attempt."""
-    loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
-        data,
-        batch_size=None,  # an index already stands for a whole micro-batch
-        collate_fn=_unchanged,  # by default, an array is converted to a tensor again
-        sampler=MicroBatchSampler(shard, first_attempt),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # ours: the global one belongs to the caller
-        # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        worker_init_fn=_begin_worker if workers else None,
-    )
-    iterator = _start(loader, workers)
+    indices = MicroBatchSampler(shard, first_attempt)
+    iterator = _with_workers(data, indices, workers, pin_memory) if workers else map(data.__getitem__, indices)
     # Run when the stream is closed, or else before multiprocessing waits for its processes at the end of the program.
     end = multiprocessing.util.Finalize(None, _end_workers, args=(iterator,), exitpriority=10)
     try:
@@ -237,7 +226,8 @@ def micro_batches(
                 data.bad.refuse_too_many()
             if isinstance(item, UserError):
                 raise item
-            yield torch.as_tensor(item.images)
+            images = torch.as_tensor(item.images)
+            yield images.pin_memory() if pin_memory and not workers else images  # those of workers are
     except (RuntimeError, ConnectionError, EOFError) as error:
         if not _is_of_a_killed_worker(error, workers):
             raise
@@ -264,11 +254,25 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _start(loader: DataLoader[LoadedMicroBatch | UserError], workers: int) -> Any:
+def _with_workers(
+    data: MicroBatchDataset, indices: MicroBatchSampler, workers: int, pin_memory: bool
+) -> Iterator[LoadedMicroBatch | UserError]:
     """Start the workers; raises UserError if the machine has no room for them."""
+    loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
+        data,
+        batch_size=None,  # an index already stands for a whole micro-batch
+        collate_fn=_unchanged,  # by default, an array is converted to a tensor again
+        sampler=indices,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # ours: the global one belongs to the caller
+        # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+        worker_init_fn=_begin_worker,
+    )
     try:
         # As many semaphores as torch needs: its half-built iterator would print a traceback when it is freed.
-        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))] if workers else []
+        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))]
         return iter(loader)
     except OSError as error:  # their semaphores lie in /dev/shm as well
         raise UserError(
