@@ -103,8 +103,10 @@ class Augment:
         """Return [B, C, H, W] from images [B, H', W', C'], or from B images of any sizes, and draws [B, DRAWS]."""
         flipped = draws[:, -1] < self.flip
         if self.crop_scale is None:
-            whole = isinstance(images, np.ndarray)
-            pixels = self.resize(images) if whole else torch.stack([self.resize(image) for image in images])
+            if isinstance(images, np.ndarray):
+                pixels = self.resize(images)
+            else:
+                pixels = torch.stack([self.resize(image) for image in images])
             flip = torch.from_numpy(flipped)[:, None, None, None]
             return torch.where(flip, pixels.flip(-1), pixels) if flipped.any() else pixels
         sizes = np.array([image.shape[:2] for image in images])
@@ -180,12 +182,13 @@ def crop_boxes(
     np.sqrt(area / aspect, out=sides[..., 0])
     np.sqrt(area * aspect, out=sides[..., 1])
     np.rint(sides, out=sides)
-    fits = ((sides >= 1) & (sides <= sizes[:, None])).all(axis=2)
-    taken = sides[np.arange(len(draws)), fits.argmax(axis=1)].astype(np.int64)  # [B, 2]
+    fits = np.all((sides >= 1) & (sides <= sizes[:, None]), axis=2)
+    taken = sides[np.arange(len(draws)), np.argmax(fits, axis=1)].astype(np.int64)  # [B, 2]
     corner = (draws[:, -3:-1] * (sizes - taken + 1)).astype(np.int64)
     boxes = np.concatenate([corner, taken], axis=1)
-    if not (some := fits.any(axis=1)).all():
+    some = np.any(fits, axis=1, keepdims=True)
+    if not some.all():
         longest = np.stack([sizes[:, 1] / ratio[0], sizes[:, 0] * ratio[1]], -1)  # sides of crops as wide, as high
         central = np.clip(np.rint(longest), 1, sizes).astype(np.int64)
-        boxes = np.where(some[:, None], boxes, np.concatenate([(sizes - central) // 2, central], axis=1))
+        boxes = np.where(some, boxes, np.concatenate([(sizes - central) // 2, central], axis=1))
     return boxes
