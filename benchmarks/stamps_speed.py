@@ -1,4 +1,4 @@
-"""The second epoch of a folder against its first, and whether batches are the same however they are read.
+"""The second epoch of a folder against its first and against Pillow, and whether batches are the same however read.
 
     python benchmarks/stamps_speed.py [FOLDER] > benchmarks/results/stamps_speed.md
 
@@ -10,17 +10,20 @@ import itertools
 import os
 import platform
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import PIL
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
-from hjepa.data.augment import Augment, ResizeToInput
-from hjepa.data.loader import MicroBatchDataset, RankShard, micro_batches
+from hjepa.data.augment import Augment, ResizeToInput, crop_boxes
+from hjepa.data.loader import MicroBatchDataset, MicroBatchSampler, RankShard, micro_batches
 from hjepa.data.sources import open_source
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -28,6 +31,7 @@ BATCH, SIZE = 8, 96  # pixels: what a run chooses for these images
 SCALE, RATIO = (0.3, 1.0), (3 / 4, 4 / 3)  # our default crops
 CORRUPT_ONE_IN = 100
 BATCHES = 40  # that are compared
+ROUNDS = 5  # of all kinds of epochs, in turn
 
 
 def dataset(folder: Path, cache: str, max_bad: float = 0.05) -> MicroBatchDataset:
@@ -36,15 +40,61 @@ def dataset(folder: Path, cache: str, max_bad: float = 0.05) -> MicroBatchDatase
     return MicroBatchDataset(open_source(folder), augment, seed=0, batch_size=BATCH, max_bad=max_bad, cache=cache)
 
 
-def epochs(folder: Path, cache: str, number: int) -> Iterator[tuple[float, float]]:
-    """Yield seconds of processor and of wall clock for each epoch, without workers."""
+def epochs(folder: Path, cache: str, number: int) -> list[float]:
+    """Return microseconds of processor time that an image takes in each epoch, without workers."""
     data = dataset(folder, cache)
     stream = micro_batches(data, RankShard(BATCH), first_attempt=0, workers=0)
+    batches, found = len(data.source) // BATCH, []
     for _ in range(number):
-        processor, clock = time.process_time(), time.perf_counter()
-        for _ in range(len(data.source) // BATCH):
+        start = time.process_time()
+        for _ in range(batches):
             next(stream)
-        yield time.process_time() - processor, time.perf_counter() - clock
+        found.append(1e6 * (time.process_time() - start) / (batches * BATCH))
+    return found
+
+
+def by_pillow(folder: Path) -> float:
+    """Return the microseconds that an image takes as a script reads it: opened whole, cropped, resized, stacked."""
+    paths = list(open_source(folder).paths)  # type: ignore[attr-defined]
+    crop = v2.Compose([v2.RandomResizedCrop(SIZE, SCALE, RATIO, antialias=True), v2.PILToTensor()])
+    batches, start = len(paths) // BATCH, time.process_time()
+    for first in range(0, batches * BATCH, BATCH):
+        images = []
+        for path in paths[first : first + BATCH]:
+            with Image.open(path) as file:
+                images.append(crop(file.convert("RGB")))
+        torch.stack(images)
+    return 1e6 * (time.process_time() - start) / (batches * BATCH)
+
+
+def a_round(folder: Path) -> dict[str, float]:
+    """Return the microseconds of an image in each kind of epoch, measured one after the other."""
+    with tempfile.TemporaryDirectory() as cache:
+        first, second = epochs(folder, cache, 2)
+        later, _ = epochs(folder, cache, 2)  # a new cache object: each image is checked against its checksum
+    uncached, _ = epochs(folder, "off", 2)
+    found = {"first epoch, the cache is filled": first, "second epoch": second, "first epoch of a later run": later}
+    return found | {
+        "without the cache": uncached,
+        "plain Pillow": by_pillow(folder),
+        "the resize alone": resizes(folder),
+    }
+
+
+def resizes(folder: Path) -> float:
+    """Return the microseconds that torch's kernel takes for the crops of an epoch: what no cache can save."""
+    data = dataset(folder, "off")
+    taken, indices = 0.0, MicroBatchSampler(RankShard(BATCH), 0)
+    for index in itertools.islice(indices, len(data.source) // BATCH):
+        numbers, draws = data.drawn(index)
+        images = [data.images[number] for number in numbers.tolist()]
+        boxes = crop_boxes(np.array([image.shape[:2] for image in images]), SCALE, RATIO, draws).tolist()
+        for image, (top, left, height, width) in zip(images, boxes, strict=True):
+            crop = torch.from_numpy(image[top : top + height, left : left + width].copy())[None].permute(0, 3, 1, 2)
+            start = time.process_time()
+            torch.nn.functional.interpolate(crop, (SIZE, SIZE), mode="bilinear", antialias=True)
+            taken += time.process_time() - start
+    return 1e6 * taken / (len(data.source) // BATCH * BATCH)
 
 
 def damaged_copy(folder: Path, copy: Path) -> tuple[int, int]:
@@ -71,6 +121,12 @@ def identical(folder: Path) -> tuple[int, set[int]]:
     return len({run.numpy().tobytes() for run in series}), bad
 
 
+def spread(values: list[float], digits: int) -> str:
+    """Format a median, the smallest and the largest value."""
+    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,16 +137,17 @@ def main() -> None:
     say = lambda text: print(text, file=sys.stdout, flush=True)  # noqa: E731
     say("# The second epoch against the first\n")
     say(
-        f"`python benchmarks/stamps_speed.py`: {images} images of `{folder}`, crops of {SIZE}, no workers, one thread; "
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors (load {os.getloadavg()[0]:.0f}), "
-        f"Python {platform.python_version()}, Pillow {PIL.__version__}. Seconds of processor time (of wall clock).\n"
+        f"`python benchmarks/stamps_speed.py`: {images} images of `{folder}`, batches of {BATCH}, crops of {SIZE}, no "
+        f"workers, one thread; {platform.processor() or platform.machine()}, {os.cpu_count()} processors (load "
+        f"{os.getloadavg()[0]:.0f}), Python {platform.python_version()}, Pillow {PIL.__version__}. Microseconds of "
+        f"processor time an image; medians of {ROUNDS} rounds of all rows (smallest to largest). The ratio is that of "
+        "the second epoch of the same round.\n"
     )
-    say("| | first epoch | second epoch | third epoch | second / first |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as cache:
-        for name, kept, number in (("cache on", cache, 3), ("cache off", "off", 2)):
-            found = list(epochs(folder, kept, number))
-            cells = [f"{processor:.2f} ({clock:.1f})" for processor, clock in found] + ["-"] * (3 - number)
-            say(f"| {name} | {' | '.join(cells)} | {found[0][0] / found[1][0]:.1f}x |")
+    rounds = [a_round(folder) for _ in range(ROUNDS)]
+    say("| | microseconds | times the second epoch |\n|---|---|---|")
+    for name in rounds[0]:
+        ratios = [each[name] / each["second epoch"] for each in rounds]
+        say(f"| {name} | {spread([each[name] for each in rounds], 0)} | {spread(ratios, 1)} |")
     with tempfile.TemporaryDirectory() as place:
         count, damaged = damaged_copy(folder, Path(place))
         different, bad = identical(Path(place))

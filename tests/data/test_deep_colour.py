@@ -10,6 +10,7 @@ from PIL import Image, TiffImagePlugin
 from hjepa.data.augment import ResizeToInput
 from hjepa.data.decode import read_header, read_image
 from hjepa.data.sources import open_source
+from hjepa.errors import UnreadableImage
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
@@ -151,3 +152,16 @@ def test_a_damaged_deep_image_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name}: cannot decode the image \(.*replace it"):
         read_image(tmp_path / name)
     assert read_header(tmp_path / name).deep
+
+
+def test_a_tiff_without_most_of_its_strips_is_not_filled_with_zeros(tmp_path):
+    """One bit of a header, and an image of five bands is a hundred times as high as what lies in its file."""
+    file = tmp_path / "a.tif"
+    options = {"photometric": "minisblack", "planarconfig": "contig", "compression": "zlib", "rowsperstrip": 24}
+    tifffile.imwrite(file, np.ones((24, 17, 5), np.int8), **options)
+    with tifffile.TiffFile(file, mode="r+") as opened:
+        opened.pages[0].tags["ImageLength"].overwrite(24 * 100)
+    with pytest.raises(
+        UnreadableImage, match=r"a\.tif: cannot decode .* \(1 of its 100 strips or tiles are in the file"
+    ):
+        read_image(file)

@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from runs import pictures
+from torchvision.transforms.v2 import functional as TF
 
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput, crop_box
-from hjepa.data.loader import MicroBatchDataset, RankShard, ResizedImages, micro_batches, pixel_statistics, sample_order
+from hjepa.data.loader import (
+    MicroBatchDataset,
+    MicroBatchIndex,
+    RankShard,
+    ResizedImages,
+    micro_batches,
+    pixel_statistics,
+    sample_order,
+)
 from hjepa.data.sources import open_source
 from hjepa.errors import UserError
 
@@ -71,6 +80,33 @@ def test_a_batch_is_cropped_like_its_images():
     ):
         one_by_one = torch.stack([augment(image, row) for image, row in zip(images, draws, strict=True)])
         assert torch.equal(augment.batch(images, draws), one_by_one)
+
+
+@pytest.mark.parametrize(("bands", "value_range"), [(1, None), (3, None), (3, (0.0, 255.0))])
+def test_crops_are_those_of_torchvision(bands, value_range):
+    """To the last bit, whatever way they take."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (*random.integers(3, 90, 2), bands), dtype=np.uint8) for _ in range(40)]
+    draws = random.random((40, DRAWS))
+    found = Augment(ResizeToInput((24, 16), 3, value_range=value_range), (0.3, 1.0), (0.75, 4 / 3), 0.5)
+    for image, row, crop in zip(images, draws, found.batch(images, draws), strict=True):
+        box = crop_box(image.shape[:2], (0.3, 1.0), (0.75, 4 / 3), row)
+        whole = torch.from_numpy(np.repeat(image, 3 // bands, axis=-1)).movedim(-1, 0)
+        whole = whole if value_range is None else whole / 255
+        expected = TF.resized_crop(whole, *box, [24, 16], antialias=True)
+        assert torch.equal(crop, expected.flip(-1) if row[-1] < 0.5 else expected)
+
+
+def test_large_images_are_cropped_a_few_at_a_time(monkeypatch, tmp_path):
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 255, (30 + number, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    data = MicroBatchDataset(open_source(tmp_path), CROPS, seed=1, batch_size=5)
+    expected, held = data[MicroBatchIndex(2, slice(0, 5))].images, []
+    monkeypatch.setattr("hjepa.data.loader.HELD", 2 * 30 * 40 * 3)
+    batch = data.augment.batch
+    monkeypatch.setattr(Augment, "batch", lambda _, images, draws: held.append(len(images)) or batch(images, draws))
+    assert torch.equal(data[MicroBatchIndex(2, slice(0, 5))].images, expected) and held == [2, 2, 1]
 
 
 @given(

@@ -108,3 +108,16 @@ def test_bytes_are_averaged_by_pillow_as_by_numpy():
     pixels = np.asarray(photograph(64, 90))
     four = np.concatenate([pixels, pixels[..., :1]], -1)
     assert np.abs(reduce_pixels(pixels, 4).astype(int) - reduce_pixels(four, 4)[..., :3].astype(int)).max() <= 1
+
+
+@given(st.integers(1, 13), st.integers(1, 13), st.integers(1, 15), st.sampled_from(["uint8", "uint16", "float32"]))
+@settings(max_examples=60)
+def test_a_reduced_pixel_is_the_mean_of_its_block(height, width, factor, kind):
+    pixels = (np.random.default_rng(height).random((height, width, 2)) * 255).astype(kind)
+    reduced = reduce_pixels(pixels, factor)
+    for top, left in np.ndindex(reduced.shape[:2]):
+        rows, columns = (slice(factor * place, factor * place + factor) for place in (top, left))
+        mean = pixels[rows, columns].mean(axis=(0, 1), dtype=np.float64)
+        expected = mean.astype(np.float32) if kind == "float32" else np.rint(mean)
+        assert np.allclose(reduced[top, left], expected, rtol=1e-6) and reduced.dtype == kind
+    assert reduced.shape[:2] == (-(-height // factor), -(-width // factor))

@@ -11,6 +11,7 @@ from runs import pictures
 
 from hjepa.data.ahead import ahead
 from hjepa.data.augment import DRAWS, Augment, ResizeToInput, crop_box, crop_boxes
+from hjepa.data.loader import MicroBatchSampler
 from hjepa.data.resident import ResidentImages, fit_on
 from hjepa.data.sources import ArraySource
 from hjepa.setup.build import build
@@ -92,6 +93,20 @@ def test_what_is_made_ahead_comes_in_order_and_its_error_in_its_place():
             found.append(item)
     assert found == list(range(5))
     assert list(ahead(iter("abc"))) == ["a", "b", "c"]
+
+
+def test_a_step_on_the_cpu_does_not_wait_for_normalised_images(monkeypatch):
+    batches, threads = build(tiny(), pictures()).batches, []
+    normalised = batches.normalised
+    monkeypatch.setattr(
+        batches, "normalised", lambda pixels: threads.append(threading.current_thread().name) or normalised(pixels)
+    )
+    stream = batches(0)
+    found = [next(stream)[0].images for _ in range(3)]
+    stream.close()
+    assert set(threads) == {"hjepa-ahead"}
+    raw = [batches.images[index].images for index, _ in zip(MicroBatchSampler(batches.shard, 0), found, strict=False)]
+    assert all(torch.equal(images, normalised(pixels)) for images, pixels in zip(found, raw, strict=True))
 
 
 def test_the_thread_ends_with_the_batches():

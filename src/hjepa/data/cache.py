@@ -25,7 +25,7 @@ from hjepa.data.encoded import ImageFile
 from hjepa.data.pages import Page
 from hjepa.data.reduce import Reduction
 
-VERSION = 1  # raise it whenever a pixel of any decoded image changes
+VERSION = 2  # raise it whenever a pixel of any decoded image changes
 KEEP_FREE = 10**9  # bytes of a disk that are never filled
 ASK_AGAIN = 10**8  # bytes written between two looks at the free space
 _TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
@@ -59,7 +59,7 @@ class DecodedCache:
         self._by_content: dict[bytes, Place] = {}
         self._read_to: dict[str, int] = {}  # how far each index was read
         self._maps: dict[int, mmap.mmap] = {}
-        self._checked: set[tuple[int, int]] = set()  # pixels that this process found to be as they were written
+        self._checked: set[tuple[int, int]] = set()  # pixels that this process wrote, or found as they were written
         self._writer: _Writer | None = None
         self._unasked, self._room = 0, True
 
@@ -104,6 +104,7 @@ class DecodedCache:
             place = Place(writer.number, writer.append(data), height, width, channels, kind, zlib.crc32(data))
         except OSError:  # the disk is full, or gone: training does without
             return
+        self._checked.add((place.file, place.offset))
         self._add_row(stamp, content, place)
 
     def _has_room(self, size: int) -> bool:
@@ -226,7 +227,7 @@ def _stamp(image: ImageFile) -> bytes | None:
     """Return what changes when a file is written to, moved to another disk or replaced; None if it is not there."""
     path = image.file if isinstance(image, Page) else image
     try:
-        state = Path(path).stat()
+        state = os.stat(path)  # noqa: PTH116  (each image of each step: a Path would cost as much again)
     except OSError:
         return None
     facts: tuple[int, ...] = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)

@@ -32,6 +32,8 @@ from hjepa.randomness import generator
 
 Images = TrainingImages | ImageSource
 
+HELD = 1 << 25  # values of images that are read before the crops of them are cut
+
 
 @dataclass(frozen=True)
 class RankShard:
@@ -67,11 +69,12 @@ class MicroBatchIndex(NamedTuple):
 
 def sample_order(seed: int, images: int, attempt: int, batch_size: int) -> np.ndarray:
     """Return which image stands in each row of the global batch of an attempt: int64 [batch_size]."""
-    positions = np.arange(attempt * batch_size, (attempt + 1) * batch_size)
-    epochs, places = np.divmod(positions, images)
-    return np.array(
-        [_permutation(seed, images, int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
-    )
+    first, end = attempt * batch_size, (attempt + 1) * batch_size
+    parts = [
+        _permutation(seed, images, epoch)[max(0, first - epoch * images) : end - epoch * images]
+        for epoch in range(first // images, (end - 1) // images + 1)
+    ]
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=2)
@@ -144,13 +147,27 @@ class MicroBatchDataset(Dataset["LoadedMicroBatch | UserError"]):
         if whole_batch is not None:
             return LoadedMicroBatch(self.augment.batch(whole_batch(indices), draws))
         met = BadImages(len(self.source), self.bad.max_bad, self.bad.removed)  # of this micro-batch alone
-        images = []
-        for row, place, numbers in zip(range(rows.start, rows.stop), indices, draws, strict=True):
-            others = replacements(self.seed, len(self.source), attempt, row)
-            pixels = read_or_replace(self.source, int(place), met, others, self.images)
-            with named_in_errors(self.source, int(place)):
-                images.append(self.augment(pixels, numbers))
-        return LoadedMicroBatch(torch.stack(images), tuple(met))
+        parts: list[Tensor] = []
+        held: list[np.ndarray] = []
+        done, values = 0, 0
+        for row, place in enumerate(indices.tolist(), start=1):
+            others = replacements(self.seed, len(self.source), attempt, rows.start + row - 1)
+            held.append(read_or_replace(self.source, place, met, others, self.images))
+            values += held[-1].size
+            if values > HELD or row == len(indices):
+                parts.append(self._augmented(indices[done:row], held, draws[done:row]))
+                held, done, values = [], row, 0
+        return LoadedMicroBatch(parts[0] if len(parts) == 1 else torch.cat(parts), tuple(met))
+
+    def _augmented(self, indices: np.ndarray, images: list[np.ndarray], draws: np.ndarray) -> Tensor:
+        """Crop and flip some images of a micro-batch; the message of a UserError begins with the image's name."""
+        try:
+            return self.augment.batch(images, draws)
+        except UserError:
+            for place, image, row in zip(indices.tolist(), images, draws, strict=True):
+                with named_in_errors(self.source, place):
+                    self.augment(image, row)
+            raise
 
 
 def read(source: ImageSource, index: int, bad: BadImages | None = None, images: Images | None = None) -> np.ndarray:
@@ -198,19 +215,8 @@ def micro_batches(
     data: MicroBatchDataset, shard: RankShard, *, first_attempt: int, workers: int, pin_memory: bool = False
 ) -> Iterator[Tensor]:
     """Yield the micro-batches of this rank for ever, starting at an attempt."""
-    loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
-        data,
-        batch_size=None,  # an index already stands for a whole micro-batch
-        collate_fn=_unchanged,  # by default, an array is converted to a tensor again
-        sampler=MicroBatchSampler(shard, first_attempt),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # ours: the global one belongs to the caller
-        # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
-        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        worker_init_fn=_begin_worker if workers else None,
-    )
-    iterator = _start(loader, workers)
+    indices = MicroBatchSampler(shard, first_attempt)
+    iterator = _with_workers(data, indices, workers, pin_memory) if workers else map(data.__getitem__, indices)
     # Run when the stream is closed, or else before multiprocessing waits for its processes at the end of the program.
     end = multiprocessing.util.Finalize(None, _end_workers, args=(iterator,), exitpriority=10)
     try:
@@ -220,7 +226,8 @@ def micro_batches(
                 data.bad.refuse_too_many()
             if isinstance(item, UserError):
                 raise item
-            yield torch.as_tensor(item.images)
+            images = torch.as_tensor(item.images)
+            yield images.pin_memory() if pin_memory and not workers else images  # those of workers are
     except (RuntimeError, ConnectionError, EOFError) as error:
         if not _is_of_a_killed_worker(error, workers):
             raise
@@ -247,11 +254,25 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _start(loader: DataLoader[LoadedMicroBatch | UserError], workers: int) -> Any:
+def _with_workers(
+    data: MicroBatchDataset, indices: MicroBatchSampler, workers: int, pin_memory: bool
+) -> Iterator[LoadedMicroBatch | UserError]:
     """Start the workers; raises UserError if the machine has no room for them."""
+    loader: DataLoader[LoadedMicroBatch | UserError] = DataLoader(
+        data,
+        batch_size=None,  # an index already stands for a whole micro-batch
+        collate_fn=_unchanged,  # by default, an array is converted to a tensor again
+        sampler=indices,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # ours: the global one belongs to the caller
+        # Forked workers need no `if __name__ == "__main__"` in the caller's script; they only read images.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+        worker_init_fn=_begin_worker,
+    )
     try:
         # As many semaphores as torch needs: its half-built iterator would print a traceback when it is freed.
-        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))] if workers else []
+        _ = [multiprocessing.Semaphore() for _ in range(8 * (workers + 1))]
         return iter(loader)
     except OSError as error:  # their semaphores lie in /dev/shm as well
         raise UserError(

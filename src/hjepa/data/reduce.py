@@ -77,6 +77,13 @@ def reduce_pixels(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
-    rows, columns = (np.arange(0, side, factor) for side in values.shape[:2])
-    sums: np.ndarray = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.float64), columns, axis=1)
-    return sums
+    """Return the sums of factor x factor values, smaller at the end of both axes: float64."""
+    for axis in (0, 1):
+        # One whole plane after the other: reduceat takes a hundred times as long for blocks that are this small.
+        lines = np.moveaxis(values, axis, 0)
+        sums = lines[::factor].astype(np.float64)
+        for place in range(1, min(factor, len(lines))):
+            further = lines[place::factor]
+            sums[: len(further)] += further
+        values = np.moveaxis(sums, 0, axis)
+    return values

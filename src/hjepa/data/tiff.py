@@ -1,6 +1,7 @@
 """TIFF files of more bands, or of deeper ones, than Pillow reads: microscopes and satellites."""
 
 import logging
+import math
 import os
 from typing import NamedTuple
 
@@ -136,6 +137,9 @@ def read_bands(path: ImageFile, header: TiffHeader, channels: int | None = None)
     try:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
             page = file.pages[0]
+            parts = math.prod(page.chunked)
+            if not page.is_contiguous and len(page.dataoffsets) < parts:  # the others would be filled with zeros
+                raise ValueError(f"{len(page.dataoffsets)} of its {parts} strips or tiles are in the file")
             values, axes = page.asarray(), page.axes
     except Exception as error:  # noqa: BLE001  (tifffile and its codecs raise exceptions of many kinds)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

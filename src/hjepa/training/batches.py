@@ -43,7 +43,7 @@ class Batches:
         self.contexts, self.workers = contexts, workers  # masks per image; loader processes
         self.resident = resident  # the images on the device, if they stay there
         self.accelerator, self.device = accelerator, accelerator.device
-        self.on_cuda = self.device.type == "cuda"
+        self.on_cuda, self._on_cpu = self.device.type == "cuda", self.device.type == "cpu"
         self.mean, self.std = (
             torch.tensor(values, dtype=dtype, device=self.device).view(-1, 1, 1) for values in (mean, std)
         )
@@ -101,14 +101,23 @@ class Batches:
                     stream.close()
 
     def _pixels(self, first_attempt: int) -> Iterator[Tensor | Draw]:
-        """Yield the images of micro-batches, or what is to be made of those on the device."""
+        """Yield the images of micro-batches, or what is to be made of those on the device.
+
+        Where the CPU trains on images in memory they come normalised: at 224 pixels a step would wait for that, too.
+        """
         if self.resident is not None:
             return ahead(self._draws(first_attempt, self.resident))
         stream = micro_batches(
             self.images, self.shard, first_attempt=first_attempt, workers=self.workers, pin_memory=self.on_cuda
         )
-        in_memory = hasattr(self.images.source, "batch")  # none of these can be unreadable
-        return ahead(stream) if in_memory and self.workers == 0 else stream
+        if not self._made_ahead:
+            return stream
+        return ahead(map(self.normalised, stream), depth=1) if self._on_cpu else ahead(stream)  # floats are large
+
+    @property
+    def _made_ahead(self) -> bool:
+        """Return whether a thread makes the images ready: those in memory, of which none can be unreadable."""
+        return hasattr(self.images.source, "batch") and self.workers == 0
 
     def _draws(self, first_attempt: int, resident: ResidentImages) -> Iterator[Draw]:
         for index in MicroBatchSampler(self.shard, first_attempt):
@@ -129,7 +138,8 @@ class Batches:
             assert self.resident is not None
             drawn = Draw(*(None if part is None else self._on_device(part) for part in images))  # type: ignore[arg-type]
             images = self.resident.batch(drawn)
-        return MicroBatch(self.normalised(images), context, targets)
+        ready = self._made_ahead and self._on_cpu and self.resident is None
+        return MicroBatch(images if ready else self.normalised(images), context, targets)
 
     def _pinned(self, tensor: Any) -> Any:
         """Return a tensor in memory from which a card copies by itself: for other memory the host waits."""
