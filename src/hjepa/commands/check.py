@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hjepa.commands.given import given_layers
+from hjepa.commands.given import DEFAULT_RECIPE, given_layers
 from hjepa.config import Resolved, resolve
 from hjepa.data.bad_images import BadImages
 from hjepa.data.duplicates import exact_groups, near_groups
@@ -134,7 +134,8 @@ def check(
         raise UserError(f"--list {list_file}: the folder {list_file.parent} does not exist; create it first")
     if list_file is not None:
         refuse_other_file("--list", list_file, ",".join(LIST_COLUMNS), "hjepa check")
-    resolved = resolve(given_layers(recipe, None, None, options, settings))
+    # Which recipe a run would choose depends on the device, and to ask for it takes torch; what is read here does not.
+    resolved = resolve(given_layers(recipe or DEFAULT_RECIPE, None, None, options, settings))
     wanted = resolved.config.data.channels
     source = open_unread(data, wanted, resolved.config.data.pages)
     total = len(source)

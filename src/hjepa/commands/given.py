@@ -9,7 +9,8 @@ from hjepa import config as configuration
 from hjepa.config import Layer
 from hjepa.errors import UserError
 
-RECIPES_BY_DEVICE = {  # device -> recipe below so many seconds and where no time is given, recipe from there on
+DEFAULT_RECIPE = "hjepa-small"  # for a length in steps or epochs
+RECIPES_BY_DEVICE = {  # device -> recipe below so many seconds and where no length is given, recipe from there on
     "cpu": ("hjepa-tiny", 3600, "hjepa-small"),
     "mps": ("hjepa-tiny", 3600, "hjepa-small"),
     "cuda": ("hjepa-small", 4 * 3600, "hjepa-base"),
@@ -53,16 +54,20 @@ def _refuse_budget(budget: str, given: Sequence[Layer]) -> None:
 
 
 def _chosen_recipe(length: Any, wanted: str) -> list[Layer]:
-    """Return the recipe for this machine's device, and for the time if there is a budget; and why."""
+    """Return the recipe for a time on this machine's device, and why; the default recipe for steps and epochs.
+
+    Without any length it is the one for a short time, which brings its own: what was measured on photographs.
+    """
+    if length is None:
+        seconds, asked = 0.0, ""
+    else:
+        try:
+            seconds, asked = configuration.budget_seconds(str(length)), f"for {length} "
+        except ValueError:  # not a time; what is not a length at all is refused where it is read
+            return [configuration.read_recipe(DEFAULT_RECIPE)]
     from hjepa.setup.machine import choose_device  # imports torch, which hjepa check does without
 
     device = choose_device(wanted).type
     shorter, limit, longer = RECIPES_BY_DEVICE[device]
-    name, why = shorter, f"recipe chosen on {device}"
-    try:
-        seconds = configuration.budget_seconds(str(length))
-    except ValueError:  # not a time; what is not a length at all is refused where it is read
-        pass
-    else:
-        name, why = longer if seconds >= limit else shorter, f"recipe chosen for {length} on {device}"
-    return [configuration.read_recipe(name), Layer(why, {"recipe": name})]
+    name = longer if seconds >= limit else shorter
+    return [configuration.read_recipe(name), Layer(f"recipe chosen {asked}on {device}", {"recipe": name})]
