@@ -56,9 +56,11 @@ def draw(book: dict[str, Any], labels: str, out: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for number, variant in enumerate(dict.fromkeys(run["variant"] for run in book["runs"])):
         runs = [run for run in book["runs"] if run["variant"] == variant]
-        by_seed = [points(run, "knn", "avg", labels) for run in runs]
-        at = sorted(set.intersection(*(set(each) for each in by_seed)))
-        values = [[100 * each[images] for each in by_seed] for images in at]
+        # The n-th point of each seed: runs of equal time that were timed twice differ by a few images.
+        by_seed = [sorted(points(run, "knn", "avg", labels).items()) for run in runs]
+        aligned = list(zip(*by_seed, strict=False))  # of as many points as all seeds have
+        at = [statistics.mean(images for images, _ in each) for each in aligned]
+        values = [[100 * accuracy for _, accuracy in each] for each in aligned]
         low, high = zip(*(band(each) for each in values), strict=True)
         axes.plot(at, [statistics.mean(each) for each in values], marker="o", color=f"C{number}", label=variant)
         axes.fill_between(at, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
