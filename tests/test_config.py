@@ -233,6 +233,8 @@ def test_the_levels_of_a_recipe_follow_the_depth(given, levels, weights):
     resolved = resolve([read_recipe("hjepa-tiny"), read_options(given)])
     assert (resolved.config.model.levels, resolved.config.loss.level_weights) == (levels, weights)
     assert load(dump(resolved)).config == resolved.config
+    if "--model.levels" not in given:
+        assert resolved.origin["model.levels"] == "recipe hjepa-tiny, in proportion to model.depth"
 
 
 def test_a_recipe_knows_its_device_and_what_is_given_wins():

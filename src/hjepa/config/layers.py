@@ -94,7 +94,7 @@ def _let_levels_follow(depth: Any, merged: dict[str, Any], origin: dict[str, str
     pairs = [tuple(level) if isinstance(level, list | tuple) else (level, 1) for level in levels]
     followed = dict.fromkeys((round(at * depth / before), *stride) for at, *stride in pairs)
     model["levels"] = [list(level) for level in followed]
-    origin["model.levels"] = "those of the recipe, in proportion to model.depth"
+    origin["model.levels"] += ", in proportion to model.depth"
     if len(followed) < len(levels) and origin["loss.level_weights"] != "default":  # in a shallow encoder, two may meet
         merged["loss"].pop("level_weights", None)
         origin["loss.level_weights"] = "default"
