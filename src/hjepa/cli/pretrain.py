@@ -41,8 +41,8 @@ def pretrain(
     out
         Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe
-        Name of a predefined configuration. By default hjepa-tiny (hjepa-small on a GPU), for a long --budget or a
-        length in steps or epochs the next larger one; none with --config.
+        Name of a predefined configuration. By default hjepa-tiny on a CPU and hjepa-small on a GPU, the next larger one
+        for a long --budget, and hjepa-small for a length in steps or epochs. None with --config.
     config
         YAML file with settings, such as the config.yaml of another run.
     budget
