@@ -13,7 +13,7 @@ from commands import call, hjepa, tree
 from PIL import Image
 
 import hjepa as package
-from hjepa.commands.given import given_layers
+from hjepa.commands.given import RECIPES_BY_DEVICE, given_layers
 from hjepa.config import resolve
 from hjepa.data.bad_images import BadImages
 from hjepa.data.duplicates import exact_groups, near_groups
@@ -115,15 +115,19 @@ def test_strict_and_json_on_the_command_line(tmp_path):
     assert call("check", root, "--list", tmp_path / "no/a.csv").returncode == 2
 
 
-def test_the_sizes_are_those_that_a_run_chooses(tmp_path):
+@pytest.mark.parametrize("recipe", [None, *(shorter for shorter, _, _ in RECIPES_BY_DEVICE.values())])
+def test_the_sizes_are_those_that_a_run_chooses(tmp_path, recipe):
+    """Also with each recipe that a run may choose: check does not ask which, for that takes torch."""
     root = faulty(tmp_path / "photos")
     for broken in ("cut.jpg", "text.png", "empty.png"):
         (root / "cat" / broken).unlink()
     result = package.check(root)
     source = open_source(root)
-    run = with_sizes(resolve(given_layers(None, None, None, [], {})), source, BadImages(len(source), 0.0))
+    run = with_sizes(resolve(given_layers(recipe, None, None, [], {})), source, BadImages(len(source), 0.0))
     assert result.resolved.config.image_size == run.config.image_size
-    assert result.resolved.origin == run.origin
+    assert result.resolved.config.data == run.config.data
+    read = [name for name in run.origin if name.startswith("data.") or name == "model.patch_size"]
+    assert {name: result.resolved.origin[name] for name in read} == {name: run.origin[name] for name in read}
     given = package.check(root, data={"image_size": [32, 32]}, model={"patch_size": 8})
     assert given.resolved.config.image_size == (32, 32)
     assert given.to_json()["run"]["reasons"]["data.image_size"] == "call"
