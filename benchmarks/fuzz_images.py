@@ -12,6 +12,7 @@ import io
 import multiprocessing
 import platform
 import resource
+import shlex
 import signal
 import sys
 import tempfile
@@ -106,12 +107,39 @@ def by_tifffile() -> Iterator[tuple[str, str, bytes]]:
         file = io.BytesIO()
         tifffile.imwrite(file, stack, photometric="minisblack", **options)
         yield f"tiff stack, {name}", ".tif", file.getvalue()
+
+
+def of_deep_colour() -> Iterator[tuple[str, str, bytes]]:
+    """Yield colours of more than 8 bits, of which Pillow would keep eight."""
+    wide = {bands: pixels(bands, bands, "u2") * 300 for bands in (2, 3, 4)}
+    header = b"P6\n%d %d\n65535\n" % SIDES[::-1]
+    yield "ppm of 3 x 16 bits", ".ppm", header + wide[3].astype(">u2").tobytes()
     try:
         import imagecodecs
     except ImportError:
         return
-    for bands in (2, 3, 4):
-        yield f"png of {bands} x 16 bits", ".png", imagecodecs.png_encode(pixels(bands, bands, "u2") * 300)
+    for bands, values in wide.items():
+        yield f"png of {bands} x 16 bits", ".png", imagecodecs.png_encode(values)
+        for bits in (10, 12, 16):
+            kept, kind = values >> (16 - bits), f"{bands} x {bits} bits"
+            options = {"bitspersample": bits}
+            yield f"jpeg2000 of {kind}", ".jp2", imagecodecs.jpeg2k_encode(kept, level=0, codecformat="jp2", **options)
+            for container in (False, True):
+                jxl = imagecodecs.jpegxl_encode(kept, lossless=True, usecontainer=container, **options)
+                yield f"jxl of {kind}", ".jxl", jxl
+            if bits < 16 and bands > 2:
+                yield f"avif of {kind}", ".avif", imagecodecs.avif_encode(kept, level=90, **options)
+    yield "jxl of floats", ".jxl", imagecodecs.jpegxl_encode(wide[3] / np.float32(65535), lossless=True)
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    for bands, mode in ((3, "RGB;16"), (4, "RGBA;16")):
+        for twelve in (False, True):
+            pillow_heif.options.SAVE_HDR_TO_12_BIT = twelve
+            file = io.BytesIO()
+            pillow_heif.from_bytes(mode, SIDES[::-1], wide[bands].tobytes()).save(file, quality=90)
+            yield f"heif of {bands} x {12 if twelve else 10} bits", ".heic", file.getvalue()
 
 
 def flip_bits(content: bytearray, random: np.random.Generator, _other: bytes) -> None:
@@ -212,6 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--kinds", default="", help="only kinds whose name contains this, such as ' bits'")
     parser.add_argument("--only", type=int, nargs="+", help="look at these files again, in this process")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -222,7 +251,8 @@ def main() -> None:
             continue
         if module == "pillow_heif":
             loaded.register_heif_opener()
-    seeds = [*by_pillow(), *by_tifffile()]
+    seeds = [*by_pillow(), *by_tifffile(), *of_deep_colour()]
+    seeds = [seed for seed in seeds if given.kinds in seed[0]]
     for number in given.only or ():
         with tempfile.TemporaryDirectory() as name:
             kind, damage, ending, content = damaged(seeds, number)
@@ -269,7 +299,7 @@ def main() -> None:
     say = lambda text: print(text, file=sys.stdout, flush=True)  # noqa: E731
     say("# Damaged files\n")
     say(
-        f"`python benchmarks/fuzz_images.py --files {given.files}`: {len(seeds)} sound files of "
+        f"`{shlex.join(['python', 'benchmarks/fuzz_images.py', *sys.argv[1:]])}`: {len(seeds)} sound files of "
         f"{len({kind for kind, _, _ in seeds})} kinds, damaged; Pillow {PIL.__version__}, Python "
         f"{platform.python_version()}, {platform.machine()}, {time.monotonic() - began:.0f} s.\n"
     )

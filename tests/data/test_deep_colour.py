@@ -1,5 +1,6 @@
 """Images of more than 8 bits keep their levels, from the file to the normalised tensor."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hjepa.errors import UnreadableImage
 
 imagecodecs = pytest.importorskip("imagecodecs")
 tifffile = pytest.importorskip("tifffile")
+pillow_heif = pytest.importorskip("pillow_heif")
+pillow_jxl = pytest.importorskip("pillow_jxl")
 
 
 def ramp(levels: int, bands: int, *, step: int = 1) -> np.ndarray:
@@ -37,6 +40,10 @@ def twelve_bits(file: Path, values: np.ndarray) -> None:
 
 def write(file: Path, mode: str) -> int:
     """Write a ramp; return how many levels it has."""
+    if file.suffix == ".jxl" and mode.endswith("16"):
+        values = ramp(65536, 1)[..., 0] if mode == "grey 16" else ramp(65536, 3)
+        file.write_bytes(imagecodecs.jpegxl_encode(values, lossless=True, usecontainer=mode == "grey 16"))
+        return 65536
     if mode == "grey 16":
         Image.fromarray(ramp(65536, 1)[..., 0]).save(file)
         return 65536
@@ -59,16 +66,34 @@ def write(file: Path, mode: str) -> int:
     return 65536
 
 
+def heic(values: np.ndarray, bits: int = 12, *, exif: bytes | None = None) -> bytes:
+    """Return HEIC without loss; its encoder takes the upper bits of 16."""
+    height, width, bands = values.shape
+    content = np.ascontiguousarray(values << (16 - bits)).tobytes()
+    image = pillow_heif.from_bytes("RGBA;16" if bands == 4 else "RGB;16", (width, height), content)
+    file = io.BytesIO()
+    before, pillow_heif.options.SAVE_HDR_TO_12_BIT = pillow_heif.options.SAVE_HDR_TO_12_BIT, bits == 12
+    try:
+        image.save(file, quality=-1, chroma=444, matrix_coefficients=0, exif=exif)
+    finally:
+        pillow_heif.options.SAVE_HDR_TO_12_BIT = before
+    return file.getvalue()
+
+
 ENCODERS = {
     ".jp2": lambda values: imagecodecs.jpeg2k_encode(values, level=0, bitspersample=12, codecformat="jp2"),
     ".avif": lambda values: imagecodecs.avif_encode(values, level=100, bitspersample=12),
+    ".heic": heic,
+    ".jxl": lambda values: imagecodecs.jpegxl_encode(values, lossless=True, bitspersample=12),
 }
 MODES = [
     ("a.png", "grey 16"), ("a.tif", "grey 16"), ("a.png", "colour 16"), ("a.tif", "colour 16"), ("a.tif", "colour 12"),
     ("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.ppm", "colour 16"), ("a.jp2", "colour 16"),
-    ("a.jp2", "colour 12"), ("a.avif", "colour 12"),
+    ("a.jp2", "colour 12"), ("a.avif", "colour 12"), ("a.heic", "colour 12"), ("a.jxl", "colour 12"),
+    ("a.jxl", "colour 16"), ("a.jxl", "grey 16"),
 ]  # fmt: skip
-DEEP_ALPHA = [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.jp2", "colour 16, alpha")]
+DEEP_ALPHA = [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.jp2", "colour 16, alpha"),
+              ("a.heic", "colour 12, alpha"), ("a.jxl", "colour 12, alpha")]  # fmt: skip
 
 
 # Cases 25 (grey) and 26 (colour) of the field log.
@@ -94,15 +119,15 @@ def test_a_fourth_band_is_kept_if_it_is_wanted(tmp_path, name, mode):
     assert any("alpha channel, which is composited on white" in text for text in open_source(tmp_path).notices())
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.avif"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.avif", "a.heic", "a.jxl"])
 def test_alpha_is_laid_on_white_with_all_bits(tmp_path, name):
     values = np.zeros((4, 4, 4), np.uint16)
     values[..., 0], values[..., 3] = 30001, 65535 // 3
     if name == "a.png":
         (tmp_path / name).write_bytes(imagecodecs.png_encode(values))
-    elif name == "a.avif":
+    elif name != "a.tif":
         values[..., 0], values[..., 3] = 3001, 4095 // 3
-        (tmp_path / name).write_bytes(imagecodecs.avif_encode(values, level=100, bitspersample=12))
+        (tmp_path / name).write_bytes(ENCODERS[Path(name).suffix](values))
         assert read_image(tmp_path / name)[0, 0].tolist() == [1000 + 2730, 2730, 2730]
         assert read_image(tmp_path / name, 4)[0, 0].tolist() == [3001, 0, 0, 1365]
         return
@@ -129,8 +154,32 @@ def test_they_are_upright_as_images_of_8_bits_are(tmp_path, name, orientation):
     assert np.array_equal(read_image(tmp_path / name) // 257, read_image(tmp_path / f"8{name}"))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_photographs_of_phones_are_upright(tmp_path, orientation):
+    """Their reader turns them itself, as it does those of 8 bits."""
+    values = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "a.heic").write_bytes(heic(values << 2, 10, exif=exif.tobytes()))
+    pillow_heif.register_heif_opener()
+    Image.fromarray(values.astype(np.uint8)).save(
+        tmp_path / "8.heic", quality=-1, chroma=444, matrix_coefficients=0, exif=exif.tobytes()
+    )
+    deep = read_image(tmp_path / "a.heic")
+    assert deep.dtype == np.uint16 and np.array_equal(deep >> 2, read_image(tmp_path / "8.heic"))
+    assert read_header(tmp_path / "a.heic").size == deep.shape[:2]
+
+
+def test_floats_of_jpeg_xl_stay_floats(tmp_path):
+    values = np.random.default_rng(0).random((8, 24, 3)).astype(np.float32)
+    (tmp_path / "a.jxl").write_bytes(imagecodecs.jpegxl_encode(values, lossless=True))
+    assert np.array_equal(read_image(tmp_path / "a.jxl"), values)
+    assert read_header(tmp_path / "a.jxl")[:3] == ((8, 24), 3, True)
+
+
 @pytest.mark.parametrize(
-    ("name", "package"), [("a.png", "imagecodecs"), ("a.tif", "tifffile"), ("a.jp2", "imagecodecs")]
+    ("name", "package"),
+    [("a.png", "imagecodecs"), ("a.tif", "tifffile"), ("a.jp2", "imagecodecs"), ("a.jxl", "imagecodecs")],
 )
 def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypatch, name, package):
     write(tmp_path / name, "colour 16")
@@ -144,7 +193,7 @@ def test_without_the_package_a_line_says_that_8_bits_are_kept(tmp_path, monkeypa
     )
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.ppm", "a.jp2"])
+@pytest.mark.parametrize("name", ["a.png", "a.ppm", "a.jp2", "a.jxl"])
 def test_a_damaged_deep_image_is_named(tmp_path, name):
     write(tmp_path / name, "colour 16")
     whole = (tmp_path / name).read_bytes()

@@ -1,6 +1,7 @@
 """``--init-from`` takes the weights people have, and the encoder then computes what theirs did."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -119,6 +120,33 @@ def test_the_number_of_heads_must_be_that_of_the_hugging_face_model(tmp_path):
     IJepaModel(IJepaConfig(**sizes, image_size=16, patch_size=4)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"--model\.heads 4$"):
         load_starting_weights(ours(), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "encoder.safetensors"])
+@pytest.mark.parametrize("stated", ["config.yaml", "config.json"])
+def test_the_number_of_heads_must_be_that_of_the_run(tmp_path, place, stated):
+    """It is in no tensor: with another one the same weights compute something else."""
+    save_file(theirs().state_dict(), tmp_path / "encoder.safetensors")
+    config = {"model": {"heads": 4}} if stated == "config.yaml" else {"model_args": {"num_heads": 4}}
+    (tmp_path / stated).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"--model\.heads 4$"):
+        load_starting_weights(ours(), tmp_path / place)
+    (matched,) = load_starting_weights(ours(heads=4), tmp_path / place)
+    assert str(matched) == "encoder: 29 of 29 tensors matched"
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "remark"),
+    [
+        (32, 2, ""),
+        (192, 3, ""),
+        (192, 6, "; its number of heads is not stated: 6 were used, 3 are usual for width 192 (--model.heads)"),
+    ],
+)
+def test_heads_that_no_file_states_are_named_unless_they_are_the_usual_ones(tmp_path, width, heads, remark):
+    save_file(theirs(embed_dim=width, num_heads=heads).state_dict(), tmp_path / "vit.safetensors")
+    (matched,) = load_starting_weights(ours(width=width, heads=heads), tmp_path / "vit.safetensors")
+    assert str(matched).endswith(remark) and ("heads" in str(matched)) == bool(remark)
 
 
 def test_a_model_of_timm_by_its_name(tmp_path):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hjepa.data.encoded import ImageFile
+from hjepa.data.endings import HEIC_BRANDS, heic_is_supported
+from hjepa.data.jpeg_xl import BARE, CONTAINER, read_jpeg_xl_header
 from hjepa.errors import UserError
 
 _START = 4096  # bytes of a file in which its header is looked for
@@ -17,6 +19,7 @@ _PNG_BANDS = {2: 3, 4: 2, 6: 4}  # by colour type; grey without alpha is read by
 _PPM_HEADER = re.compile(rb"P6" + 3 * rb"(?:\s+|\s*#[^\n]*\n\s*)+(\d{1,9})" + rb"\s")
 _JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _SYCC = (18).to_bytes(4, "big")  # value of EnumCS
+_HEIC_BANDS = {"RGB;16": 3, "RGBA;16": 4}  # grey is read by Pillow, with all its bits
 _AVIF_ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
 _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
@@ -32,7 +35,7 @@ _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 class DeepColour(NamedTuple):
     """A file of more than 8 bits that has colours or alpha, all of whose bits Pillow would not keep."""
 
-    kind: str  # PNG, PPM, JPEG2000 or AVIF
+    kind: str  # as Pillow calls the format
     size: tuple[int, int]  # (H, W)
     bands: int  # alpha included
     bits: int  # of each band
@@ -45,14 +48,13 @@ class DeepColour(NamedTuple):
     @property
     def readable(self) -> bool:
         """Return whether all bits can be read here."""
-        return self.kind == "PPM" or is_installed("imagecodecs")
+        return self.kind in ("PPM", "HEIF") or is_installed("imagecodecs")
 
 
 def deep_colour(path: ImageFile) -> DeepColour | None:
     """Return what the header of a file of deep colours or alpha says; None for all other files.
 
-    TIFF is looked at elsewhere, and grey without alpha is read by Pillow with all its bits. 10 bits in HEIC and 16 in
-    JPEG XL are not recognised.
+    TIFF is looked at elsewhere, and grey without alpha is read by Pillow with all its bits.
     """
     try:
         with path.open("rb") as file:
@@ -65,6 +67,10 @@ def deep_colour(path: ImageFile) -> DeepColour | None:
         return _ppm(start)
     if start.startswith(_JPEG2000):
         return _jpeg2000(start)
+    if start.startswith((BARE, CONTAINER)):
+        return _jpeg_xl(path)
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS:
+        return _heic(path)
     return _avif(start) if start[4:12] == b"ftypavif" else None
 
 
@@ -109,34 +115,72 @@ def _avif(start: bytes) -> DeepColour | None:
     return DeepColour("AVIF", (height, width), bands, 12 if twelve else 10)
 
 
+def _heic(path: ImageFile) -> DeepColour | None:
+    """High Efficiency Image File Format: the package that reads it says what its header says."""
+    if not heic_is_supported():
+        return None
+    import pillow_heif
+
+    try:
+        with path.open("rb") as file:
+            image = pillow_heif.open_heif(file, convert_hdr_to_8bit=False)
+            bands, bits = _HEIC_BANDS.get(image.mode), int(image.info["bit_depth"])
+            return None if bands is None else DeepColour("HEIF", image.size[::-1], bands, bits)
+    except Exception:  # noqa: BLE001  (damaged, which whoever reads it will say)
+        return None
+
+
+def _jpeg_xl(path: ImageFile) -> DeepColour | None:
+    with path.open("rb") as file:
+        found = read_jpeg_xl_header(file)
+    if found is None or not found.plain:
+        return None
+    deep = not found.alpha if found.is_float else 8 < found.bits <= 16
+    bands = found.colours + found.alpha
+    return DeepColour("JXL", found.size, bands, found.bits) if deep and bands > 1 else None
+
+
 def is_installed(package: str) -> bool:
     """Return whether an optional package can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
 
 
 def read_deep_colour(path: ImageFile, deep: DeepColour, channels: int | None, orientation: int) -> np.ndarray:
-    """Read all bits: uint16 [H, W, 1 or 3]; with ``channels`` = 4 a fourth band is kept. Raises ValueError."""
+    """Read all bits: uint16 or float32 [H, W, 1 or 3], or a fourth band with ``channels`` = 4. Raises ValueError."""
     with path.open("rb") as file:
         content = file.read()
     try:
-        values = _values_of_ppm(content) if deep.kind == "PPM" else _decoder(deep.kind)(content)
+        values = _decoder(deep)(content)
     except Exception as error:  # noqa: BLE001  (the codecs raise exceptions of many kinds)
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
     upright = oriented(values[..., None] if values.ndim == 2 else values, orientation)
     if upright.shape[-1] in (2, 4) and channels != 4:
         return on_white(upright, (1 << deep.bits) - 1, premultiplied=False)
     return upright if upright.shape[-1] != 2 else upright[..., :1]
 
 
-def _decoder(kind: str) -> Callable[[bytes], np.ndarray]:
+def _decoder(deep: DeepColour) -> Callable[[bytes], np.ndarray]:
+    if deep.kind == "PPM":
+        return _values_of_ppm
+    if deep.kind == "HEIF":
+        return lambda content: _values_of_heic(content) >> (16 - deep.bits)  # they come with zeros behind them
     import imagecodecs
 
     decoders: dict[str, Callable[[bytes], np.ndarray]] = {
         "PNG": imagecodecs.png_decode,
         "JPEG2000": imagecodecs.jpeg2k_decode,
         "AVIF": imagecodecs.avif_decode,
+        "JXL": imagecodecs.jpegxl_decode,
     }
-    return decoders[kind]
+    return decoders[deep.kind]
+
+
+def _values_of_heic(content: bytes) -> np.ndarray:
+    import pillow_heif
+
+    return np.asarray(pillow_heif.open_heif(content, convert_hdr_to_8bit=False))
 
 
 def _values_of_ppm(content: bytes) -> np.ndarray:

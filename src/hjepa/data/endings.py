@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hjepa.data.encoded import ImageFile
+from hjepa.data.jpeg_xl import BARE, CONTAINER
 from hjepa.errors import UserError
 
 # What Pillow opens everywhere; a file with such an ending that is no image is reported as damaged.
@@ -21,7 +22,7 @@ _STARTS = (
     b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
-_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # alone, and in a container
+_JPEG_XL = (BARE, CONTAINER)
 # What Pillow recognises but does not read, or not by itself, or with other values than are in the file.
 _NO_READER = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 

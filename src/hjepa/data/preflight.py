@@ -269,7 +269,7 @@ def _decoded(image: EncodedImage, channels: int | None) -> _Seen:
         return _Seen(Kind("TIFF", values, tiff.bits, tiff.bands, alpha=False), pixels, _size(pixels))
     if not isinstance(image, Page) and (colour := deep_colour(image)) is not None:
         pixels = read_image(image, channels)
-        values = "uint16" if pixels.dtype == np.uint16 else "uint16, of which 8 bits are kept"
+        values = "uint16, of which 8 bits are kept" if pixels.dtype == np.uint8 else str(pixels.dtype)
         return _Seen(
             Kind(colour.kind, values, 8 * pixels.dtype.itemsize, colour.bands, colour.alpha), pixels, _size(pixels)
         )

@@ -12,6 +12,8 @@ from hjepa.models.encoder import ContextEncoder
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.vit_names import with_channels
 
+USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # ViT-Ti, S, B, L and H (Dosovitskiy et al. 2021, table 1)
+
 
 class Matched(NamedTuple):
     """How many tensors of a part were loaded."""
@@ -30,7 +32,8 @@ def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = 
 
     Every weight of the encoder must be there in its shape, or nothing is changed (UserError with the settings that
     fit). Exceptions: patch embeddings are adapted to the number of channels, positions stay our fixed ones, and a
-    network that normalises after pooling has no final norm. ``heads`` is the number in the checkpoint, if known.
+    network that normalises after pooling has no final norm. ``heads`` is the number in the checkpoint; tensors do not
+    tell it, so if it is unknown and not the usual one for this width the remark says which number was used.
     """
     encoder = model.context_encoder
     own = encoder.vit.state_dict()
@@ -53,6 +56,7 @@ def load_encoder(model: HJEPA, state: Mapping[str, Tensor], heads: int | None = 
     unset = [name for name in ("norm.weight", "norm.bias") if name not in fits]
     kept += f"; {_a_few(unset)} stay as initialised" if unset else ""
     kept += f"; not used: {_a_few(foreign)}" if foreign else ""
+    kept += _unknown_heads(encoder) if heads is None else ""
     return Matched("encoder", len(fits) + same, len(own), kept)
 
 
@@ -93,6 +97,15 @@ def _same_positions(given: Tensor | None, own: Tensor) -> bool:
         return False
     rounding = 1e-4 if given.dtype.itemsize > 2 else 1e-2
     return torch.allclose(given.to(own), own, atol=rounding)
+
+
+def _unknown_heads(encoder: ContextEncoder) -> str:
+    """Return a remark where the number of heads is not the usual one for this width."""
+    width, used = encoder.architecture["embed_dim"], encoder.architecture["num_heads"]
+    usual = USUAL_HEADS.get(width, used)
+    if usual == used:
+        return ""
+    return f"; its number of heads is not stated: {used} were used, {usual} are usual for width {width} (--model.heads)"
 
 
 def _a_few(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -22,6 +23,10 @@ TARGET, CONTEXT, PREDICTOR = "target_encoder.encoder.vit.", "context_encoder.vit
 ACCEPTED = "a run folder, encoder.safetensors, a ViT of timm (.pth, .safetensors, timm:NAME), hf:FOLDER"
 # What a folder is searched for: a run, or what Hugging Face saves, in one file or in several with an index.
 SINGLE_FILES = ("checkpoints/last/weights.safetensors", "encoder.safetensors", "model.safetensors", "pytorch_model.bin")
+HEADS = {  # where configurations state the number of heads
+    "config.json": (("num_attention_heads",), ("model_args", "num_heads")),
+    "config.yaml": (("model", "heads"),),
+}
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -37,7 +42,7 @@ def load_starting_weights(model: HJEPA, path: str | os.PathLike[str]) -> list[Ma
         if shown.startswith("timm:"):
             return _load_timm(model, shown.removeprefix("timm:"))
         place = Path(shown.removeprefix("hf:")).expanduser()
-        content, heads = _read_folder(place) if place.is_dir() else (_read_file(place, shown), None)
+        content, heads = _read_folder(place) if place.is_dir() else (_read_file(place, shown), _heads_beside(place))
         return _load(model, content, heads)
     except UserError as error:
         raise UserError(f"--init-from {shown}: {error}") from None
@@ -67,14 +72,14 @@ def _below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path) -> tuple[Any, int | None]:
-    """Return the weights of a run or of a folder of Hugging Face, and the number of heads where a config.json says it.
+    """Return the weights of a run or of a folder of Hugging Face, and the number of heads where a file there says it.
 
     Nothing is downloaded.
     """
-    heads = _heads(folder / "config.json")
+    heads = _heads(folder)
     for name in SINGLE_FILES:
         if (folder / name).is_file():
-            return _read_file(folder / name, name), heads if "model" in name else None
+            return _read_file(folder / name, name), heads
     for name in INDICES:
         if (folder / name).is_file():
             return _read_shards(folder / name), heads
@@ -104,12 +109,25 @@ def _read_file(file: Path, named: str) -> Any:
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
-def _heads(config: Path) -> int | None:
-    try:
-        heads = json.loads(config.read_text()).get("num_attention_heads")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return heads if isinstance(heads, int) else None
+def _heads_beside(file: Path) -> int | None:
+    """Return the number of heads of a weights file by the name that it has in a folder of its own."""
+    return _heads(file.parent) if file.name in SINGLE_FILES else None
+
+
+def _heads(folder: Path) -> int | None:
+    """Return the number of heads that a configuration in a folder states: of Hugging Face, of timm, or of a run."""
+    for name, places in HEADS.items():
+        try:
+            value: Any = yaml.safe_load((folder / name).read_text())  # JSON is YAML
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        for place in places:
+            found = value
+            for key in place:
+                found = found.get(key) if isinstance(found, Mapping) else None
+            if isinstance(found, int):
+                return found
+    return None
 
 
 def _load_timm(model: HJEPA, name: str) -> list[Matched]:
