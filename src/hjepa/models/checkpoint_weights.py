@@ -101,7 +101,7 @@ def _same_positions(given: Tensor | None, own: Tensor) -> bool:
 
 def _unknown_heads(encoder: ContextEncoder) -> str:
     """Return a remark where the number of heads is not the usual one for this width."""
-    width, used = encoder.architecture["embed_dim"], encoder.architecture["num_heads"]
+    width, used = (int(encoder.architecture[name]) for name in ("embed_dim", "num_heads"))
     usual = USUAL_HEADS.get(width, used)
     if usual == used:
         return ""
