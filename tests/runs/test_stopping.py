@@ -53,13 +53,14 @@ def alive(pid: int) -> bool:
         return False
 
 
-def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, workers: int, *, background: bool = False) -> subprocess.Popen[bytes]:
     (folder / "script.py").write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with (folder / "log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "script.py", str(workers)],
             cwd=folder, stdout=log, stderr=log, env=environment(PYTHONPATH=paths),
+            preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if background else None,
         )  # fmt: skip
 
 
@@ -116,3 +117,18 @@ def test_a_run_that_stalls_before_its_first_step_ends_as_well(tmp_path):
         process.wait(1.5)
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 128 + signal.SIGINT
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_stalls_before_training_also_in_the_background_of_a_script(tmp_path):
+    """A shell has such a process ignore SIGINT; training takes it, so what comes before does as well."""
+    (tmp_path / "stall").touch()
+    process = start(tmp_path, 0, background=True)
+    wait_for(lambda: (tmp_path / "stalled").exists())
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(5) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+    assert not (tmp_path / "run").exists()

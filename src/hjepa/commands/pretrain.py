@@ -24,6 +24,7 @@ from hjepa.runs.record import new_record, write_config, write_mask_statistics
 from hjepa.runs.resume import Resumed, read_run, refuse_other_depth, refuse_other_images
 from hjepa.runs.run import Run
 from hjepa.runs.session import Session
+from hjepa.runs.stopping import interruptible
 from hjepa.setup.autoconfig import resize_of
 from hjepa.setup.build import Parts, build
 from hjepa.setup.memory import out_of_memory_in_words
@@ -59,7 +60,7 @@ def pretrain(
     folder = RunFolder(Path(out))
     layers = given_layers(recipe, config, budget, options, settings)
     _refuse_contradictions(resume=resume, overwrite=overwrite, extend_to=extend_to, init_from=init_from)
-    with contextlib.ExitStack() as held:
+    with interruptible(), contextlib.ExitStack() as held:
         before = None
         if resume:
             folder.read_record()  # a folder that is not a run is reported as such before it is locked

@@ -73,6 +73,26 @@ def end_at_once(number: int) -> None:
     os._exit(128 + number)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT end what comes before training, also in a process that a shell script has started in the background.
+
+    Such a process ignores SIGINT from its start; training takes it all the same, and a drive with images that has
+    stalled may be waited for before the first step.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    try:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to handle there
+        ignored = False
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StopSignals:
     """Records stop signals of this process, and lets all ranks agree to stop."""
 
