@@ -4,10 +4,10 @@
 
 A run's gain is its k-NN (or linear) accuracy on averaged tokens less that of its untrained encoder, in points, the
 mean over the kinds of labels. Its score is what its features know of their images more than before training, the
-smaller of the two ways of reading, over what was known. Below its random init is a run of which one of these probes is
-below it with 95 % intervals apart. Verdicts are today's: whether a run has learned is decided anew, from the content
-that it recorded (docs/decisions/0010). Runs whose content was measured in another way, or not at all, are left out and
-counted.
+smaller of the two ways of reading, over what was known. Below its random init is a run of which one of these probes
+is below it with 95 % intervals apart. Verdicts are today's: whether a run has learned is decided anew, from the
+content that it recorded (docs/decisions/0010), and whether it is too early to speak of a positional collapse. Runs
+whose content was measured in another way, or not at all, are left out and counted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from hjepa.training.health import content_changes, has_learned
+from hjepa.training.health import POSITION_FIRST, content_changes, has_learned
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality"
 SCORE = "content, the smaller gain"
@@ -63,7 +63,7 @@ def _judged(experiment: str, run: dict[str, Any]) -> dict[str, Any]:
         "variant": run["variant"],
         "seed": run["seed"],
         "steps": run["record"]["steps"],
-        "verdict": _verdict(run["record"]["verdict"]["verdict"], _learned(last)),
+        "verdict": _verdict(run["record"]["verdict"]["verdict"], last["step"], _learned(last)),
         "learned": _learned(last),
         "gains": gains,
         "below": any(row["interval"][1] < row["control_intervals"]["random_init"][0] for row in rows),
@@ -76,8 +76,10 @@ def _learned(line: dict[str, Any]) -> bool:
     return changes is not None and has_learned(changes)
 
 
-def _verdict(recorded: str, learned: bool) -> str:
+def _verdict(recorded: str, step: int, learned: bool) -> str:
     """Return what the run is called today; only a run that is otherwise sound is judged by its content."""
+    if recorded == "positional collapse" and step < POSITION_FIRST:
+        return "watch"
     if recorded not in ("healthy", "not learned yet"):
         return recorded
     return "healthy" if learned else "not learned yet"

@@ -151,6 +151,7 @@ COLLAPSED_RANK = 1.1  # all features point in one direction
 PARTIAL_RANK = 2.0
 WATCH_RANK = 5.0
 MIN_CROSS_SAMPLE_GAP = 0.01  # below, predictions match other images as well; healthy runs soon exceed 0.05
+POSITION_FIRST = 200  # steps in which predictors learn position alone, of runs that are sound at step 300 as well
 MIN_POSITION_SHARE = 0.2  # below this fraction of the variance, position does not explain the targets either
 MAX_RELATIVE_LOSS = 1.5  # loss / position baseline; healthy runs fall below 1 within the grace period
 FALLING_HALVES_RATIO = 0.6  # newer / older half of the last five lines: below, the loss is falling
@@ -201,6 +202,10 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     if unexplained and apart:
         found = f"features differ between images, but predictions do not yet; {shown}"
         return Verdict("watch", found, remedies.longer(step))
+    if no_gap and step < POSITION_FIRST:
+        found = f"so far only position is predicted, which every predictor learns first; {shown}"
+        going = step < (remedies.total_steps or POSITION_FIRST)
+        return Verdict("watch", found, "keep training" if going else remedies.longer(step, 2 * POSITION_FIRST))
     if no_gap:
         found = f"predictions match other images as well as their own, so only position is predicted; {shown}"
         remedy = either(remedies.smaller_targets(), remedies.longer(step))
