@@ -47,3 +47,9 @@ def test_levels_are_probed_as_evaluate_does(tmp_path, monkeypatch):
     table = (tmp_path / "table.md").read_text()
     assert "| factor | probe | level 0 (depth 0, stride 1) | level 1 (depth 1, stride 1) |" in table
     assert table.count("\n| layout | knn | ") == 1
+    monkeypatch.setattr(sys, "argv", ["levels_know.py", str(run.path), *words, "--depths", "1,2"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    again = json.loads((tmp_path / "table.json").read_text())["runs"][0]["rows"]
+    for row in found["runs"][0]["rows"]:
+        if row["level"] in ("1", "2"):  # of 0, 1 and 2
+            assert row | {"level": str(int(row["level"]) - 1)} in again

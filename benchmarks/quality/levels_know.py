@@ -106,9 +106,17 @@ def features_of(encoder: FrozenEncoder, images: WithFactors) -> Features:
     return result
 
 
-def probe_run(folder: Path, sets: list[WithFactors], protocols: list[str]) -> list[dict[str, Any]]:
-    """Return one row for each factor, protocol, network and level of a run."""
+def encoder_of(folder: Path, depths: str) -> FrozenEncoder:
+    """Return the encoder of a run; with ``depths`` its levels are the tokens after so many blocks."""
     encoder = load_frozen(folder).to(choose_device("auto"))
+    if depths:
+        encoder.card["levels"] = [[int(depth), 1] for depth in depths.split(",")]
+    return encoder
+
+
+def probe_run(folder: Path, depths: str, sets: list[WithFactors], protocols: list[str]) -> list[dict[str, Any]]:
+    """Return one row for each factor, protocol, network and level of a run."""
+    encoder = encoder_of(folder, depths)
     train, test = (features_of(encoder, images) for images in sets)
     rows = []
     for factor, labels in sets[0].labels.items():
@@ -196,9 +204,10 @@ def main() -> None:
     parser.add_argument("--protocols", default="knn,linear")
     parser.add_argument("--group", default="", help="name and classes of a group, as in animal=2,3,4,5,6,7")
     parser.add_argument("--pixel-factors", action="store_true", help="also fineness of texture and colour, from pixels")
+    parser.add_argument("--depths", default="", help="probe these depths, whatever levels the runs were trained on")
     parser.add_argument("--out", type=Path, required=True, help="OUT.md and OUT.json are written")
     asked = parser.parse_args()
-    first = load_frozen(asked.runs[0])
+    first = encoder_of(asked.runs[0], asked.depths)
     about = first.card["preprocess"]
     resize = ResizeToInput(tuple(about["image_size"]), len(about["mean"]), about["fit"], first.value_range)
     sources = [open_source(name, resize.channels) for name in (asked.train, asked.test)]
@@ -211,6 +220,7 @@ def main() -> None:
     words = [f"--train {asked.train} --test {asked.test} --max-train {asked.max_train}"]
     words += [f"--max-test {asked.max_test}"] if asked.max_test else []
     words += [f"--group {asked.group}"] if asked.group else []
+    words += [f"--depths {asked.depths}"] if asked.depths else []
     words += ["--pixel-factors"] if asked.pixel_factors else []
     found = {
         "command": f"python benchmarks/quality/levels_know.py {' '.join(map(str, asked.runs))} {' '.join(words)}",
@@ -222,7 +232,9 @@ def main() -> None:
         "protocols": protocols,
         "levels": {**depths, "last": "last block", "all": "all together"},
         "controls": controls(sets),
-        "runs": [{"run": str(folder), "rows": probe_run(folder, sets, protocols)} for folder in asked.runs],
+        "runs": [
+            {"run": str(folder), "rows": probe_run(folder, asked.depths, sets, protocols)} for folder in asked.runs
+        ],
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
