@@ -96,6 +96,13 @@ DEEP_ALPHA = [("a.png", "colour 16, alpha"), ("a.tif", "colour 16, alpha"), ("a.
               ("a.heic", "colour 12, alpha"), ("a.jxl", "colour 12, alpha")]  # fmt: skip
 
 
+def as_read(name: str, values: np.ndarray) -> np.ndarray:
+    """Return 12 bits as they are read: as in the file from a TIFF, of 16 bits from a photograph."""
+    if values.max() > 4095 or name.endswith("tif"):
+        return values
+    return np.rint(values * (65535 / 4095)).astype(np.uint16)
+
+
 # Cases 25 (grey) and 26 (colour) of the field log.
 @pytest.mark.parametrize(("name", "mode"), MODES)
 def test_every_level_is_left(tmp_path, name, mode):
@@ -107,15 +114,15 @@ def test_every_level_is_left(tmp_path, name, mode):
     assert (
         pixels.dtype == np.uint16 and [len(np.unique(band)) for band in np.moveaxis(pixels, -1, 0)] == [levels] * bands
     )
-    assert np.array_equal(pixels, ramp(levels, bands))
-    tensor = ResizeToInput(pixels.shape[:2], bands, value_range=(0.0, levels - 1.0))(pixels)
+    assert np.array_equal(pixels, as_read(name, ramp(levels, bands)))
+    tensor = ResizeToInput(pixels.shape[:2], bands, value_range=(0.0, float(pixels.max())))(pixels)
     assert all(len(band.unique()) == levels for band in tensor)
 
 
 @pytest.mark.parametrize(("name", "mode"), DEEP_ALPHA)
 def test_a_fourth_band_is_kept_if_it_is_wanted(tmp_path, name, mode):
     levels = write(tmp_path / name, mode)
-    assert np.array_equal(open_source(tmp_path, 4)[0], ramp(levels, 4))
+    assert np.array_equal(open_source(tmp_path, 4)[0], as_read(name, ramp(levels, 4)))
     assert any("alpha channel, which is composited on white" in text for text in open_source(tmp_path).notices())
 
 
@@ -128,8 +135,8 @@ def test_alpha_is_laid_on_white_with_all_bits(tmp_path, name):
     elif name != "a.tif":
         values[..., 0], values[..., 3] = 3001, 4095 // 3
         (tmp_path / name).write_bytes(ENCODERS[Path(name).suffix](values))
-        assert read_image(tmp_path / name)[0, 0].tolist() == [1000 + 2730, 2730, 2730]
-        assert read_image(tmp_path / name, 4)[0, 0].tolist() == [3001, 0, 0, 1365]
+        assert read_image(tmp_path / name)[0, 0].tolist() == [16009 + 43690, 43690, 43690]  # 3001 / 4095 / 3, and 2 / 3
+        assert read_image(tmp_path / name, 4)[0, 0].tolist() == [48027, 0, 0, 21845]
         return
     else:
         tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"])
@@ -166,8 +173,21 @@ def test_deep_photographs_of_phones_are_upright(tmp_path, orientation):
         tmp_path / "8.heic", quality=-1, chroma=444, matrix_coefficients=0, exif=exif.tobytes()
     )
     deep = read_image(tmp_path / "a.heic")
-    assert deep.dtype == np.uint16 and np.array_equal(deep >> 2, read_image(tmp_path / "8.heic"))
+    assert deep.dtype == np.uint16 and np.array_equal(deep >> 8, read_image(tmp_path / "8.heic"))
     assert read_header(tmp_path / "a.heic").size == deep.shape[:2]
+
+
+def test_photographs_of_several_depths_are_equally_bright(tmp_path):
+    """One value range serves all of them."""
+    grey = np.full((16, 16, 3), 0.5)
+    of_bits = {bits: np.rint(grey * ((1 << bits) - 1)).astype(np.uint16) for bits in (10, 12, 16)}
+    (tmp_path / "a.heic").write_bytes(heic(of_bits[10], 10))
+    (tmp_path / "b.avif").write_bytes(ENCODERS[".avif"](of_bits[12]))
+    (tmp_path / "c.jxl").write_bytes(imagecodecs.jpegxl_encode(of_bits[10], lossless=True, bitspersample=10))
+    (tmp_path / "d.png").write_bytes(imagecodecs.png_encode(of_bits[16]))
+    source = open_source(tmp_path)
+    assert source.deep_images == [0, 1, 2, 3]
+    assert all(abs(int(level) - 32768) < 100 for number in range(4) for level in np.unique(source[number]))
 
 
 def test_floats_of_jpeg_xl_stay_floats(tmp_path):

@@ -68,6 +68,10 @@ JPEG_XL = bytes.fromhex("ff0a414050dc080800010044004b188b15c241014e2300000000000
 @pytest.mark.parametrize("ending", [".jxl", ""])
 def test_jpeg_xl_without_its_package_is_named(tmp_path, monkeypatch, ending):
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    # Another test may have read one in this process.
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "JXL"])
+    monkeypatch.delitem(Image.OPEN, "JXL", raising=False)
+    monkeypatch.delitem(Image.EXTENSION, ".jxl", raising=False)
     (tmp_path / f"a{ending}").write_bytes(JPEG_XL)
     Image.new("L", (8, 8)).save(tmp_path / "b.png")
     source = open_source(tmp_path)

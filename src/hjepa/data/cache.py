@@ -25,7 +25,7 @@ from hjepa.data.encoded import ImageFile
 from hjepa.data.pages import Page
 from hjepa.data.reduce import Reduction
 
-VERSION = 2  # raise it whenever a pixel of any decoded image changes
+VERSION = 3  # raise it whenever a pixel of any decoded image changes
 KEEP_FREE = 10**9  # bytes of a disk that are never filled
 ASK_AGAIN = 10**8  # bytes written between two looks at the free space
 _TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))

@@ -14,6 +14,7 @@ from hjepa.data.jpeg_xl import BARE, CONTAINER, read_jpeg_xl_header
 from hjepa.errors import UserError
 
 _START = 4096  # bytes of a file in which its header is looked for
+_WHITE = 65535
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BANDS = {2: 3, 4: 2, 6: 4}  # by colour type; grey without alpha is read by Pillow, with all its bits
 _PPM_HEADER = re.compile(rb"P6" + 3 * rb"(?:\s+|\s*#[^\n]*\n\s*)+(\d{1,9})" + rb"\s")
@@ -146,7 +147,10 @@ def is_installed(package: str) -> bool:
 
 
 def read_deep_colour(path: ImageFile, deep: DeepColour, channels: int | None, orientation: int) -> np.ndarray:
-    """Read all bits: uint16 or float32 [H, W, 1 or 3], or a fourth band with ``channels`` = 4. Raises ValueError."""
+    """Read all bits: uint16 or float32 [H, W, 1 or 3], or a fourth band with ``channels`` = 4. Raises ValueError.
+
+    White is 65,535 whatever the depth, so that photographs of 10, 12 and 16 bits can lie in one dataset.
+    """
     with path.open("rb") as file:
         content = file.read()
     try:
@@ -155,10 +159,18 @@ def read_deep_colour(path: ImageFile, deep: DeepColour, channels: int | None, or
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     if values.dtype.kind == "f":
         values = values.astype(np.float32)
+    elif deep.bits < 16:
+        values = _of_16_bits(values, deep.bits)
     upright = oriented(values[..., None] if values.ndim == 2 else values, orientation)
     if upright.shape[-1] in (2, 4) and channels != 4:
-        return on_white(upright, (1 << deep.bits) - 1, premultiplied=False)
+        return on_white(upright, _WHITE, premultiplied=False)
     return upright if upright.shape[-1] != 2 else upright[..., :1]
+
+
+def _of_16_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Spread uint16 of fewer bits over all 16; different values stay different."""
+    top = (1 << bits) - 1
+    return ((np.minimum(values, top).astype(np.uint32) * _WHITE + top // 2) // top).astype(np.uint16)
 
 
 def _decoder(deep: DeepColour) -> Callable[[bytes], np.ndarray]:
