@@ -10,15 +10,18 @@ from commands import environment
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
+from benchmarks.speed.scaling import QUESTIONS, label  # noqa: E402
 from benchmarks.speed.sizes import SIZES, resolved_size, sized  # noqa: E402
 
 from hjepa.data.sources import open_source  # noqa: E402
 from hjepa.setup.build import build_sampler  # noqa: E402
 
+ALL = {name: sized(name, 2) for name in SIZES} | {label(size): size for sizes in QUESTIONS.values() for size in sizes}
 
-@pytest.mark.parametrize("name", SIZES)
+
+@pytest.mark.parametrize("name", ALL)
 def test_masks_can_be_drawn_at_each_size(name):
-    size = sized(name, 2)
+    size = ALL[name]
     resolved = resolved_size(size, open_source(size.images()[:2]), "float32", "cpu", 10)
     masks = build_sampler(resolved.config).sample(0, 2)
     assert masks.context.shape[1] > 1

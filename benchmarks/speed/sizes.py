@@ -36,11 +36,15 @@ class Size:
                 "predictor_depth": shallow, "predictor_heads": predictor_heads,
                 "levels": None if self.levels is None else [list(level) for level in self.levels],
             },
-            # Blocks of an 8 x 8 grid have 9 patches: the released minimum, ten visible ones, is for 14 x 14.
-            "masking": {"min_keep": 10 if self.image // self.patch > 8 else 4},
+            "masking": self._masking(),
             "optim": {"batch_size": self.batch},
             "train": {"length": total, "precision": precision, "device": device, "checkpoint_every": 1_000_000},
         }  # fmt: skip
+
+    def _masking(self) -> dict[str, Any]:
+        """Blocks of an 8 x 8 grid have 9 patches, and the released minimum, ten visible ones, is for 14 x 14."""
+        side = self.image // self.patch
+        return {"min_keep": 10 if side > 8 else 4} if side > 4 else {"min_keep": 1, "target_scale": [0.25, 0.3]}
 
     def images(self) -> np.ndarray:
         """Return images in memory: noise, since speed does not depend on what they show."""
