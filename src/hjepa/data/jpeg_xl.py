@@ -116,7 +116,7 @@ def _header(bits: _Bits) -> JpegXL:
             height, width = width, height
         if bits.take(1):
             _size(bits)  # intrinsic
-        plain = not (bits.take(1) or bits.take(1))  # preview, animation
+        plain = not (bits.take(1) or bits.take(1))  # preview, animation: what follows is not read then
     depth, is_float = _depth(bits)
     bits.take(1)  # modular_16bit_buffers
     extra = bits.choice(((0, 0), (0, 1), (4, 2), (12, 1)))

@@ -12,7 +12,8 @@ from hjepa.models.encoder import ContextEncoder
 from hjepa.models.hjepa import HJEPA
 from hjepa.models.vit_names import with_channels
 
-USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # ViT-Ti, S, B, L and H (Dosovitskiy et al. 2021, table 1)
+# ViT-Ti and S (Touvron et al. 2021, table 1); B, L and H (Dosovitskiy et al. 2021, table 1).
+USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 
 
 class Matched(NamedTuple):
