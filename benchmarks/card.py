@@ -99,7 +99,7 @@ def asked(device: str) -> None:
 def silent_step(device: str, _images: str | None) -> dict[str, Any]:
     """Take plain steps while torch refuses every operation that waits for the card."""
     source = ArraySource("noise", images_of(32, 256))
-    for recipe in ("hjepa-tiny", "hjepa-small"):
+    for recipe in ("hjepa-tiny", "hjepa-small", "ijepa-small"):
         layer = settings(
             device, train={"length": 200, "capture": "off"}, optim={"batch_size": 64 if device == "cuda" else 4}
         )

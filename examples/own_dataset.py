@@ -39,10 +39,10 @@ def main() -> None:
     run = hjepa.pretrain(
         Gratings(2_000),
         out=out,
-        recipe="hjepa-small",
-        model={"width": 96, "depth": 2, "heads": 2, "predictor_depth": 2},
-        optim={"batch_size": 64},
-        train={"length": 100},
+        recipe="hjepa-tiny",
+        model={"width": 96, "depth": 2, "heads": 2},
+        optim={"batch_size": 32},
+        train={"length": 200},
     )
     print(run.verdict)
     train, test = Gratings(400, first=10_000), Gratings(200, first=20_000)  # other images than those above

@@ -195,11 +195,11 @@ CASES = {
         r"model\.width = 128.*divisible by 4.*5 heads",
     ),
     "batch that cannot be split": (
-        "pretrain scenes --out run --recipe hjepa-small --optim.batch_size 10 --optim.accumulate 4",
+        "pretrain scenes --out run --recipe ijepa-small --optim.batch_size 10 --optim.accumulate 4",
         r"optim\.batch_size = 10 .*\b1 process.*\b4 micro-batches.*--optim\.batch_size 8$",
     ),
     "micro-batch of one image": (
-        "pretrain scenes --out run --recipe hjepa-small --optim.batch_size 4 --optim.accumulate 4",
+        "pretrain scenes --out run --recipe ijepa-small --optim.batch_size 4 --optim.accumulate 4",
         r"optim\.batch_size = 4: .*at least 2 images.*--optim\.batch_size.*--optim\.accumulate",
     ),
     "no out folder": ("pretrain scenes", r"^--out is missing.*--out runs/first$"),

@@ -231,7 +231,8 @@ def test_targets_of_pixels_are_not_told_to_move_more_slowly():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_remedy_of_a_recipe_is_one_the_program_takes(name):
-    start = {"data.image_size": "28", "model.patch_size": "4"} if name.startswith(("hjepa", "demo")) else {}
+    follows_the_images = name.startswith(("hjepa", "demo", "ijepa-small"))
+    start = {"data.image_size": "28", "model.patch_size": "4"} if follows_the_images else {}
     layers = [read_recipe(name), read_options([word for k, v in start.items() for word in (f"--{k}", v)])]
     remedies = Remedies(by_name(resolve(layers).config))
     words = " ".join([remedies.slower_target(), remedies.clip(), remedies.varied_crops(), remedies.smaller_targets()])

@@ -42,7 +42,7 @@ def pretrain(
         Folder of the run. It must be new or empty, unless --resume or --overwrite is given.
     recipe
         Name of a predefined configuration. By default hjepa-tiny on a CPU and hjepa-small on a GPU, the next larger one
-        for a long --budget, and hjepa-small for a length in steps or epochs. None with --config.
+        for a long --budget, and ijepa-small for a length in steps or epochs. None with --config.
     config
         YAML file with settings, such as the config.yaml of another run.
     budget

@@ -9,7 +9,7 @@ from hjepa import config as configuration
 from hjepa.config import Layer
 from hjepa.errors import UserError
 
-DEFAULT_RECIPE = "hjepa-small"  # for a length in steps or epochs
+DEFAULT_RECIPE = "ijepa-small"  # for a length in steps or epochs
 RECIPES_BY_DEVICE = {  # device -> recipe below so many seconds and where no length is given, recipe from there on
     "cpu": ("hjepa-tiny", 3600, "hjepa-small"),
     "mps": ("hjepa-tiny", 3600, "hjepa-small"),
