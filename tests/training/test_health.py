@@ -164,6 +164,9 @@ def test_a_gap_that_jumps_around_nothing_is_none():
     assert judge(steady, grace=60).verdict == "watch"
 
 
+JUMPING = (0.098, 0.060, -0.015, 0.016, -0.017)  # gaps of a run that has broken down (health_calibration.md)
+
+
 def test_position_is_what_every_predictor_learns_first():
     """`hjepa-tiny` after 100 steps: on three datasets it is sound at step 300."""
     early = [SOUND | {"step": 20 * n, "cross_sample_gap": 0.001, "position_share": 0.6} for n in range(1, 10)]
@@ -173,6 +176,11 @@ def test_position_is_what_every_predictor_learns_first():
     assert judge(early, grace=60, remedies=Remedies(total_steps=5000)).next_step == "keep training"
     late = [*early, early[-1] | {"step": 200}]
     assert judge(late, grace=60).verdict == "positional collapse"
+    begun = [*early, early[-1] | {"step": 200, "cross_sample_gap": 0.009}]  # `hjepa-tiny` on photographs
+    begun.append(begun[-1] | {"step": 225, "cross_sample_gap": 0.018})
+    assert judge(begun, grace=60).verdict == "watch"
+    broken_down = [begun[-1] | {"step": 300 + 20 * n, "cross_sample_gap": gap} for n, gap in enumerate(JUMPING)]
+    assert judge(broken_down, grace=60).verdict == "positional collapse"
 
 
 def lines_with(losses, **changes):

@@ -188,7 +188,8 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     if step < grace:
         more = "keep training" if step < (remedies.total_steps or grace) else remedies.longer(step, at_least=2 * grace)
         return Verdict("watch", f"too early to tell before step {grace}; {shown}", more)
-    no_gap = _at_least([line["cross_sample_gap"] for line in history[-5:]]) < MIN_CROSS_SAMPLE_GAP
+    gaps = [line["cross_sample_gap"] for line in history[-5:]]
+    no_gap = _at_least(gaps) < MIN_CROSS_SAMPLE_GAP
     identical = now["target_std"] < COLLAPSED_STD or now["effective_rank"] < COLLAPSED_RANK
     unexplained = no_gap and now["position_share"] < MIN_POSITION_SHARE
     apart = now["effective_rank"] >= WATCH_RANK
@@ -202,8 +203,8 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
     if unexplained and apart:
         found = f"features differ between images, but predictions do not yet; {shown}"
         return Verdict("watch", found, remedies.longer(step))
-    if no_gap and step < POSITION_FIRST:
-        found = f"so far only position is predicted, which every predictor learns first; {shown}"
+    if no_gap and (step < POSITION_FIRST or _mean(gaps[-2:]) >= MIN_CROSS_SAMPLE_GAP):
+        found = f"so far little more than position is predicted, which every predictor learns first; {shown}"
         going = step < (remedies.total_steps or POSITION_FIRST)
         return Verdict("watch", found, "keep training" if going else remedies.longer(step, 2 * POSITION_FIRST))
     if no_gap:
