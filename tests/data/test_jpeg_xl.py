@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hjepa.data.jpeg_xl import read_jpeg_xl_header
+from hjepa.data.jpeg_xl import CONTAINER, JpegXL, read_jpeg_xl_header
 
 imagecodecs = pytest.importorskip("imagecodecs")
 
@@ -43,6 +43,16 @@ def test_widths_that_follow_from_the_height(height, width, scale):
 @settings(deadline=None)
 def test_a_damaged_header_is_no_accident(junk, kept, container):
     content = encoded(9, 17, 4, 16, lossless=True, container=container)
-    read_jpeg_xl_header(io.BytesIO(content[:kept] + junk))
-    read_jpeg_xl_header(io.BytesIO(content[:kept]))
-    read_jpeg_xl_header(io.BytesIO(b"\xff\x0a" + junk))
+    for damaged in (content[:kept] + junk, content[:kept], b"\xff\x0a" + junk):
+        found = read_jpeg_xl_header(io.BytesIO(damaged))
+        assert found is None or isinstance(found, JpegXL)
+    assert read_jpeg_xl_header(io.BytesIO(content[:4])) is None
+
+
+@pytest.mark.parametrize("length", [0, 15, 1 << 62, (1 << 64) - 1])
+def test_a_box_of_impossible_length_ends_the_search(tmp_path, length):
+    """A seek to there raises OSError in a file, and OverflowError in memory."""
+    (tmp_path / "a.jxl").write_bytes(CONTAINER + b"\0\0\0\1Exif" + length.to_bytes(8, "big") + bytes(64))
+    with (tmp_path / "a.jxl").open("rb") as file:
+        assert read_jpeg_xl_header(file) is None
+    assert read_jpeg_xl_header(io.BytesIO((tmp_path / "a.jxl").read_bytes())) is None

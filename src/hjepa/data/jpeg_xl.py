@@ -10,6 +10,7 @@ BARE = b"\xff\x0a"
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _HEADER = 256  # bytes of the codestream, in which the header ends
 _BOXES = 64  # of a container, before the image
+_LONGEST = 1 << 40  # bytes of a box: what a damaged header claims beyond that cannot be sought
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
 _SIZES = ((9, 1), (13, 1), (18, 1), (30, 1))
 _ENUM = ((0, 0), (0, 1), (4, 2), (6, 18))
@@ -82,7 +83,7 @@ def _codestream(file: BinaryIO) -> bytes | None:
         taken = 8
         if length == 1:
             length, taken = int.from_bytes(file.read(8), "big"), 16
-        if length < taken:
+        if not taken <= length <= _LONGEST:
             return None
         file.seek(length - taken, 1)
     return None

@@ -102,8 +102,8 @@ def _same_positions(given: Tensor | None, own: Tensor) -> bool:
 
 def _unknown_heads(encoder: ContextEncoder) -> str:
     """Return a remark where the number of heads is not the usual one for this width."""
-    width, used = encoder.architecture["embed_dim"], encoder.architecture["num_heads"]
-    usual = next((heads for known, heads in USUAL_HEADS.items() if known == width), used)
+    width, used = encoder.vit.embed_dim, encoder.architecture["num_heads"]
+    usual = USUAL_HEADS.get(width, used)
     if usual == used:
         return ""
     return f"; its number of heads is not stated: {used} were used, {usual} are usual for width {width} (--model.heads)"

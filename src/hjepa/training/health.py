@@ -204,7 +204,7 @@ def judge(history: Sequence[Mapping[str, Any]], *, grace: int, remedies: Remedie
         found = f"features differ between images, but predictions do not yet; {shown}"
         return Verdict("watch", found, remedies.longer(step))
     if no_gap and (step < POSITION_FIRST or _mean(gaps[-2:]) >= MIN_CROSS_SAMPLE_GAP):
-        found = f"so far little more than position is predicted, which every predictor learns first; {shown}"
+        found = f"so far, predictions depend on little more than position, which every predictor learns first; {shown}"
         going = step < (remedies.total_steps or POSITION_FIRST)
         return Verdict("watch", found, "keep training" if going else remedies.longer(step, 2 * POSITION_FIRST))
     if no_gap:
